@@ -1,0 +1,100 @@
+"""Every setting and every default of the program, in one frozen value.
+
+Flags keep kube-proxy's names, so a field here is a kube-proxy flag with underscores unless a comment says it is ours.
+Durations are seconds. Parsing and validation of flags is ``cli.py``'s; nothing below reads the environment.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class ProxyMode(StrEnum):
+    IPTABLES = "iptables"
+
+
+class DetectLocalMode(StrEnum):
+    """How pods of this node are told from everybody else (spec: runtime.md 4)."""
+
+    CLUSTER_CIDR = "ClusterCIDR"
+    NODE_CIDR = "NodeCIDR"
+    BRIDGE_INTERFACE = "BridgeInterface"
+    INTERFACE_NAME_PREFIX = "InterfaceNamePrefix"
+
+
+class EndpointsSource(StrEnum):
+    SLICES = "endpointslices"
+    ENDPOINTS = "endpoints"  # clusters before 1.21
+
+
+class IptablesVariant(StrEnum):
+    AUTO = "auto"
+    NFT = "nft"
+    LEGACY = "legacy"
+
+
+class Config(Struct, frozen=True):
+    # Where the cluster is
+    kubeconfig: str = ""  # empty: in-cluster
+    master: str = ""
+    manifests: str = ""  # ours: a directory of YAML instead of an API server
+    endpoints_source: EndpointsSource = EndpointsSource.SLICES  # ours
+    service_proxy_name: str = ""  # ours: serve Services labelled service-proxy-name=<this> instead of unlabelled
+    hostname: str = ""  # --hostname-override, else the host's name; trimmed and lower-cased by whoever fills it
+    list_page: int = 500  # ours: objects a page of a LIST
+    watch_seconds: tuple[int, int] = (300, 600)  # server-side timeout of a watch, drawn from this range
+    read_grace: float = 30.0  # ours: how long after the server-side timeout a silent connection counts as dead
+    request_deadline: float = 30.0  # ours: connect, and each page of a list
+    backoff: tuple[float, float] = (0.8, 30.0)  # ours: first and longest wait after a failed request
+
+    # Which traffic
+    proxy_mode: ProxyMode = ProxyMode.IPTABLES
+    bind_address: str = "0.0.0.0"  # noqa: S104 -- nothing binds here: a specific address overrides the node IP
+    cluster_cidr: tuple[str, ...] = ()
+    detect_local_mode: DetectLocalMode = DetectLocalMode.CLUSTER_CIDR
+    pod_bridge_interface: str = ""
+    pod_interface_name_prefix: str = ""
+    nodeport_addresses: tuple[str, ...] = ()  # CIDRs, or ("primary",); empty: every local address
+    allow_external_ips: bool = True  # feature gate AllowServiceExternalIPs
+
+    # iptables mode
+    iptables_backend: IptablesVariant = IptablesVariant.AUTO  # ours
+    iptables_masquerade_bit: int = 14
+    masquerade_all: bool = False
+    iptables_localhost_nodeports: bool = True
+    iptables_sync_period: float = 30.0
+    iptables_min_sync_period: float = 1.0
+    idle_sync_period: float = 3600.0  # the kernel is compared with the plan at least this often
+    xtables_wait: int = 5  # seconds given to iptables' -w
+    # ours: KUBE-SERVICES stays flat up to this many frontends, above it becomes a tree (bench/README.md)
+    tree_threshold: int = 200
+    # ours: above this many endpoints a service's chain becomes a tree of `statistic` rules
+    endpoint_tree_threshold: int = 128
+    large_cluster_endpoints: int = 1000  # above: no comments in per-endpoint rules (spec: iptables.md 10)
+    restore_chunk: int = 500  # ours: services a restore in the staged first sync of the nft variant
+    program_deadline: float = 30.0  # ours: any one short program
+    restore_deadline: float = 300.0  # ours: one iptables-restore, or one save of a whole table
+
+    # Questions from outside
+    healthz_bind_address: str = "0.0.0.0:10256"  # empty: off
+    metrics_bind_address: str = "127.0.0.1:10249"
+    bind_address_hard_fail: bool = False
+    bind_retry: float = 5.0
+
+    # The node's conntrack table; 0 leaves a setting alone, and nothing is ever lowered
+    conntrack_max_per_core: int = 32768
+    conntrack_min: int = 131072
+    conntrack_tcp_timeout_established: float = 86400.0
+    conntrack_tcp_timeout_close_wait: float = 3600.0
+    conntrack_tcp_be_liberal: bool = False
+    conntrack_udp_timeout: float = 0.0
+    conntrack_udp_timeout_stream: float = 0.0
+    oom_score_adj: int = -999
+
+    verbosity: int = 0
+
+    @property
+    def masquerade_mark(self) -> int:
+        return 1 << self.iptables_masquerade_bit

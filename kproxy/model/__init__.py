@@ -1,0 +1,1 @@
+"""What the cluster says: frozen values, no JSON, no I/O."""

@@ -1,0 +1,1 @@
+"""What this node must do: every decision, no syntax."""
