@@ -121,3 +121,14 @@ class NotPermitted(KernelError):
     """The kernel said EPERM; the process lacks CAP_NET_ADMIN."""
 
     retry = Retry.NEVER
+
+
+# --- dumps ----------------------------------------------------------------------------------------------------
+
+
+class UnreadableDump(KproxyError):
+    """A dump is not what iptables-save prints; ``line`` counts from 1."""
+
+    def __init__(self, line: int, why: str) -> None:
+        self.line = line
+        super().__init__(f"line {line}: {why}; give the whole output of iptables-save or ip6tables-save")

@@ -1,0 +1,177 @@
+"""Rules to text. The only place that writes iptables' syntax; ``parse.py`` reads it back.
+
+We write every rule in exactly the form in which iptables-save prints it. iptables-restore takes that form, too, so
+three questions become one comparison of lines: is the kernel what we want, did another program touch our chains, and
+does a restart have anything to do? Rejected: kube-proxy's own spelling of its input, which reads the same after a save
+but can never be compared with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from kproxy.backend.iptables import rules as r
+from kproxy.backend.iptables.rules import Chain, Entry, Rule, Table, Verdict
+
+# xt_statistic keeps a probability as a multiple of this (include/uapi/linux/netfilter/xt_statistic.h).
+STATISTIC_UNIT = 1 / (1 << 31)
+# xt_comment holds 256 bytes, the last of them NUL.
+MAX_COMMENT = 255
+
+_BARE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+def quote(text: str) -> str:
+    """One argument as iptables-save prints it; whatever it holds, it stays one argument on one line."""
+    if text and _BARE.issuperset(text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("'", "\\'")
+    return f'"{escaped.translate(_NO_CONTROL)}"'
+
+
+# A control character would end the line or the string; API validation keeps them out, this keeps them harmless.
+_NO_CONTROL = dict.fromkeys((*range(32), 127), "?")
+
+
+def render_rule(chain: str, rule: Rule) -> str:
+    """``-A CHAIN ...``, without the line's end."""
+    words = [f"-A {chain}"]
+    words += [_MATCHES[type(match)](match) for match in rule.matches]
+    if rule.target is not None:
+        words.append(_TARGETS[type(rule.target)](rule.target))
+    return " ".join(words)
+
+
+def render_entry(entry: Entry) -> str:
+    """``-I HOOK ...``: entry rules are prepended, as kube-proxy does (spec: iptables.md 2)."""
+    return "-I" + render_rule(entry.hook, entry.rule)[2:]
+
+
+def restore_text(
+    table: Table,
+    *,
+    declare: Iterable[str] = (),
+    write: Iterable[Chain] = (),
+    delete: Iterable[str] = (),
+    insert: Iterable[Entry] = (),
+) -> Iterator[str]:
+    """One table's part of a restore input, in pieces that end with a newline.
+
+    ``declare`` creates or empties chains without giving them rules. A deleted chain is emptied first, with all others,
+    so that no order of deletions can fail on a chain that is still referenced. ``write`` is walked twice.
+    """
+    chains, gone = tuple(write), tuple(delete)
+    yield f"*{table}\n"
+    names = {*declare, *gone, *(chain.name for chain in chains)}
+    yield "".join(f":{name} - [0:0]\n" for name in sorted(names))
+    yield from (f"{render_entry(entry)}\n" for entry in insert)
+    for chain in chains:
+        yield "".join(f"{render_rule(chain.name, rule)}\n" for rule in chain.rules)
+    yield "".join(f"-X {name}\n" for name in gone)
+    yield "COMMIT\n"
+
+
+# --- digests: compare without keeping text --------------------------------------------------------------------
+
+
+def digest_chain(chain: Chain) -> int:
+    """Equal for chains that iptables-save would print alike; valid within this process only."""
+    digest = 0
+    for rule in chain.rules:
+        digest = hash((digest, render_rule(chain.name, rule)))
+    return digest
+
+
+def digest_save(lines: Iterable[str]) -> dict[tuple[str, str], int]:
+    """(table, chain) → digest for every chain of a dump, user chains and built-in ones."""
+    digests: dict[tuple[str, str], int] = {}
+    table = ""
+    for line in lines:
+        if line.startswith("-A "):
+            key = (table, line[3 : line.index(" ", 3)])
+            digests[key] = hash((digests[key], canonical(line)))
+        elif line.startswith(":"):
+            digests[table, line[1 : line.index(" ")]] = 0
+        elif line.startswith("*"):
+            table = line[1:].strip()
+    return digests
+
+
+def canonical(line: str) -> str:
+    """A saved rule as we would have written it.
+
+    libxt_nfacct prints one space too many, and libxt_recent the mask of whole addresses, which differs by family and
+    goes without saying.
+    """
+    if "--nfacct-name  " in line:
+        line = line.replace("--nfacct-name  ", "--nfacct-name ")
+    if " --mask " in line:
+        line = line.replace(" --mask 255.255.255.255 ", " ").replace(_WHOLE_IPV6, " ")
+    return line.rstrip("\n")
+
+
+_WHOLE_IPV6 = " --mask ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff "
+
+
+# --- one line for each noun -----------------------------------------------------------------------------------
+
+
+def _not(negated: bool) -> str:
+    return "! " if negated else ""
+
+
+def _ports(match: r.Ports) -> str:
+    text = f"-m {match.protocol.lower}"
+    if match.source_low or match.source_high:
+        text += f" --sport {_range(match.source_low, match.source_high)}"
+    if match.low or match.high:
+        text += f" {_not(match.negated)}--dport {_range(match.low, match.high)}"
+    return text
+
+
+def _range(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}:{high}"
+
+
+def _address_type(match: r.AddressType) -> str:
+    source = f" --src-type {match.source}" if match.source else ""
+    destination = f" --dst-type {match.destination}" if match.destination else ""
+    return f"-m addrtype{source}{destination}"
+
+
+def quantise(probability: float) -> float:
+    """The nearest probability that the kernel can hold, by way of the ten decimals that kube-proxy writes."""
+    return round(round(probability, 10) / STATISTIC_UNIT) * STATISTIC_UNIT
+
+
+_MATCHES: dict[type, Callable[[Any], str]] = {
+    r.Source: lambda m: f"{_not(m.negated)}-s {m.cidr}",
+    r.Destination: lambda m: f"{_not(m.negated)}-d {m.cidr}",
+    r.InInterface: lambda m: f"{_not(m.negated)}-i {m.name}",
+    r.OutInterface: lambda m: f"{_not(m.negated)}-o {m.name}",
+    r.OfProtocol: lambda m: f"{_not(m.negated)}-p {m.protocol.lower}",
+    r.Comment: lambda m: f"-m comment --comment {quote(m.text.encode()[:MAX_COMMENT].decode(errors='ignore'))}",
+    r.Ports: _ports,
+    r.Conntrack: lambda m: f"-m conntrack {_not(m.negated)}--ctstate {','.join(m.states)}",
+    r.Mark: lambda m: f"-m mark {_not(m.negated)}--mark {m.value:#x}/{m.mask:#x}",
+    r.AddressType: _address_type,
+    r.Statistic: lambda m: f"-m statistic --mode random --probability {quantise(m.probability):.11f}",
+    r.RecentCheck: lambda m: (
+        f"-m recent --rcheck --seconds {m.seconds}{' --reap' if m.reap else ''} --name {m.name} --rsource"
+    ),
+    r.RecentSet: lambda m: f"-m recent --set --name {m.name} --rsource",
+    r.Nfacct: lambda m: f"-m nfacct --nfacct-name {m.name}",
+    r.Unknown: lambda m: m.text,
+}
+
+
+_TARGETS: dict[type, Callable[[Any], str]] = {
+    r.Jump: lambda t: f"-j {t.chain}",
+    Verdict: lambda t: f"-j {t}",
+    r.RejectWith: lambda t: f"-j REJECT --reject-with {t.kind}",
+    r.Dnat: lambda t: f"-j DNAT --to-destination {f'[{t.ip}]' if ':' in t.ip else t.ip}:{t.port}",
+    r.Masquerade: lambda t: "-j MASQUERADE --random-fully" if t.random_fully else "-j MASQUERADE",
+    r.SetMark: lambda t: f"-j MARK --set-xmark {t.value:#x}/{t.mask:#x}",
+    r.UnknownTarget: lambda t: t.text,
+}
