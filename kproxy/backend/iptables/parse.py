@@ -176,40 +176,11 @@ class _RuleReader:
 
 
 # Targets that are programs of the kernel, not chains; a jump to anything else is a jump to a chain.
-_KERNEL_TARGETS = frozenset(
-    [
-        "LOG",
-        "NFLOG",
-        "TRACE",
-        "CT",
-        "NOTRACK",
-        "QUEUE",
-        "NFQUEUE",
-        "SNAT",
-        "REDIRECT",
-        "MARK",
-        "CONNMARK",
-        "TPROXY",
-        "SET",
-        "TCPMSS",
-        "DSCP",
-        "TOS",
-        "CLASSIFY",
-        "CONNSECMARK",
-        "SECMARK",
-        "AUDIT",
-        "CHECKSUM",
-        "HL",
-        "TTL",
-        "NETMAP",
-        "SYNPROXY",
-        "TEE",
-        "TCPOPTSTRIP",
-        "IDLETIMER",
-        "RATEEST",
-        "LED",
-    ]
-)
+_KERNEL_TARGETS = frozenset({
+    *("AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "CT", "DSCP", "HL", "IDLETIMER", "LED", "LOG"),
+    *("NETMAP", "NFLOG", "NFQUEUE", "NOTRACK", "QUEUE", "RATEEST", "REDIRECT", "SECMARK", "SET", "SNAT"),
+    *("SYNPROXY", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TPROXY", "TRACE", "TTL"),
+})  # fmt: skip
 
 
 def _jump(name: str) -> Target:
