@@ -1,0 +1,167 @@
+"""Wire to model: the only place that forgives odd API data, and the one that says what cannot be used.
+
+Forgiven, because clusters are full of it (spec: model.md 2 and 3): leading zeros in addresses, spaces around ranges, a
+missing protocol, null lists. Dropped with a note, while the rest of the object is served: an external IP, a VIP, an
+endpoint or a node address that is no address. Refused as a whole: whatever we would have to guess, for a wrong guess
+opens or closes a port. A refused object leaves the store as it was.
+
+Selectors are applied here too, although the API server has applied them already: manifests have no server, and two
+places would disagree one day.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import cast
+
+from msgspec import Raw, Struct
+
+from kproxy.errors import InvalidObject
+from kproxy.model.change import Change, Listed, Put, Rejected, Rejection, Removed, Resource
+from kproxy.model.enums import Kind
+from kproxy.model.keys import ObjectKey
+from kproxy.source import wire
+from kproxy.source.convert_cluster import convert_node, convert_service_cidr
+from kproxy.source.convert_endpoints import EndpointsConverter
+from kproxy.source.convert_service import convert_service
+from kproxy.source.review import Review, Unusable, is_label, is_subdomain, show
+
+CLUSTER_WIDE = frozenset({Kind.NODE, Kind.SERVICE_CIDR})
+_LABELS = frozenset({Kind.SERVICE})  # the kinds whose names are labels; all others are subdomains
+_PATH = re.compile(r"(?P<why>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
+
+
+class Usable(Struct, frozen=True):
+    object: Resource
+    warnings: tuple[InvalidObject, ...] = ()
+
+
+class NotOurs(Struct, frozen=True):
+    """Valid, but no business of a service proxy, or of this one."""
+
+    key: ObjectKey
+    warnings: tuple[InvalidObject, ...] = ()
+
+
+Outcome = Usable | NotOurs | Rejection
+
+
+class Converter:
+    """Converts one stream of objects; keeps nothing but what repeats among them, shared.
+
+    ``default_namespace`` is for manifests, which may leave the namespace out; an API server never does.
+    """
+
+    def __init__(self, *, service_proxy_name: str = "", default_namespace: str = "") -> None:
+        self._service_proxy_name = service_proxy_name
+        self._default_namespace = default_namespace
+        self._endpoints = EndpointsConverter()
+
+    def convert(self, kind: Kind, data: Raw | bytes) -> Outcome:
+        """Decode and convert one object. Never raises."""
+        try:
+            decoded = wire.decode_object(kind, data)
+        except wire.UNREADABLE as error:
+            metadata = wire.identify(data)
+            return self._rejection(kind, metadata, _explain(error))
+        metadata = decoded.metadata or wire.Metadata()
+        key = self._key(kind, metadata)
+        review = Review(kind.value, _shown_name(key))
+        try:
+            _check_names(kind, key)
+            converted = self._dispatch(key, metadata, decoded, review)
+        except Unusable as unusable:
+            return Rejection(key, metadata.uid or "", review.problem(unusable))
+        return NotOurs(key, review.notes()) if converted is None else Usable(converted, review.notes())
+
+    def listed(self, kind: Kind, items: Iterable[Raw | bytes]) -> Listed:
+        """A whole list as one change."""
+        objects: list[Resource] = []
+        rejected: list[Rejection] = []
+        warnings: list[InvalidObject] = []
+        for item in items:
+            match self.convert(kind, item):
+                case Usable() as usable:
+                    objects.append(usable.object)
+                    warnings.extend(usable.warnings)
+                case NotOurs() as foreign:
+                    warnings.extend(foreign.warnings)
+                case Rejection() as rejection:
+                    rejected.append(rejection)
+        return Listed(kind, tuple(objects), tuple(rejected), tuple(warnings))
+
+    def changed(self, kind: Kind, data: Raw | bytes) -> Change:
+        """One added or modified object."""
+        match self.convert(kind, data):
+            case Usable() as usable:
+                return Put(kind, usable.object, usable.warnings)
+            case NotOurs() as foreign:
+                # A label may have taken it from us: whatever we knew of it is over.
+                return Removed(kind, foreign.key, foreign.warnings)
+            case Rejection() as rejection:
+                return Rejected(kind, rejection)
+
+    def removed(self, kind: Kind, data: Raw | bytes) -> Removed:
+        """One deleted object, by its name alone: that its last version was unusable must not keep it alive."""
+        try:
+            metadata = wire.decode_bare(data).metadata or wire.Metadata()
+        except wire.UNREADABLE:
+            metadata = wire.identify(data)
+        return Removed(kind, self._key(kind, metadata))
+
+    def _key(self, kind: Kind, metadata: wire.Metadata) -> ObjectKey:
+        namespace = "" if kind in CLUSTER_WIDE else metadata.namespace or self._default_namespace
+        return ObjectKey(namespace, metadata.name or "")
+
+    def _rejection(self, kind: Kind, metadata: wire.Metadata, unusable: Unusable) -> Rejection:
+        key = self._key(kind, metadata)
+        return Rejection(key, metadata.uid or "", Review(kind.value, _shown_name(key)).problem(unusable))
+
+    def _dispatch(
+        self, key: ObjectKey, metadata: wire.Metadata, decoded: wire.WireObject, review: Review
+    ) -> Resource | None:
+        match decoded:
+            case wire.Service():
+                if not self._is_ours(metadata):
+                    return None
+                return convert_service(key, metadata, decoded, review)
+            case wire.EndpointSlice():
+                return self._endpoints.convert_slice(key, metadata, decoded, review)
+            case wire.Endpoints():
+                return self._endpoints.convert_endpoints(key, metadata, decoded, review)
+            case wire.Node():
+                return convert_node(key, metadata, decoded, review)
+            case wire.ServiceCIDR():
+                return convert_service_cidr(key, decoded, review)
+
+    def _is_ours(self, metadata: wire.Metadata) -> bool:
+        label = metadata.labels.service_proxy_name if metadata.labels else None
+        return label == self._service_proxy_name if self._service_proxy_name else label is None
+
+
+def _check_names(kind: Kind, key: ObjectKey) -> None:
+    if not key.name:
+        raise Unusable("metadata.name", "is missing", "name the object")
+    valid: Callable[[str], bool] = is_label if kind in _LABELS else is_subdomain
+    if not valid(key.name):
+        what = "label" if kind in _LABELS else "subdomain"
+        raise Unusable("metadata.name", f"is no DNS {what}", "use lower-case letters, digits and '-'")
+    if kind not in CLUSTER_WIDE and not is_label(key.namespace):
+        raise Unusable("metadata.namespace", f"is {show(key.namespace)}, no DNS label", "name an existing namespace")
+
+
+def _shown_name(key: ObjectKey) -> str:
+    """The object's name for a message: as it is when it is harmless, else quoted and shortened."""
+    if is_subdomain(key.name) and (not key.namespace or is_subdomain(key.namespace)):
+        return str(key)
+    return show(str(key)) if key.name else f"(without a name, in namespace {show(key.namespace)})"
+
+
+def _explain(error: Exception) -> Unusable:
+    """The decoder says what it expected and where; say it with the field first."""
+    if isinstance(error, RecursionError):
+        return Unusable("(the object)", "is nested too deeply", "remove the nested field")
+    match = cast("re.Match[str]", _PATH.fullmatch(str(error)))
+    why = match["why"][:1].lower() + match["why"][1:]
+    return Unusable(match["path"] or "(the object)", f"cannot be read: {why}", "give the type that the API asks for")

@@ -1,0 +1,173 @@
+"""EndpointSlices, and legacy Endpoints in the same shape (spec: model.md 3).
+
+A large cluster has 100,000 endpoints on a few thousand nodes: names of nodes and zones are interned and equal sets of
+hints are one object, which makes an endpoint 150 bytes instead of 400.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+
+from kproxy.model.endpoint import Endpoint, Endpoints, EndpointSlice, SlicePort
+from kproxy.model.enums import IPFamily
+from kproxy.model.keys import ObjectKey
+from kproxy.source import wire
+from kproxy.source.address import family_of, parse_ip
+from kproxy.source.review import Review, Unusable, is_label, port_name, port_number, protocol, show
+
+_FAMILIES = {family.value: family for family in IPFamily}
+_SHARED = 4096  # distinct sets of hints; the names in them are foreign, so the memory of them is bounded
+_ALWAYS = wire.Conditions()
+# What the API server refuses in an endpoint (loopback, link-local, unspecified). A slice must not be a way to reach
+# what listens on a node's loopback, so it is refused here too, whoever wrote the object.
+_NEVER_IPV4 = ("127.", "169.254.", "224.0.0.")
+_NEVER_IPV6 = ("fe8", "fe9", "fea", "feb", "ff02:")
+_NEVER = frozenset({"0.0.0.0", "::", "::1"})  # noqa: S104 -- refused, not bound
+
+
+class EndpointsConverter:
+    """Converts slices and Endpoints; remembers the sets of hints, which repeat from endpoint to endpoint."""
+
+    def __init__(self) -> None:
+        self._sets: dict[tuple[str, ...], frozenset[str]] = {}
+
+    def convert_slice(
+        self, key: ObjectKey, metadata: wire.Metadata, given: wire.EndpointSlice, review: Review
+    ) -> EndpointSlice | None:
+        """None: belongs to no Service that a proxy serves."""
+        labels = metadata.labels or wire.Labels()
+        if labels.headless is not None or given.address_type == "FQDN":
+            return None
+        if not labels.service_name:
+            review.note("metadata.labels", "lack kubernetes.io/service-name", "name the Service that it belongs to")
+            return None
+        if not is_label(labels.service_name):
+            raise Unusable(
+                "metadata.labels[kubernetes.io/service-name]",
+                f"is {show(labels.service_name)}, which cannot be a Service's name",
+                "name the Service that it belongs to",
+            )
+        family = _FAMILIES.get(given.address_type or "")
+        if family is None:
+            raise Unusable("addressType", f"is {show(given.address_type or '')}", "use IPv4 or IPv6")
+        return EndpointSlice(
+            key=key,
+            service=ObjectKey(key.namespace, labels.service_name),
+            family=family,
+            ports=_slice_ports(given.ports or []),
+            endpoints=tuple(self._endpoints(given.endpoints or [], family, review)),
+            triggered=_seconds(metadata.annotations.triggered) if metadata.annotations else 0.0,
+        )
+
+    def convert_endpoints(
+        self, key: ObjectKey, metadata: wire.Metadata, given: wire.Endpoints, review: Review
+    ) -> Endpoints | None:
+        """One slice for each subset and family. None: no Service can have this name, or it is headless."""
+        if not is_label(key.name) or (metadata.labels and metadata.labels.headless is not None):
+            return None
+        triggered = _seconds(metadata.annotations.triggered) if metadata.annotations else 0.0
+        slices: list[EndpointSlice] = []
+        for index, subset in enumerate(given.subsets or []):
+            where = f"subsets[{index}]"
+            ports = _subset_ports(subset.ports or [], where)
+            found = [
+                *_subset_endpoints(subset.addresses or [], f"{where}.addresses", review, ready=True),
+                *_subset_endpoints(subset.not_ready_addresses or [], f"{where}.notReadyAddresses", review, ready=False),
+            ]
+            for family in IPFamily:
+                endpoints = tuple(each for each in found if family_of(each.ip) is family)
+                if endpoints:
+                    # No object's name holds a slash, so this key is nobody else's.
+                    slice_key = ObjectKey(key.namespace, f"{key.name}/{index}-{family.value}")
+                    slices.append(EndpointSlice(slice_key, key, family, ports, endpoints, triggered))
+        return Endpoints(key, tuple(slices))
+
+    def _endpoints(self, given: list[wire.Endpoint], family: IPFamily, review: Review) -> Iterable[Endpoint]:
+        for index, each in enumerate(given):
+            if not each.addresses:
+                continue
+            ip = _endpoint_ip(each.addresses[0], f"endpoints[{index}].addresses[0]", review)
+            if ip is None:
+                continue
+            if family_of(ip) is not family:
+                why = f"is {ip} in a slice of {family} addresses, and is left out"
+                review.note(f"endpoints[{index}].addresses[0]", why, "put it into a slice of its own family")
+                continue
+            conditions, hints = each.conditions or _ALWAYS, each.hints
+            yield Endpoint(
+                ip,
+                sys.intern(each.node_name) if each.node_name else None,
+                conditions.ready is not False,
+                conditions.serving is not False,
+                conditions.terminating is True,
+                self._share(hints.for_zones) if hints else None,
+                self._share(hints.for_nodes) if hints else None,
+            )
+
+    def _share(self, hints: list[wire.Hint] | None) -> frozenset[str] | None:
+        names = tuple(hint.name for hint in hints if hint.name) if hints else ()
+        if not names:
+            return None
+        shared = self._sets.get(names)
+        if shared is None:
+            if len(self._sets) >= _SHARED:
+                self._sets.clear()
+            shared = self._sets[names] = frozenset(map(sys.intern, names))
+        return shared
+
+
+def _slice_ports(given: list[wire.EndpointPort]) -> tuple[SlicePort, ...]:
+    """A port without a name or a number is not matched with any Service port, and skipped as upstream does."""
+    return tuple(
+        SlicePort(
+            sys.intern(port_name(each.name, f"ports[{index}].name")),
+            protocol(each.protocol, f"ports[{index}].protocol"),
+            port_number(each.port, f"ports[{index}].port"),
+        )
+        for index, each in enumerate(given)
+        if each.name is not None and each.port
+    )
+
+
+def _subset_ports(given: list[wire.EndpointPort], where: str) -> tuple[SlicePort, ...]:
+    """Endpoints leave an empty name out, slices never do."""
+    return tuple(
+        SlicePort(
+            sys.intern(port_name(each.name, f"{where}.ports[{index}].name")),
+            protocol(each.protocol, f"{where}.ports[{index}].protocol"),
+            port_number(each.port, f"{where}.ports[{index}].port"),
+        )
+        for index, each in enumerate(given)
+        if each.port
+    )
+
+
+def _subset_endpoints(
+    given: list[wire.EndpointAddress], where: str, review: Review, *, ready: bool
+) -> Iterable[Endpoint]:
+    for index, each in enumerate(given):
+        ip = _endpoint_ip(each.ip or "", f"{where}[{index}].ip", review)
+        if ip is not None:
+            node = sys.intern(each.node_name) if each.node_name else None
+            yield Endpoint(ip, node, ready=ready, serving=ready)
+
+
+def _endpoint_ip(text: str, field: str, review: Review) -> str | None:
+    ip = parse_ip(text)
+    if ip is None:
+        review.note(field, f"is {show(text)}, no IP address, and is left out", "write an IP address")
+    elif ip in _NEVER or ip.startswith(_NEVER_IPV6 if ":" in ip else _NEVER_IPV4):
+        review.note(field, f"is {ip}, an address that only a node itself can reach", "give an address of the pod")
+        return None
+    return ip
+
+
+def _seconds(timestamp: str | None) -> float:
+    """RFC 3339 with nanoseconds to seconds since the epoch; 0 where it is missing or is none."""
+    try:
+        moment = datetime.fromisoformat(timestamp or "")
+        return max(0.0, moment.timestamp()) if moment.tzinfo else 0.0
+    except (ValueError, OverflowError, OSError):
+        return 0.0
