@@ -149,6 +149,18 @@ class Note(Struct, frozen=True):
     uid: str = ""
 
 
+class Memory:
+    """What ``build_plan`` keeps for the next round; no part of what a plan means, so all memories are equal."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Memory)
+
+    def __hash__(self) -> int:
+        return hash(Memory)
+
+
 class Plan(Struct, frozen=True):
     family: IPFamily
     services: Mapping[ServicePortKey, ServicePlan]
@@ -157,6 +169,7 @@ class Plan(Struct, frozen=True):
     masquerade_mark: int = 1 << 14
     health_checks: tuple[HealthCheck, ...] = ()
     notes: tuple[Note, ...] = ()
+    memory: Memory = Memory()
 
     @property
     def endpoints_total(self) -> int:
