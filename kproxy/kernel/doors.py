@@ -14,8 +14,8 @@ from typing import Protocol
 from msgspec import Struct
 
 from kproxy.config import IptablesVariant
+from kproxy.model import enums
 from kproxy.model.enums import IPFamily
-from kproxy.model.enums import Protocol as L4
 from kproxy.model.flow import Flow
 
 # What a program reads from standard input. Chunks are written as they come and never joined: at 10,000 services of
@@ -80,7 +80,7 @@ class FlowQuery(Struct, frozen=True):
     flows to this frontend that go somewhere else than to a serving endpoint", and a healthy table returns nothing.
     """
 
-    protocol: L4
+    protocol: enums.Protocol
     destination: str = ""  # original direction: what the client dialled
     port: int = 0
     reply_source: str = ""  # the endpoint
