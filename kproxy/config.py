@@ -48,6 +48,9 @@ class Config(Struct, frozen=True):
     read_grace: float = 30.0  # ours: how long after the server-side timeout a silent connection counts as dead
     request_deadline: float = 30.0  # ours: connect, and each page of a list
     backoff: tuple[float, float] = (0.8, 30.0)  # ours: first and longest wait after a failed request
+    credentials_deadline: float = 60.0  # ours: the child that reads the kubeconfig, its exec plugin included
+    token_reread: float = 60.0  # ours: how often a token file is read again
+    manifests_poll: float = 0.5  # ours: how often a directory of manifests is looked at
 
     # Which traffic
     proxy_mode: ProxyMode = ProxyMode.IPTABLES
@@ -69,11 +72,11 @@ class Config(Struct, frozen=True):
     idle_sync_period: float = 3600.0  # the kernel is compared with the plan at least this often
     xtables_wait: int = 5  # seconds given to iptables' -w
     # ours: KUBE-SERVICES stays flat up to this many frontends, above it becomes a tree (bench/README.md)
-    tree_threshold: int = 200
+    tree_threshold: int = 100
     # ours: above this many endpoints a service's chain becomes a tree of `statistic` rules
     endpoint_tree_threshold: int = 128
     large_cluster_endpoints: int = 1000  # above: no comments in per-endpoint rules (spec: iptables.md 10)
-    restore_chunk: int = 500  # ours: services a restore in the staged first sync of the nft variant
+    restore_chunk: int = 200  # ours: services a restore in the staged first sync of the nft variant
     program_deadline: float = 30.0  # ours: any one short program
     restore_deadline: float = 300.0  # ours: one iptables-restore, or one save of a whole table
 
