@@ -66,7 +66,7 @@ class Converter:
             metadata = wire.identify(data)
             return self._rejection(kind, metadata, _explain(error))
         metadata = decoded.metadata or wire.Metadata()
-        key = self._key(kind, metadata)
+        key = self.key(kind, metadata)
         review = Review(kind.value, _shown_name(key))
         try:
             _check_names(kind, key)
@@ -77,19 +77,7 @@ class Converter:
 
     def listed(self, kind: Kind, items: Iterable[Raw | bytes]) -> Listed:
         """A whole list as one change."""
-        objects: list[Resource] = []
-        rejected: list[Rejection] = []
-        warnings: list[InvalidObject] = []
-        for item in items:
-            match self.convert(kind, item):
-                case Usable() as usable:
-                    objects.append(usable.object)
-                    warnings.extend(usable.warnings)
-                case NotOurs() as foreign:
-                    warnings.extend(foreign.warnings)
-                case Rejection() as rejection:
-                    rejected.append(rejection)
-        return Listed(kind, tuple(objects), tuple(rejected), tuple(warnings))
+        return gather(kind, (self.convert(kind, item) for item in items))
 
     def changed(self, kind: Kind, data: Raw | bytes) -> Change:
         """One added or modified object."""
@@ -104,18 +92,14 @@ class Converter:
 
     def removed(self, kind: Kind, data: Raw | bytes) -> Removed:
         """One deleted object, by its name alone: that its last version was unusable must not keep it alive."""
-        try:
-            metadata = wire.decode_bare(data).metadata or wire.Metadata()
-        except wire.UNREADABLE:
-            metadata = wire.identify(data)
-        return Removed(kind, self._key(kind, metadata))
+        return Removed(kind, self.key(kind, wire.identify(data)))
 
-    def _key(self, kind: Kind, metadata: wire.Metadata) -> ObjectKey:
+    def key(self, kind: Kind, metadata: wire.Metadata) -> ObjectKey:
         namespace = "" if kind in CLUSTER_WIDE else metadata.namespace or self._default_namespace
         return ObjectKey(namespace, metadata.name or "")
 
     def _rejection(self, kind: Kind, metadata: wire.Metadata, unusable: Unusable) -> Rejection:
-        key = self._key(kind, metadata)
+        key = self.key(kind, metadata)
         return Rejection(key, metadata.uid or "", Review(kind.value, _shown_name(key)).problem(unusable))
 
     def _dispatch(
@@ -138,6 +122,23 @@ class Converter:
     def _is_ours(self, metadata: wire.Metadata) -> bool:
         label = metadata.labels.service_proxy_name if metadata.labels else None
         return label == self._service_proxy_name if self._service_proxy_name else label is None
+
+
+def gather(kind: Kind, outcomes: Iterable[Outcome]) -> Listed:
+    """What became of every object of a list, as one change."""
+    objects: list[Resource] = []
+    rejected: list[Rejection] = []
+    warnings: list[InvalidObject] = []
+    for outcome in outcomes:
+        match outcome:
+            case Usable():
+                objects.append(outcome.object)
+                warnings.extend(outcome.warnings)
+            case NotOurs():
+                warnings.extend(outcome.warnings)
+            case Rejection():
+                rejected.append(outcome)
+    return Listed(kind, tuple(objects), tuple(rejected), tuple(warnings))
 
 
 def _check_names(kind: Kind, key: ObjectKey) -> None:

@@ -83,13 +83,11 @@ def read_token(path: str) -> str:
 
 
 async def _ask_child(config: Config) -> Credentials:
-    arguments = [config.kubeconfig] if config.kubeconfig else []
     where = f"kubeconfig {config.kubeconfig}" if config.kubeconfig else "the pod's service account"
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-c", _CHILD, str(_ROOT), *arguments,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,  # a hanging plugin is the child's child; the whole group goes at once
-    )  # fmt: skip
+    try:
+        child = await _start([config.kubeconfig] if config.kubeconfig else [])
+    except OSError as error:
+        raise BadCredentials(f"{where}: its reader cannot be started: {error}; free memory or processes") from error
     try:
         async with asyncio.timeout(config.credentials_deadline):
             stdout, stderr = await child.communicate()
@@ -106,10 +104,21 @@ async def _ask_child(config: Config) -> Credentials:
         answer = _decode_answer(stdout)
     except msgspec.DecodeError as error:
         said = " ".join(stderr.decode(errors="replace").split())[-_SHOWN:]
-        raise BadCredentials(f"{where}: its reader ended with status {child.returncode}: {said}") from error
+        text = f"{where}: its reader ended with status {child.returncode}: {said or 'it said nothing'}"
+        raise BadCredentials(f"{text}; run `python -m kproxy.source.credentials` by hand") from error
     if isinstance(answer, Failure):
         raise BadCredentials(answer.message)
     return answer.credentials
+
+
+async def _start(arguments: list[str]) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-c", _CHILD, str(_ROOT), *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,  # a hanging plugin is the child's child; the whole group goes at once
+    )
 
 
 async def _kill(child: asyncio.subprocess.Process) -> None:

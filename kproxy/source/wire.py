@@ -10,6 +10,8 @@ Every field may be null or missing here, for Go prints an empty list as null; ``
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 from msgspec import Raw, Struct, field
 
@@ -232,7 +234,7 @@ class Bare(_Wire):
 
 decode_page = msgspec.json.Decoder(Page).decode
 decode_event = msgspec.json.Decoder(Event).decode
-decode_bare = msgspec.json.Decoder(Bare).decode
+_decode_bare = msgspec.json.Decoder(Bare).decode
 _decode_status = msgspec.json.Decoder(Status).decode
 _OBJECTS: dict[Kind, msgspec.json.Decoder[WireObject]] = {
     Kind.SERVICE: msgspec.json.Decoder(Service),
@@ -259,7 +261,9 @@ def decode_status(data: Raw | bytes) -> Status:
 
 
 def identify(data: Raw | bytes) -> Metadata:
-    """Whatever can be saved of an unreadable object's metadata, so that a message can name it. Never raises."""
+    """The metadata, or whatever of it can be saved, so that a message can name the object. Never raises."""
+    with contextlib.suppress(*UNREADABLE):
+        return _decode_bare(data).metadata or Metadata()
     try:
         whole = msgspec.json.decode(bytes(data).decode(errors="replace"))
     except UNREADABLE:

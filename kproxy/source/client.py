@@ -1,0 +1,309 @@
+"""Requests to one API server: get, a stream of lines, post. Every one has a deadline and ends in a typed error.
+
+Rejected: the ``kubernetes`` package's client (its watch loses events and waits for ever on a dead link, its models cost
+a second of CPU for what msgspec does in a millisecond) and an HTTP library of our own. What the credentials are and
+when they are new is decided here: a token file is read again every minute, an expiring credential is resolved again
+before it expires, and a 401 or a failed TLS handshake resolves it once more before it becomes an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from msgspec.structs import replace
+
+from kproxy import __version__
+from kproxy.config import Config
+from kproxy.errors import ApiError, ApiRefused, ApiUnreachable, BadCredentials, ResourceExpired
+from kproxy.source import credentials as door
+from kproxy.source import wire
+from kproxy.source.credentials import Credentials, read_token
+from kproxy.source.lines import LineTooLong, Splitter
+from kproxy.source.tls import tls_context
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+_SKEW = 20.0  # seconds before its end at which a credential counts as expired
+_BUFFER = 256 * 1024  # bytes read ahead of us before the server has to wait
+_SHOWN = 300  # characters of a server's message
+_LONGEST_WAIT = 300.0  # seconds; a Retry-After beyond it would be an outage of our own making
+_TLS_ERRORS = (aiohttp.ClientSSLError, ssl.SSLError)
+
+Query = Mapping[str, str]
+
+
+class Stream:
+    """The lines of one response, as they come. ``silence``: seconds without a byte after which the link is dead."""
+
+    def __init__(self, client: Client, response: aiohttp.ClientResponse, what: str, silence: float) -> None:
+        self._client, self._response, self._what = client, response, what
+        self.silence = silence
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        splitter = Splitter()
+        while True:
+            with self._client.explained(self._what):
+                async with asyncio.timeout(self.silence):
+                    chunk = await self._response.content.readany()
+            if not chunk:
+                return
+            try:
+                lines = splitter.feed(chunk)
+            except LineTooLong as error:
+                raise ApiError(
+                    f"{self._client.server} sends an endless line to {self._what}: no API server?"
+                ) from error
+            for line in lines:
+                yield line
+
+
+class Client:
+    """An API server and our standing with it. Use as an async context manager; entering resolves the credentials."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        resolve: Callable[[Config], Awaitable[Credentials]] = door.resolve,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config, self._resolve, self._now, self._clock = config, resolve, now, clock
+        self._credentials = Credentials(server="", source="")
+        self._session: aiohttp.ClientSession | None = None
+        self._generation = 0  # counts credentials; tells a 401 for old ones from a 401 for these
+        self._resolved_at = self._token_read_at = clock()
+        self._renewing = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        """Raises ``BadCredentials``."""
+        await self._adopt(await self._resolve(self._config))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    @property
+    def server(self) -> str:
+        return self._credentials.server
+
+    async def get(self, path: str, query: Query, *, what: str) -> bytes:
+        """The body. ``what`` completes the sentence "may not ...", such as "list services". Raises ``ApiError``."""
+        async with self._open("GET", path, query, what) as response:
+            with self.explained(what):
+                async with asyncio.timeout(10 * self._config.request_deadline):  # sock_read guards each piece of it
+                    return await response.read()
+
+    @contextlib.asynccontextmanager
+    async def stream(self, path: str, query: Query, *, what: str, silence: float) -> AsyncIterator[Stream]:
+        """The body's lines. Leaving the block cuts the connection."""
+        async with self._open("GET", path, query, what, endless=True) as response:
+            yield Stream(self, response, what, silence)
+
+    async def post(self, path: str, body: bytes, *, what: str) -> None:
+        """Create an object, such as an event."""
+        async with self._open("POST", path, {}, what, body=body):
+            pass
+
+    @contextlib.contextmanager
+    def explained(self, what: str) -> Iterator[None]:
+        """Turn whatever the network does into the sentence that an operator needs."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise ApiUnreachable(
+                f"{self.server} has not answered in time when asked to {what}; is the server or the network overloaded?"
+            ) from error
+        except _TLS_ERRORS as error:
+            raise ApiUnreachable(
+                f"{self.server} and kproxy do not trust each other: {_one_line(error)}; "
+                f"check the certificates in {self._credentials.source}"
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ApiUnreachable(
+                f"{self.server} cannot be reached to {what}: {_one_line(error)}; {self._remedy()}"
+            ) from error
+
+    # --- one request ----------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _open(
+        self, method: str, path: str, query: Query, what: str, *, body: bytes | None = None, endless: bool = False
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        await self._freshen()
+        response = await self._send(method, path, query, what, body, endless=endless)
+        try:
+            if response.status >= 300:
+                raise await self._refusal(response, what)
+            yield response
+        finally:
+            # An endless body would have to be read to its end before the connection could serve again.
+            response.close() if endless else response.release()
+
+    async def _send(
+        self, method: str, path: str, query: Query, what: str, body: bytes | None, *, endless: bool
+    ) -> aiohttp.ClientResponse:
+        """Send, and once more with new credentials where the old ones may be what is wrong."""
+        generation = self._generation
+        with self.explained(what):
+            try:
+                response = await self._send_once(method, path, query, body, endless=endless)
+            except _TLS_ERRORS:
+                if not await self._renew(generation):
+                    raise
+            else:
+                if response.status != 401:
+                    return response
+                try:
+                    renewed = await self._renew(generation)
+                except BaseException:
+                    response.close()
+                    raise
+                if not renewed:
+                    return response
+                response.release()
+            return await self._send_once(method, path, query, body, endless=endless)
+
+    async def _send_once(
+        self, method: str, path: str, query: Query, body: bytes | None, *, endless: bool
+    ) -> aiohttp.ClientResponse:
+        if self._session is None:
+            raise ApiUnreachable("the client is closed")
+        credentials, deadline = self._credentials, self._config.request_deadline
+        headers = {"Accept": "application/json"}
+        if credentials.authorization:
+            headers["Authorization"] = credentials.authorization
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if endless:
+            headers["Accept-Encoding"] = "identity"  # a compressor would hold events back
+        async with asyncio.timeout(deadline):
+            return await self._session.request(
+                method,
+                credentials.server + path,
+                params=query,
+                data=body,
+                headers=headers,
+                proxy=credentials.proxy or None,
+                server_hostname=credentials.server_name or None,
+                allow_redirects=False,  # a redirect would take the token to somebody else
+                timeout=aiohttp.ClientTimeout(sock_connect=deadline, sock_read=None if endless else deadline),
+            )
+
+    async def _refusal(self, response: aiohttp.ClientResponse, what: str) -> ApiError:
+        with self.explained(what):
+            async with asyncio.timeout(self._config.request_deadline):
+                said = wire.decode_status(await response.content.read(64 * 1024))
+        status, message = response.status, _one_line(said.message or response.reason or "no reason given")
+        wait = _retry_after(response.headers.get("Retry-After", ""))
+        server, source = self.server, self._credentials.source
+        match status:
+            case 401:
+                text = f"{server} does not accept our credentials (401: {message}); renew those of {source}"
+                return ApiRefused(text, status=status, wait=wait)
+            case 403:
+                text = f"we may not {what} (403: {message}); grant it with the ClusterRole of deploy/daemonset.yaml"
+                return ApiRefused(text, status=status, wait=wait)
+            case 410:
+                return ResourceExpired(f"{server} no longer knows that version (410: {message})", status=status)
+            case 429:
+                return ApiError(f"{server} is overloaded (429: {message}); trying again", status=status, wait=wait)
+            case _:
+                text = f"{server} answered {status} when asked to {what}: {message}; see its log"
+                return ApiError(text, status=status, wait=wait)
+
+    def _remedy(self) -> str:
+        if "service account" in self._credentials.source:
+            # The address in a pod's environment is the kubernetes Service's, which nobody but us makes work.
+            return "in a pod, give --master the server's own address: its Service's IP needs a proxy that runs already"
+        return f"is it running, and is the address in {self._credentials.source} right?"
+
+    # --- credentials ----------------------------------------------------------------------------------------------
+
+    async def _freshen(self) -> None:
+        """Before a request: is what we would show still good?"""
+        held = self._credentials
+        if held.expires and self._now() > held.expires - _SKEW and self._clock() > self._resolved_at + _SKEW:
+            await self._renew(self._generation, expired=True)
+        elif held.token_file and self._clock() > self._token_read_at + self._config.token_reread:
+            with contextlib.suppress(BadCredentials):  # the token that we have may still serve; if not, 401 says so
+                self._reread_token()
+
+    def _reread_token(self) -> bool:
+        """True when the file holds another token than we had."""
+        self._token_read_at = self._clock()
+        authorization = read_token(self._credentials.token_file)
+        if authorization == self._credentials.authorization:
+            return False
+        self._credentials = replace(self._credentials, authorization=authorization)
+        self._generation += 1
+        return True
+
+    async def _renew(self, generation: int, *, expired: bool = False) -> bool:
+        """Get new credentials unless another request just did. False: tried too recently to try again."""
+        async with self._renewing:
+            if self._generation != generation:
+                return True
+            if self._credentials.token_file and self._reread_token():
+                return True
+            if not expired and self._clock() < self._resolved_at + self._config.backoff[1]:
+                return False
+            self._resolved_at = self._clock()
+            await self._adopt(await self._resolve(self._config))
+            return True
+
+    async def _adopt(self, new: Credentials) -> None:
+        """Keep the connections when only the header differs; else cut them, and the watches resume on new ones."""
+        old, session = self._credentials, self._session
+        self._credentials = new
+        self._generation += 1
+        if session is not None and replace(old, authorization="", expires=0.0) == replace(
+            new, authorization="", expires=0.0
+        ):
+            return
+        context = tls_context(new) if new.server.startswith("https:") else True
+        connector = aiohttp.TCPConnector(ssl=context, socket_factory=_socket)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=_BUFFER,
+            headers={"User-Agent": user_agent()},
+        )
+        if session is not None:
+            await session.close()
+
+
+def user_agent() -> str:
+    machine = platform.machine()
+    return f"kproxy/{__version__} (linux/{_ARCHITECTURES.get(machine, machine)})"
+
+
+def _socket(address: tuple[int, int, int, str, object]) -> socket.socket:
+    """A watch is silent for minutes: let the kernel find out within one that the other side is gone."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    return made
+
+
+def _retry_after(text: str) -> float:
+    """Seconds; the API server never sends the date that HTTP also allows."""
+    return min(float(text), _LONGEST_WAIT) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
+
+
+def _one_line(what: object) -> str:
+    return (" ".join(str(what).split()) or type(what).__name__)[:_SHOWN]
