@@ -46,7 +46,8 @@ def variant(request: pytest.FixtureRequest) -> IptablesVariant:
 
 
 @pytest.fixture(params=list(IPFamily), ids=lambda family: family.value)
-def iptables(request: pytest.FixtureRequest, variant: IptablesVariant, inside: object) -> Iptables:
+def iptables(request: pytest.FixtureRequest, variant: IptablesVariant) -> Iptables:
+    request.getfixturevalue("inside")
     return door(request.param, variant)
 
 
@@ -119,14 +120,16 @@ async def test_version(iptables: Iptables) -> None:
     assert await iptables.version() >= (1, 6, 2)
 
 
-async def test_the_lock_of_another_program_is_waited_for_and_then_reported(inside: object) -> None:
+@pytest.mark.usefixtures("inside")
+async def test_the_lock_of_another_program_is_waited_for_and_then_reported() -> None:
     with open(os.environ["XTABLES_LOCKFILE"], "w") as held:  # noqa: ASYNC230, PTH123 -- flock wants a descriptor
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(XtablesLocked, match="fuser"):
             await door(IPFamily.IPV4, LEGACY, wait=1).restore(TEXT)
 
 
-async def test_listing_an_unused_legacy_table_does_not_create_it(netns: object, inside: object) -> None:
+@pytest.mark.usefixtures("inside")
+async def test_listing_an_unused_legacy_table_does_not_create_it() -> None:
     legacy = door(IPFamily.IPV4, LEGACY)
     assert await legacy.chains("mangle") == frozenset()
     assert (await detect_variant(IptablesVariant.AUTO, deadline=20, save_deadline=20)).variant in {NFT, LEGACY}
@@ -134,8 +137,9 @@ async def test_listing_an_unused_legacy_table_does_not_create_it(netns: object, 
         assert names.read() == ""
 
 
+@pytest.mark.usefixtures("inside")
 @pytest.mark.parametrize("chain", ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"])
-async def test_kubelets_hint_decides(variant: IptablesVariant, chain: str, inside: object) -> None:
+async def test_kubelets_hint_decides(variant: IptablesVariant, chain: str) -> None:
     other = NFT if variant is LEGACY else LEGACY
     await door(IPFamily.IPV4, other).restore(TEXT)
     await door(IPFamily.IPV6, variant).restore(f"*mangle\n:{chain} - [0:0]\nCOMMIT\n".encode())
@@ -144,16 +148,19 @@ async def test_kubelets_hint_decides(variant: IptablesVariant, chain: str, insid
     assert chain in verdict.why
 
 
-async def test_without_a_hint_more_rules_decide(variant: IptablesVariant, inside: object) -> None:
+@pytest.mark.usefixtures("inside")
+async def test_without_a_hint_more_rules_decide(variant: IptablesVariant) -> None:
     await door(IPFamily.IPV4, variant).restore(TEXT)
     assert (await detect_variant(IptablesVariant.AUTO, deadline=20, save_deadline=20)).variant is variant
 
 
-async def test_the_asked_variant_is_taken(variant: IptablesVariant, inside: object) -> None:
+@pytest.mark.usefixtures("inside")
+async def test_the_asked_variant_is_taken(variant: IptablesVariant) -> None:
     assert (await detect_variant(variant, deadline=20, save_deadline=20)).variant is variant
 
 
-async def test_counters_are_made_read_and_removed(inside: object) -> None:
+@pytest.mark.usefixtures("inside")
+async def test_counters_are_made_read_and_removed() -> None:
     counter = Nfacct()
     counter.ensure("kproxy_test")
     counter.ensure("kproxy_test")
