@@ -1,0 +1,97 @@
+"""Kernel settings under /proc/sys: written only where they differ, and never a reason to stop.
+
+In a container /proc/sys is often read-only, and some settings belong to the host alone; kube-proxy dies there, which
+is a well-known nuisance. Here each wish becomes an outcome with its reason, which the daemon logs; whether one of them
+is fatal (route_localnet, spec: iptables.md 15) is decided by who asked.
+The size of the conntrack table is only raised: an administrator's larger number stays. Timeouts are set to what the
+configuration says, because kube-proxy's day for established flows is below the kernel's five.
+Source: spec runtime.md 6.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from kproxy.config import Config
+from kproxy.kernel.doors import SysctlDoor, SysctlOutcome
+
+CONNTRACK_MAX = "net/netfilter/nf_conntrack_max"
+CONNTRACK_BUCKETS = "/sys/module/nf_conntrack/parameters/hashsize"
+ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
+TCP_BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal"
+CONNTRACK_CEILING = 1_048_576
+
+_WHY = {
+    errno.ENOENT: "this kernel has no such setting here (a module is not loaded, or it belongs to the host)",
+    errno.EACCES: "not permitted: kproxy needs root for it",
+    errno.EPERM: "not permitted: kproxy needs root for it",
+    errno.EROFS: "/proc/sys is read-only: run the container privileged, or set it on the host",
+    errno.EINVAL: "the kernel does not accept this number",
+}
+
+
+class Sysctl:
+    """The real door."""
+
+    def __init__(self, root: Path = Path("/proc/sys")) -> None:
+        self._root = root
+
+    def read(self, name: str) -> int | None:
+        try:
+            return int((self._root / name).read_text(encoding="ascii").split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def set_to(self, name: str, value: int) -> SysctlOutcome:
+        before = self.read(name)
+        if before == value:
+            return SysctlOutcome(name, before, value, before)
+        return self._write(name, before, value)
+
+    def raise_to(self, name: str, value: int) -> SysctlOutcome:
+        before = self.read(name)
+        if before is not None and before >= value:
+            return SysctlOutcome(name, before, value, before)
+        return self._write(name, before, value)
+
+    def _write(self, name: str, before: int | None, value: int) -> SysctlOutcome:
+        try:
+            (self._root / name).write_text(f"{value}\n", encoding="ascii")
+        except OSError as error:
+            why = _WHY.get(error.errno or 0, error.strerror or "failed")
+            return SysctlOutcome(name, before, value, self.read(name), why)
+        return SysctlOutcome(name, before, value, self.read(name))
+
+
+def conntrack_limit(per_core: int, minimum: int, cores: int) -> int:
+    """How many entries the conntrack table should hold; 0: leave it alone.
+
+    The ceiling goes before the minimum, as in kube-proxy 1.36 (spec: runtime.md 6).
+    """
+    if per_core <= 0:
+        return 0
+    scaled = per_core * cores
+    return CONNTRACK_CEILING if scaled > CONNTRACK_CEILING else max(scaled, minimum)
+
+
+def tune_conntrack(sysctl: SysctlDoor, config: Config, cores: int) -> tuple[SysctlOutcome, ...]:
+    """Apply the configuration's conntrack settings; one outcome for each that was asked for."""
+    outcomes: list[SysctlOutcome] = []
+    if limit := conntrack_limit(config.conntrack_max_per_core, config.conntrack_min, cores):
+        outcomes.append(sysctl.raise_to(CONNTRACK_MAX, limit))
+        outcomes.append(sysctl.raise_to(CONNTRACK_BUCKETS, limit // 4))
+    timeouts = {
+        "tcp_timeout_established": config.conntrack_tcp_timeout_established,
+        "tcp_timeout_close_wait": config.conntrack_tcp_timeout_close_wait,
+        "udp_timeout": config.conntrack_udp_timeout,
+        "udp_timeout_stream": config.conntrack_udp_timeout_stream,
+    }
+    outcomes += [
+        sysctl.set_to(f"net/netfilter/nf_conntrack_{name}", int(seconds))
+        for name, seconds in timeouts.items()
+        if seconds > 0
+    ]
+    if config.conntrack_tcp_be_liberal:
+        outcomes.append(sysctl.set_to(TCP_BE_LIBERAL, 1))
+    return tuple(outcomes)
