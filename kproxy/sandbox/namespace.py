@@ -26,6 +26,7 @@ NEW_NET = 0x4000_0000
 
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND = 2, 4, 8, 4096
 _MS_RECURSIVE, _MS_PRIVATE = 1 << 14, 1 << 18
+_MNT_DETACH = 2
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
 
@@ -74,6 +75,13 @@ def bind(source: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.touch()
     _mount(source, str(target), None, _MS_BIND)
+
+
+def unbind(target: Path) -> None:
+    """Undo ``bind``; a name that is not there is no error."""
+    if target.exists():
+        _check(f"umount of {target}", _libc.umount2(os.fsencode(target), _MNT_DETACH))
+        target.unlink()
 
 
 def open_current_net() -> int:

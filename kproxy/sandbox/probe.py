@@ -21,10 +21,11 @@ import errno
 import json
 import random
 import socket
+import ssl
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from kproxy.sandbox import dns
@@ -52,6 +53,7 @@ class Answer:
     source: str = ""  # whom it would have seen without any rewriting
     status: int = 0  # of HTTP, or DNS's response code
     values: tuple[str, ...] = field(default=())  # of DNS
+    forwarded_for: str = ""  # of HTTP through a proxy: whom the proxy saw
 
     @property
     def peer_ip(self) -> str:
@@ -75,12 +77,19 @@ async def udp(host: Host | None, address: str, port: int, *, deadline: float = D
 
 
 async def http(
-    host: Host | None, address: str, port: int, *, name: str = "", path: str = "/", deadline: float = DEADLINE
+    host: Host | None,
+    address: str,
+    port: int,
+    *,
+    name: str = "",
+    path: str = "/",
+    tls: bool = False,
+    deadline: float = DEADLINE,
 ) -> Answer:
-    """GET ``path``, under the host name ``name`` where one is given."""
+    """GET ``path``, under the host name ``name`` where one is given; with ``tls`` any certificate will do."""
     where = name or (f"[{address}]" if ":" in address else address)
     request = f"GET {path} HTTP/1.1\r\nHost: {where}\r\nConnection: close\r\n\r\n"
-    return await _stream(host, address, port, request.encode(), _read_http, deadline)
+    return await _stream(host, address, port, request.encode(), _read_http, deadline, tls=tls)
 
 
 async def resolve(
@@ -109,6 +118,8 @@ async def _stream(
     request: bytes,
     read: Callable[[asyncio.StreamReader], Awaitable[Answer]],
     deadline: float,
+    *,
+    tls: bool = False,
 ) -> Answer:
     with _socket(host, address, socket.SOCK_STREAM) as sock:
         source, writer = "", None
@@ -116,7 +127,10 @@ async def _stream(
             async with asyncio.timeout(deadline):
                 await asyncio.get_running_loop().sock_connect(sock, (address, port))
                 source = show(sock.getsockname())
-                reader, writer = await asyncio.open_connection(sock=sock)
+                encryption = _any_certificate() if tls else None
+                reader, writer = await asyncio.open_connection(
+                    sock=sock, ssl=encryption, server_hostname=address if tls else None
+                )
                 writer.write(request)
                 return _sent_from(source, await read(reader))
         except (OSError, EOFError, ValueError) as error:
@@ -148,6 +162,13 @@ async def _datagram(
             return Answer(_outcome(error), source=source)
 
 
+def _any_certificate() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # the question is who answers, and the sandbox signs for itself
+    return context
+
+
 @contextlib.contextmanager
 def _socket(host: Host | None, address: str, kind: socket.SocketKind) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -161,7 +182,7 @@ def _socket(host: Host | None, address: str, kind: socket.SocketKind) -> Iterato
 
 
 def _sent_from(source: str, answer: Answer) -> Answer:
-    return Answer(answer.outcome, answer.name, answer.local, answer.peer, source, answer.status, answer.values)
+    return replace(answer, source=source)
 
 
 def _outcome(error: Exception) -> Outcome:
@@ -178,16 +199,15 @@ def _understand(line: bytes) -> Answer:
     facts = json.loads(line)
     if not isinstance(facts, dict):
         raise ValueError("not an object")  # noqa: TRY004 - bad bytes, and json says ValueError for all others
-    name, local, peer = (str(facts.get(key, "")) for key in ("name", "local", "peer"))
-    return Answer("ok", name, local, peer)
+    name, local, peer, forwarded = (str(facts.get(key, "")) for key in ("name", "local", "peer", "for"))
+    return Answer("ok", name, local, peer, forwarded_for=forwarded)
 
 
 def _understand_dns(message: bytes) -> Answer:
     reply = dns.read(message)
     values = reply.values
     if len(values) == 1 and values[0].startswith("{"):
-        answer = _understand(values[0].encode())
-        return Answer("ok", answer.name, answer.local, answer.peer, status=reply.code, values=values)
+        return replace(_understand(values[0].encode()), status=reply.code, values=values)
     return Answer("ok", status=reply.code, values=values)
 
 
@@ -202,8 +222,7 @@ async def _read_http(reader: asyncio.StreamReader) -> Answer:
         raise ValueError("not HTTP")
     if status != 200:
         return Answer("ok", status=status)
-    answer = _understand(body)
-    return Answer("ok", answer.name, answer.local, answer.peer, status=status)
+    return replace(_understand(body), status=status)
 
 
 async def _read_dns(reader: asyncio.StreamReader) -> Answer:

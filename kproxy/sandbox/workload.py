@@ -150,7 +150,7 @@ class Workload:
             method, path, _ = request.split(" ", 2)
             headers = {key.strip().lower(): value.strip() for key, _, value in (f.partition(":") for f in fields)}
             await reader.readexactly(int(headers.get("content-length", "0")))
-            seen = {"path": path, "host": headers.get("host", "")}
+            seen = {"path": path, "host": headers.get("host", ""), "for": headers.get("x-forwarded-for", "")}
             body = describe(self.name, *_ends(writer), seen)
             lines = ("HTTP/1.1 200 OK", "Content-Type: application/json", f"Content-Length: {len(body)}", "", "")
             writer.write("\r\n".join(lines).encode() + (b"" if method == "HEAD" else body))

@@ -25,9 +25,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from kproxy.sandbox import namespace
 from kproxy.sandbox.host import Host
 
 SERVICES = {4: "10.96.0.0/16", 6: "fd00:10:96::/108"}
@@ -83,8 +85,9 @@ class Pod(Host):
 class World:
     """``async with World() as world``: the hosts above, wired and routed, gone at the end of the block.
 
-    ``families`` (4, 6 or both) are those that get addresses. Needs CAP_SYS_ADMIN and CAP_NET_ADMIN in the present
-    user namespace; changes nothing in the present network namespace.
+    ``families`` (4, 6 or both) are those that get addresses. ``names`` is a directory, such as the /run/netns of a
+    private /run, in which every host gets a file for ip-netns(8); without it the hosts are nameless. Needs
+    CAP_SYS_ADMIN and CAP_NET_ADMIN in the present user namespace; changes nothing in the present network namespace.
     """
 
     def __init__(
@@ -93,7 +96,9 @@ class World:
         nodes: Sequence[str] = ("node-1", "node-2"),
         clients: Sequence[str] = ("client",),
         families: Sequence[int] = (4, 6),
+        names: Path | None = None,
     ) -> None:
+        self._names = names
         self.families = tuple(sorted(families))
         self._node_names, self._client_names = tuple(nodes), tuple(clients)
         self.hosts: dict[str, Host] = {}
@@ -143,16 +148,14 @@ class World:
         """Stop what runs in the hosts and let go of all of them."""
         hosts = [*self.hosts.values()]
         self.hosts.clear()
-        await asyncio.gather(*(host.close() for host in reversed(hosts)))
+        await asyncio.gather(*(self._close(host) for host in reversed(hosts)))
 
     async def add_pod(self, name: str, node: str, labels: Mapping[str, str] | None = None) -> Pod:
         """Wire a new pod to a node; ready to send and receive when this returns."""
-        if name in self.hosts:
-            raise ValueError(f"there is already a host named {name}")
         home = self.node(node)
         link, addresses = home.next_pod()
         pod = Pod(name, home, link, [addresses[family] for family in self.families], labels or {})
-        self.hosts[name] = pod
+        self._add(pod)
         pod.write_sysctls(_QUIET)
         await home.configure(
             [
@@ -178,7 +181,7 @@ class World:
         pod = self.pod(name)
         del self.hosts[name]
         await pod.node.configure([f"link delete {pod.link}"])
-        await pod.close()
+        await self._close(pod)
 
     async def _build(self) -> None:
         router = self._add(Host("lan", self._lan(_ROUTER)))
@@ -200,7 +203,14 @@ class World:
         if host.name in self.hosts:
             raise ValueError(f"there is already a host named {host.name}")
         self.hosts[host.name] = host
+        if self._names is not None:
+            namespace.bind(host.path, self._names / host.name)
         return host
+
+    async def _close(self, host: Host) -> None:
+        if self._names is not None:
+            namespace.unbind(self._names / host.name)
+        await host.close()
 
     def _lan(self, number: int) -> list[str]:
         addresses = {4: f"192.168.100.{number}", 6: f"fd00:100::{number:x}"}
