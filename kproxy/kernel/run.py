@@ -18,7 +18,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 
 from kproxy.errors import NotPermitted, ProgramFailed, ProgramMissing, ProgramTimeout
 from kproxy.kernel.doors import Chunks, Completed, Sink
@@ -39,16 +39,17 @@ async def run(
     sink: Sink | None = None,
     check: bool = True,
     on_start: Callable[[int], object] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Completed:
     """Run ``argv`` to its end, at most ``deadline`` seconds.
 
     ``sink`` receives standard output in pieces as it comes. ``on_start`` hears the process id before anything else
-    happens. With ``check``, a status other than 0 raises ProgramFailed. Also raises ProgramMissing, ProgramTimeout
-    and NotPermitted.
+    happens. ``environment`` adds to the clean one. With ``check``, a status other than 0 raises ProgramFailed. Also
+    raises ProgramMissing, ProgramTimeout and NotPermitted.
     """
     command = tuple(argv)
     began = time.monotonic()
-    child = _Child(_start(command))
+    child = _Child(_start(command, _environment() | dict(environment or {})))
     kept = bytearray()
     try:
         if on_start is not None:
@@ -110,8 +111,7 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _start(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    environment = _environment()
+def _start(command: tuple[str, ...], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             command,

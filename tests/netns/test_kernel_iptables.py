@@ -5,8 +5,6 @@ The twin's behaviour is in tests/unit/kernel/test_fake.py; starting programs in 
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -15,6 +13,8 @@ from kproxy.config import IptablesVariant
 from kproxy.errors import NotPermitted, RestoreRefused, XtablesLocked
 from kproxy.kernel.doors import Capabilities
 from kproxy.kernel.iptables import Iptables, explain_failure
+from kproxy.kernel.lock import xtables_lock
+from kproxy.kernel.monitor import legacy_tables
 from kproxy.kernel.nfacct import Nfacct
 from kproxy.kernel.probe import CHAIN
 from kproxy.kernel.variant import detect_variant
@@ -122,10 +122,8 @@ async def test_version(iptables: Iptables) -> None:
 
 @pytest.mark.usefixtures("inside")
 async def test_the_lock_of_another_program_is_waited_for_and_then_reported() -> None:
-    with open(os.environ["XTABLES_LOCKFILE"], "w") as held:  # noqa: ASYNC230, PTH123 -- flock wants a descriptor
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(XtablesLocked, match="fuser"):
-            await door(IPFamily.IPV4, LEGACY, wait=1).restore(TEXT)
+    with xtables_lock(0), pytest.raises(XtablesLocked, match="fuser"):
+        await door(IPFamily.IPV4, LEGACY, wait=1).restore(TEXT)
 
 
 @pytest.mark.usefixtures("inside")
@@ -133,8 +131,7 @@ async def test_listing_an_unused_legacy_table_does_not_create_it() -> None:
     legacy = door(IPFamily.IPV4, LEGACY)
     assert await legacy.chains("mangle") == frozenset()
     assert (await detect_variant(IptablesVariant.AUTO, deadline=20, save_deadline=20)).variant in {NFT, LEGACY}
-    with open("/proc/net/ip_tables_names") as names:  # noqa: ASYNC230, PTH123 -- a line of /proc
-        assert names.read() == ""
+    assert legacy_tables(IPFamily.IPV4) == frozenset()
 
 
 @pytest.mark.usefixtures("inside")
