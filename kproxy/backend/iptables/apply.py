@@ -1,0 +1,174 @@
+"""Makes the tables of one family hold a ruleset: the only file of this mode that performs.
+
+What was applied is remembered, so an ordinary round writes only what changed. Memory is replaced after success alone;
+after any failure, at the start, and when somebody asks for healing, the kernel is read first and repaired.
+
+A refused transaction must neither lose a change nor cost the other services theirs. So, in this order: whoever else
+held the lock gets another moment; then the kernel is read again, for another program may have changed it under us;
+then the service ports that changed are tried in halves until the offender stands alone. A trial writes the service
+port's own chains and puts its dispatch rules into a chain that nothing jumps to, so what is live stays as it was until
+the answer is known. Offenders are quarantined: left out of the dispatch, reported with the program's words, and tried
+again when their plan changes or at the next full round. Everybody else is programmed.
+
+Rejected: mapping "line 4711 failed" to a service; the nft variant answers with the line of the COMMIT when the kernel
+refuses, and that is the case that matters.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Iterable, Iterator
+
+from msgspec.structs import replace
+
+from kproxy.backend.base import Quarantined, SyncReport
+from kproxy.backend.iptables.compile import Ruleset, compile_plan
+from kproxy.backend.iptables.dialect import INVALID_COUNTER, LOCALHOST_COUNTER, Abilities
+from kproxy.backend.iptables.diff import Delta, diff, read_save, repair
+from kproxy.backend.iptables.rules import Table
+from kproxy.backend.iptables.stages import Written, stage_input, stages
+from kproxy.backend.iptables.trial import Quarantine, Trial
+from kproxy.config import Config, IptablesVariant
+from kproxy.errors import KernelError, RestoreRefused, Retry
+from kproxy.kernel.doors import Capabilities, IptablesDoor
+from kproxy.model.keys import ServicePortKey
+from kproxy.plan.plan import Plan
+
+
+class IptablesBackend:
+    """iptables mode for one IP family; see backend/base.py.
+
+    ``counters``: nfacct objects that exist. ``drop_invalid``: whether packets that conntrack cannot place are dropped;
+    not on a node whose conntrack is liberal about TCP windows.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        door: IptablesDoor,
+        capabilities: Capabilities,
+        *,
+        counters: Collection[str] = (),
+        drop_invalid: bool = True,
+    ) -> None:
+        self._config = config
+        self._door = door
+        self._abilities = Abilities(
+            random_fully=capabilities.random_fully,
+            recent=capabilities.recent,
+            sctp=capabilities.sctp,
+            invalid_counter=capabilities.nfacct and INVALID_COUNTER in counters,
+            localhost_counter=capabilities.nfacct and LOCALHOST_COUNTER in counters,
+            drop_invalid=drop_invalid,
+        )
+        self._applied: Ruleset | None = None
+        self._quarantine: Quarantine = {}
+
+    @property
+    def applied(self) -> Ruleset | None:
+        """What the tables hold as far as we know; None: they must be read."""
+        return self._applied
+
+    def compile(self, plan: Plan, previous: Ruleset | None = None) -> Ruleset:
+        return compile_plan(plan, self._config, self._abilities, previous)
+
+    async def apply(self, rules: Ruleset, *, full: bool = False) -> SyncReport:
+        """Make the tables hold ``rules``. Raises KernelError; then the next round is a full one."""
+        if full:
+            self._quarantine.clear()
+        full = full or self._applied is None
+        before, self._applied = self._applied, None
+        written, refused = Written(), 0
+        wanted = self._tolerated(rules)
+        try:
+            await self._write(await self._delta(None if full else before, wanted), written)
+        except KernelError as error:
+            # In the way for a moment: the lock, or another program's change between our reading and our writing.
+            if error.retry is Retry.NEVER:
+                raise
+            wanted, refused = await self._insist(None if full else before, rules, wanted, written)
+            full = True
+        self._applied = wanted
+        return self._report(wanted, rules, written, full=full, refused=refused)
+
+    # --- one transaction, or its stages -----------------------------------------------------------------------
+
+    async def _delta(self, applied: Ruleset | None, wanted: Ruleset) -> Delta:
+        if applied is not None:
+            return diff(applied, wanted)
+        return repair(read_save(await self._saved()), wanted)
+
+    async def _saved(self) -> Iterable[str]:
+        kept = io.BytesIO()
+        for table in Table:
+            await self._door.save(table.value, kept.write)
+        kept.seek(0)
+        return io.TextIOWrapper(kept, encoding="utf-8", errors="replace")
+
+    async def _write(self, delta: Delta, written: Written) -> None:
+        if delta.is_empty:
+            return
+        staged = self._door.variant is IptablesVariant.NFT
+        for stage in stages(delta, self._config.restore_chunk if staged else None):
+            await self._door.restore(stage_input(stage, written))
+
+    # --- when it is refused -----------------------------------------------------------------------------------
+
+    def _tolerated(self, rules: Ruleset) -> Ruleset:
+        """Without those in quarantine; a service port whose plan changed is let out."""
+        for key, (plan, _) in tuple(self._quarantine.items()):
+            if rules.services.get(key) != plan:
+                del self._quarantine[key]
+        return rules.without(self._quarantine)
+
+    async def _insist(
+        self, before: Ruleset | None, rules: Ruleset, wanted: Ruleset, written: Written
+    ) -> tuple[Ruleset, int]:
+        """Read, repair, and leave out as few as possible. Returns what the tables hold then, and how many refusals."""
+        delta = await self._delta(None, wanted)
+        try:
+            await self._write(delta, written)
+        except RestoreRefused:
+            if delta.gone and await self._succeeds(replace(delta, gone=()), written):
+                return wanted, 2  # somebody else's rule refers to a chain that we no longer need; it does no harm
+        else:
+            return wanted, 1
+        refused = 3 if delta.gone else 2
+        first = [patch.key for patch in delta.patches] if before is None else list(_changed(before, wanted))
+        for suspects in (first, [key for key in wanted.services if key not in set(first)]):
+            refused += await Trial(self._door, self._config.restore_chunk, wanted, delta, written).run(
+                suspects, self._quarantine
+            )
+            wanted = self._tolerated(rules)
+            delta = await self._delta(None, wanted)
+            if await self._succeeds(delta, written):
+                return wanted, refused
+            refused += 1
+        await self._write(delta, written)  # no service port is to blame: raises what is
+        return wanted, refused
+
+    async def _succeeds(self, delta: Delta, written: Written) -> bool:
+        try:
+            await self._write(delta, written)
+        except RestoreRefused:
+            return False
+        return True
+
+    def _report(self, wanted: Ruleset, rules: Ruleset, written: Written, *, full: bool, refused: int) -> SyncReport:
+        quarantined = (Quarantined(key, why) for key, (_, why) in self._quarantine.items())
+        return SyncReport(
+            full=full,
+            rules_total=wanted.rules_total(),
+            rules_written=written.rules,
+            chains_written=written.chains,
+            chains_deleted=written.deleted,
+            transactions=written.transactions,
+            refused=refused,
+            quarantined=(*rules.unsupported, *quarantined),
+            input_bytes=written.bytes,
+        )
+
+
+def _changed(before: Ruleset, wanted: Ruleset) -> Iterator[ServicePortKey]:
+    same = before.dialect == wanted.dialect
+    return (key for key, plan in wanted.services.items() if not same or before.services.get(key) is not plan)

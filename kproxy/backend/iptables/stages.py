@@ -1,0 +1,118 @@
+"""A Delta as inputs for iptables-restore: one, or several where one would be too much at once.
+
+One transaction is the rule: nothing is half done, and on the legacy variant every transaction costs a read and a write
+of the whole table. The nft variant is different: one first sync of 5,000 services in a single payload took minutes of
+CPU where pieces took seconds (it searches its own list of pending changes again and again), so a large Delta is written
+in stages there. The order of the stages keeps traffic whole: chains before whoever jumps to them, the lists last, and
+only then are chains deleted. A stage that fails leaves the earlier ones in place, which nothing refers to yet or which
+say the same as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from msgspec import Struct, field
+
+from kproxy.backend.iptables.dialect import Dialect
+from kproxy.backend.iptables.diff import ChainName, Delta, Patch
+from kproxy.backend.iptables.rules import Chain, Entry, Table
+from kproxy.backend.iptables.text import restore_text
+
+_BLOCK = 64 * 1024  # bytes written at once
+
+
+class Stage(Struct, frozen=True):
+    """What one iptables-restore writes."""
+
+    dialect: Dialect
+    chains: tuple[Chain, ...] = ()
+    patches: tuple[Patch, ...] = ()
+    delete: tuple[ChainName, ...] = ()
+    declare: tuple[ChainName, ...] = ()
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """In kube-proxy's order; mangle holds only the canary."""
+        used = {chain.table for chain in self.chains} | {table for table, _ in (*self.delete, *self.declare)}
+        used |= {entry.table for entry in self.entries}
+        if self.patches:
+            used.add(Table.NAT)
+        return tuple(table for table in (Table.MANGLE, Table.FILTER, Table.NAT) if table in used)
+
+
+def stages(delta: Delta, chunk: int | None) -> Iterator[Stage]:
+    """``chunk``: most service ports, and most chains of lists, a stage; None: everything in one."""
+    gone = (*((Table.NAT, name) for patch in delta.patches for name in patch.gone), *delta.gone)
+    if chunk is None or (len(delta.patches) <= chunk and len(delta.lists) <= chunk and len(gone) <= chunk):
+        chains = (*delta.fixed, *delta.lists)
+        yield Stage(delta.dialect, chains, delta.patches, gone, delta.declare, delta.entries)
+        return
+    if delta.fixed:
+        yield Stage(delta.dialect, delta.fixed)
+    for patches in _pieces(delta.patches, chunk):
+        yield Stage(delta.dialect, patches=patches)
+    *early, last = _pieces(delta.lists, chunk) or [()]
+    for chains in early:
+        yield Stage(delta.dialect, chains)
+    if last or delta.declare or delta.entries:
+        yield Stage(delta.dialect, last, declare=delta.declare, entries=delta.entries)
+    for deleted in _pieces(gone, chunk):
+        yield Stage(delta.dialect, delete=deleted)
+
+
+T = TypeVar("T")
+
+
+def _pieces(whole: tuple[T, ...], size: int) -> list[tuple[T, ...]]:
+    return [whole[start : start + size] for start in range(0, len(whole), size)]
+
+
+class Written(Struct):
+    """What went to the programs, counted on its way."""
+
+    rules: dict[str, int] = field(default_factory=dict)  # by table
+    chains: int = 0  # written
+    deleted: int = 0
+    transactions: int = 0
+    bytes: int = 0
+
+
+def stage_input(stage: Stage, written: Written) -> Iterator[bytes]:
+    """The stage as iptables-restore reads it, in blocks; adds what it yields to ``written``."""
+    written.transactions += 1
+    block = bytearray()
+    for table in stage.tables:
+        delete = [name for owner, name in stage.delete if owner is table]
+        declare = [name for owner, name in stage.declare if owner is table]
+        entries = [entry for entry in stage.entries if entry.table is table]
+        text = restore_text(table, declare=declare, write=_Chains(stage, table), delete=delete, insert=entries)
+        written.deleted += len(delete)
+        for piece in text:
+            if piece.startswith(":"):
+                written.chains += piece.count("\n") - len(delete)
+            elif piece.startswith(("-A", "-I")):
+                written.rules[table] = written.rules.get(table, 0) + piece.count("\n")
+            block += piece.encode()
+            if len(block) >= _BLOCK:
+                written.bytes += len(block)
+                yield bytes(block)
+                block.clear()
+    written.bytes += len(block)
+    yield bytes(block)
+
+
+class _Chains:
+    """The chains of one table, made anew each time they are walked."""
+
+    def __init__(self, stage: Stage, table: Table) -> None:
+        self.stage = stage
+        self.table = table
+
+    def __iter__(self) -> Iterator[Chain]:
+        yield from (chain for chain in self.stage.chains if chain.table is self.table)
+        if self.table is Table.NAT:
+            for patch in self.stage.patches:
+                yield from patch.chains(self.stage.dialect)
