@@ -20,7 +20,7 @@ import msgspec
 import yaml
 from aiohttp import web
 
-from kproxy.sandbox.apiserver import encode, routes, status
+from kproxy.sandbox.apiserver import encode, protobuf, routes, status
 from kproxy.sandbox.apiserver.discovery import AGGREGATED, aggregated, documents
 from kproxy.sandbox.apiserver.faults import Faults, error_of
 from kproxy.sandbox.apiserver.patch import JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH
@@ -35,6 +35,7 @@ BODY_LIMIT = 3 * 1024 * 1024
 """Bytes; larger request bodies get 413, as from the API server."""
 _JSON = "application/json"
 _APPLY = ("application/apply-patch+yaml", "application/apply-patch+json")
+_READABLE = (_JSON, "application/yaml", protobuf.MEDIA_TYPE, *_APPLY, "application/octet-stream")
 _PATCHES = (JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, *_APPLY)
 _HEALTH = frozenset({"/healthz", "/livez", "/readyz"})
 _REMEMBERED_REQUESTS = 50_000
@@ -269,11 +270,13 @@ def _refusal(error: StatusError) -> web.Response:
 
 
 async def _document(request: web.Request) -> Json:
-    """Read a body that must be one object, in JSON or YAML."""
+    """Read a body that must be one object; without a content type it is taken for JSON."""
     raw = await request.read()
     media_type = request.content_type
-    if "protobuf" in media_type or "cbor" in media_type:
-        raise status.unsupported_media(media_type, (_JSON, "application/yaml"))
+    if media_type not in _READABLE:
+        raise status.unsupported_media(media_type, _READABLE)
+    if media_type == protobuf.MEDIA_TYPE:
+        return protobuf.decode(raw)
     document = _decoded_yaml(raw) if "yaml" in media_type else _decoded(raw)
     if not isinstance(document, dict):
         raise status.bad_request("the body of the request must be one object")
