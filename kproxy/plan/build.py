@@ -1,17 +1,17 @@
 """From a snapshot to a plan, looking again only at what changed.
 
 Every Service is one part of the plan. A part depends on the Service, on its slices, on the frontends that it lost to
-others, and on the viewpoint; where all four are those of the previous round (the first two by identity, which is what
-frozen snapshots are for) the part is carried over, and a backend sees the very same ServicePlan objects. Who wins a
-clash depends on all Services at once, so it is settled again when any Service changed; slices cannot change it.
+others, and on the viewpoint. Where all four are those of the round before (the first two by identity, which is what
+frozen snapshots are for) the part is carried over, and a backend sees the very same ServicePlan objects; it also does
+where looking again gave an equal answer, as after an edited annotation.
 
-Dirty flags, as in kube-proxy, were rejected: a forgotten one is a silent error, a forgotten comparison only costs time.
-A round that finds one change among 10,000 Services compares 20,000 references, a few milliseconds.
+Dirty flags, as in kube-proxy, were rejected: a forgotten flag is a silent error, a forgotten comparison costs time.
+What a round remembers travels with the plan, so there is no planner to reset, and a lost plan costs one slow round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from msgspec import Struct
@@ -22,135 +22,155 @@ from kproxy.model.endpoint import EndpointSlice
 from kproxy.model.enums import IPFamily, Protocol
 from kproxy.model.keys import ObjectKey, ServicePortKey
 from kproxy.model.service import Service
+from kproxy.plan.difference import difference
 from kproxy.plan.endpoints import Candidate, decide, gather, serving
-from kproxy.plan.frontends import NOTHING_LOST, Claim, Lost, bids, frontends, health_check_won, port_bids, settle
+from kproxy.plan.frontends import (
+    NOTHING_LOST,
+    Contest,
+    Lost,
+    cluster_ip,
+    contest,
+    frontends,
+    health_check_won,
+    port_bids,
+)
 from kproxy.plan.health import health_check
 from kproxy.plan.masquerade import detector
 from kproxy.plan.node_ports import node_ports
-from kproxy.plan.plan import HealthCheck, Memory, Note, Plan, ServicePlan
+from kproxy.plan.plan import HealthCheck, Memory, Plan, ServicePlan
 from kproxy.plan.viewpoint import Viewpoint, viewpoint
 
 
 class Part(Struct, frozen=True, gc=False):
-    """One Service's part of a plan, and what it was made from."""
+    """One Service's part of a plan."""
 
-    service: Service
-    slices: tuple[EndpointSlice, ...]
-    claims: tuple[Claim, ...]
-    lost: Lost
-    plans: tuple[ServicePlan, ...]
-    health: HealthCheck | None
+    plans: tuple[ServicePlan, ...] = ()
+    health: HealthCheck | None = None
 
 
-class Rounds(Memory):
-    """What the next round starts from."""
+class Round(Memory):
+    """What the next round starts from. Nothing in it changes once the round is over."""
 
-    __slots__ = ("lost", "notes", "parts", "view")
+    __slots__ = ("contest", "parts", "plans", "snapshot", "view")
 
     def __init__(
         self,
-        view: Viewpoint | None = None,
-        parts: Mapping[ObjectKey, Part] = MappingProxyType({}),
-        lost: Mapping[ObjectKey, Lost] = MappingProxyType({}),
-        notes: tuple[Note, ...] = (),
+        snapshot: Snapshot,
+        view: Viewpoint | None,
+        contest: Contest,
+        parts: dict[ObjectKey, Part],
+        plans: dict[ServicePortKey, ServicePlan],
     ) -> None:
+        self.snapshot = snapshot
         self.view = view
-        self.parts = parts  # in the order of their keys
-        self.lost = lost
-        self.notes = notes
+        self.contest = contest
+        self.parts = parts
+        self.plans = plans  # sorted by key
+
+
+NO_ROUND = Round(Snapshot(services={}, slices={}), None, Contest(), {}, {})
 
 
 def build_plan(
     snapshot: Snapshot,
     config: Config,
     family: IPFamily,
-    addresses: tuple[str, ...] = (),
+    addresses: Collection[str] = (),
     previous: Plan | None = None,
 ) -> Plan:
     """Decide what this node must do. ``addresses``: those of its interfaces, of any family, in canonical text.
 
     ``previous``, the plan of an earlier round of the same family, only saves time; leaving it out gives an equal plan.
+    Service ports are in the order of their keys.
     """
+    before = previous.memory if previous is not None and isinstance(previous.memory, Round) else NO_ROUND
     view = viewpoint(config, snapshot.node, family)
-    before = previous.memory if previous is not None and isinstance(previous.memory, Rounds) else Rounds()
-    claims, settled = _claims(snapshot.services, view, before)
-    lost, notes = (before.lost, before.notes) if settled else settle(claims, snapshot.services, view)
-    parts = _parts(snapshot, view, claims, lost, before)
+    gone, changed = difference(before.snapshot.services, snapshot.services)
+    if view != before.view:
+        changed = list(snapshot.services)
+    claims = contest(before.contest, snapshot.services, gone, changed, view)
+    stirred = {*changed, *_stirred(before, snapshot, claims)}
+    parts = _parts(before, snapshot, claims.lost, view, gone, stirred)
+    plans = _plans(before, parts, [*gone, *stirred])
+    checks = [part.health for part in parts.values() if part.health is not None]
     return Plan(
         family=family,
-        services=MappingProxyType({each.key: each for part in parts.values() for each in part.plans}),
+        services=MappingProxyType(plans),
         node_ports=node_ports(config, snapshot.node, family, addresses),
         detector=detector(config, snapshot.node, family),
         masquerade_mark=config.masquerade_mark,
-        health_checks=tuple([part.health for part in parts.values() if part.health is not None]),
-        notes=notes,
-        memory=Rounds(view, parts, lost, notes),
+        health_checks=tuple(sorted(checks, key=lambda check: check.service)),
+        notes=claims.notes,
+        memory=Round(snapshot, view, claims, parts, plans),
     )
 
 
-def _claims(
-    services: Mapping[ObjectKey, Service], view: Viewpoint, before: Rounds
-) -> tuple[dict[ObjectKey, tuple[Claim, ...]], bool]:
-    """What every Service claims, in the order of their keys, and whether that is the same as before."""
-    known = before.parts
-    # Python sorts in linear time what is nearly sorted, and all of the old keys are.
-    keys = [key for key in known if key in services]
-    same_view = before.view == view
-    settled = same_view and len(keys) == len(known) == len(services)
-    if len(keys) < len(services):
-        keys = sorted([*keys, *(key for key in services if key not in known)])
-    claims = {}
-    for key in keys:
-        part = known.get(key)
-        if same_view and part is not None and part.service is services[key]:
-            claims[key] = part.claims
-        else:
-            claims[key] = tuple([bid.claim for bid in bids(services[key], view)])
-            settled = False
-    return claims, settled
+def _stirred(before: Round, snapshot: Snapshot, claims: Contest) -> Iterable[ObjectKey]:
+    """Services that did not change themselves, but whose slices did, or whose fortune in a clash."""
+    gone, changed = difference(before.snapshot.slices, snapshot.slices)
+    lost, lost_before = claims.lost, before.contest.lost
+    fortunes = [key for key in lost.keys() | lost_before.keys() if lost.get(key) != lost_before.get(key)]
+    return (key for key in (*gone, *changed, *fortunes) if key in snapshot.services)
 
 
 def _parts(
+    before: Round,
     snapshot: Snapshot,
-    view: Viewpoint,
-    claims: Mapping[ObjectKey, tuple[Claim, ...]],
     lost: Mapping[ObjectKey, Lost],
-    before: Rounds,
+    view: Viewpoint,
+    gone: Iterable[ObjectKey],
+    stirred: Iterable[ObjectKey],
 ) -> dict[ObjectKey, Part]:
-    services, all_slices, known = snapshot.services, snapshot.slices, before.parts
-    same_view = before.view == view
-    parts = {}
-    for key, wanted in claims.items():
-        old = known.get(key)
-        service, slices, missing = services[key], all_slices.get(key, ()), lost.get(key, NOTHING_LOST)
-        same = old is not None and old.service is service and old.slices is slices and old.lost == missing
-        if old is not None and same and same_view:
-            parts[key] = old
-        else:
-            parts[key] = _part(service, slices, wanted, missing, view, old)
+    parts = before.parts.copy()
+    for key in gone:
+        del parts[key]
+    for key in stirred:
+        new = _part(snapshot.services[key], snapshot.slices.get(key, ()), lost.get(key, NOTHING_LOST), view)
+        old = before.parts.get(key)
+        parts[key] = new if old is None else _reusing(old, new)
     return parts
 
 
-def _part(
-    service: Service,
-    slices: tuple[EndpointSlice, ...],
-    claims: tuple[Claim, ...],
-    lost: Lost,
-    view: Viewpoint,
-    old: Part | None,
-) -> Part:
-    if not claims:  # headless, ExternalName, or of the other family
-        return Part(service, slices, claims, lost, (), None)
-    health_port = health_check_won(service, lost)
-    candidates = [gather(slices, view.family, port.name, port.protocol) for port in service.ports]
-    plans = tuple(
-        [_service_plan(service, ordinal, found, lost, view, health_port) for ordinal, found in enumerate(candidates)]
+def _plans(
+    before: Round, parts: Mapping[ObjectKey, Part], touched: Iterable[ObjectKey]
+) -> dict[ServicePortKey, ServicePlan]:
+    plans = before.plans.copy()
+    sort = False
+    for key in touched:
+        wanted = {each.key: each for each in parts[key].plans} if key in parts else {}
+        for each in before.parts[key].plans if key in before.parts else ():
+            if each.key not in wanted:
+                del plans[each.key]
+        sort = sort or not wanted.keys() <= plans.keys()
+        plans.update(wanted)
+    return dict(sorted(plans.items())) if sort else plans
+
+
+def _reusing(old: Part, new: Part) -> Part:
+    """The new part, made of the old objects where they say the same."""
+    if old == new:
+        return old
+    known = {each.key: each for each in old.plans}
+    return Part(
+        plans=tuple([known[each.key] if known.get(each.key) == each else each for each in new.plans]),
+        health=old.health if old.health == new.health else new.health,
     )
-    if old is not None:  # an edited annotation makes a new slice, a new zone a new viewpoint; most say nothing new
-        same = {each.key: each for each in old.plans}
-        plans = tuple([same[each.key] if same.get(each.key) == each else each for each in plans])
-    health = health_check(service, candidates, view.node) if health_port else None
-    return Part(service, slices, claims, lost, plans, health)
+
+
+def _part(service: Service, slices: tuple[EndpointSlice, ...], lost: Lost, view: Viewpoint) -> Part:
+    if not cluster_ip(service, view):  # headless, ExternalName, or of the other family
+        return Part()
+    health_port = health_check_won(service, lost)
+    ports = [gather(slices, view.family, port.name, port.protocol) for port in service.ports]
+    return Part(
+        plans=tuple(
+            [
+                _service_plan(service, ordinal, candidates, lost, view, health_port)
+                for ordinal, candidates in enumerate(ports)
+            ]
+        ),
+        health=health_check(service, ports, view.node) if health_port else None,
+    )
 
 
 def _service_plan(

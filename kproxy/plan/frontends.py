@@ -28,6 +28,8 @@ from ipaddress import ip_address, ip_network
 from itertools import chain
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from kproxy.errors import InvalidObject
 from kproxy.model.enums import IPFamily, Protocol, ServiceType
 from kproxy.model.keys import ObjectKey
@@ -117,16 +119,55 @@ def health_check_won(service: Service, lost: Lost) -> int:
     return 0 if (len(service.ports), Claim("", port, Protocol.TCP)) in lost else port
 
 
-def settle(
-    claims: Mapping[ObjectKey, tuple[Claim, ...]], services: Mapping[ObjectKey, Service], view: Viewpoint
+class Contest(Struct, frozen=True):
+    """Who bids for what, and how the clashes ended."""
+
+    claims: dict[ObjectKey, tuple[Claim, ...]] = {}
+    bidders: dict[Claim, int] = {}  # how many there are
+    contested: frozenset[Claim] = frozenset()  # those with more than one
+    lost: dict[ObjectKey, Lost] = {}
+    notes: tuple[Note, ...] = ()
+
+
+def contest(
+    before: Contest,
+    services: Mapping[ObjectKey, Service],
+    gone: Iterable[ObjectKey],
+    changed: Iterable[ObjectKey],
+    view: Viewpoint,
+) -> Contest:
+    """Settle who wins, given which Services are gone and which are new or changed since ``before``.
+
+    Slices have no say in it. With nothing contested, as nearly always, a round costs what changed, not what exists.
+    """
+    if not gone and not changed:
+        return before
+    claims, bidders = before.claims.copy(), before.bidders.copy()
+    for key in chain(gone, changed):
+        for claim in claims.pop(key, ()):
+            bidders[claim] -= 1
+            if not bidders[claim]:
+                del bidders[claim]
+    doubtful = set(before.contested)
+    for key in changed:
+        claims[key] = wanted = tuple([bid.claim for bid in bids(services[key], view)])
+        for claim in wanted:
+            bidders[claim] = bidders.get(claim, 0) + 1
+        doubtful.update(wanted)
+    contested = frozenset(claim for claim in doubtful if bidders.get(claim, 0) > 1)
+    rivals = [services[key] for key, wanted in claims.items() if contested and not contested.isdisjoint(wanted)]
+    lost, notes = _settle(contested, rivals, view)
+    return Contest(claims, bidders, contested, lost, notes)
+
+
+def _settle(
+    contested: Collection[Claim], claimants: Iterable[Service], view: Viewpoint
 ) -> tuple[dict[ObjectKey, Lost], tuple[Note, ...]]:
-    """Who lost what, and what to tell them; ``claims``: the claims of each Service's bids."""
-    contested = _repeated(claims.values())
-    rivals: defaultdict[Claim, list[tuple[Service, Bid]]] = defaultdict(list)
-    for key in [key for key, wanted in claims.items() if not contested.isdisjoint(wanted)]:
-        for bid in bids(services[key], view):
-            if bid.claim in contested:
-                rivals[bid.claim].append((services[key], bid))
+    rivals: dict[Claim, list[tuple[Service, Bid]]] = {claim: [] for claim in contested}
+    for service in claimants:
+        for bid in bids(service, view):
+            if bid.claim in rivals:
+                rivals[bid.claim].append((service, bid))
     lost: defaultdict[ObjectKey, set[tuple[int, Claim]]] = defaultdict(set)
     notes: list[Note] = []
     for claim in sorted(rivals):
@@ -135,17 +176,6 @@ def settle(
             lost[service.key].add((bid.ordinal, claim))
             notes.append(_note(service, bid, winner))
     return {key: frozenset(each) for key, each in lost.items()}, tuple(notes)
-
-
-def _repeated(claims: Collection[tuple[Claim, ...]]) -> set[Claim]:
-    """Claims that occur more than once. Hardly ever there are any, and finding that out must be cheap."""
-    if len(set(chain.from_iterable(claims))) == sum(map(len, claims)):
-        return set()
-    seen: set[Claim] = set()
-    repeated: set[Claim] = set()
-    for claim in chain.from_iterable(claims):
-        (repeated if claim in seen else seen).add(claim)
-    return repeated
 
 
 def _precedence(rival: tuple[Service, Bid]) -> tuple[object, ...]:

@@ -34,7 +34,7 @@ def detector(config: Config, node: Node | None, family: IPFamily) -> Detector:
             return _first(node.pod_cidrs if node else (), family)
         case DetectLocalMode.BRIDGE_INTERFACE:
             return _interface(config.pod_bridge_interface, prefix=False)
-        case DetectLocalMode.INTERFACE_NAME_PREFIX:
+        case DetectLocalMode.INTERFACE_NAME_PREFIX:  # pragma: no branch -- there is no fifth mode; mypy checks
             return _interface(config.pod_interface_name_prefix, prefix=True)
 
 

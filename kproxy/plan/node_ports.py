@@ -13,7 +13,7 @@ Source: spec: runtime.md 5, iptables.md 7.6 and 15.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from ipaddress import ip_address, ip_network
 
 from kproxy.config import Config
@@ -25,7 +25,7 @@ from kproxy.plan.viewpoint import node_ip, of_family
 PRIMARY = "primary"
 
 
-def node_ports(config: Config, node: Node | None, family: IPFamily, addresses: Iterable[str]) -> NodePorts:
+def node_ports(config: Config, node: Node | None, family: IPFamily, addresses: Collection[str]) -> NodePorts:
     """Where they listen; ``addresses``: those of this node's interfaces, canonical text, any family."""
     primary = PRIMARY in config.nodeport_addresses
     cidrs = _primary(config, node, family) if primary else of_family(config.nodeport_addresses, family)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from kproxy.model.enums import Protocol
 from kproxy.model.flow import Flow
-from kproxy.model.keys import ServicePortKey
+from kproxy.plan.difference import difference
 from kproxy.plan.node_ports import listens_on
 from kproxy.plan.plan import NodePorts, Plan, ServicePlan
 
@@ -50,38 +50,37 @@ def suspects(
     ``previous``: the plan that was built just before this one; None: suspect everything. ``pending``: what an earlier
     round suspected and could not clean, because its sync or the cleaning itself failed.
     """
-    now = _datagrams(plan)
     if previous is None:
-        wanted = {where for each in now.values() for where in _destinations(each)}
+        wanted = {where for each in _datagrams(plan) for where in _destinations(each)}
     else:
-        moved = previous.node_ports != plan.node_ports
-        wanted = _changed(now, _datagrams(previous), moved=moved)
+        wanted = _changed(plan, previous)
     wanted.update(pending)
     if not wanted:
         return {}
-    answers = {where: each.serving for each in now.values() for where in _destinations(each)}
+    answers = {where: each.serving for each in _datagrams(plan) for where in _destinations(each)}
     # An external IP may be this node's own and its port that of a suspected node port: its flows are not the latter's.
     ports = {(where.protocol, where.port) for where in wanted if not where.ip}
     wanted.update(where for where in answers if where.ip and ports and (where.protocol, where.port) in ports)
     return {where: answers.get(where, frozenset()) for where in sorted(wanted)}
 
 
-def _changed(
-    now: Mapping[ServicePortKey, ServicePlan], before: Mapping[ServicePortKey, ServicePlan], *, moved: bool
-) -> set[Destination]:
-    """The frontends of service ports that changed; ``moved``: node ports listen elsewhere than before."""
+def _changed(plan: Plan, previous: Plan) -> set[Destination]:
+    """The frontends of service ports that came, went or changed; all node ports if they now listen elsewhere."""
     wanted: set[Destination] = set()
-    for key in now.keys() | before.keys():
-        old, new = before.get(key), now.get(key)
-        if old is not new and (old is None or new is None or not _only_gained(old, new)):
+    gone, put = difference(previous.services, plan.services)
+    for key in (*gone, *put):
+        if key.protocol is Protocol.TCP:
+            continue
+        old, new = previous.services.get(key), plan.services.get(key)
+        if old is None or new is None or not _only_gained(old, new):
             wanted.update(where for each in (old, new) if each is not None for where in _destinations(each))
-        elif moved and new is not None:
-            wanted.update(where for where in _destinations(new) if not where.ip)
+    if plan.node_ports != previous.node_ports:
+        wanted.update(where for each in _datagrams(plan) for where in _destinations(each) if not where.ip)
     return wanted
 
 
-def _datagrams(plan: Plan) -> dict[ServicePortKey, ServicePlan]:
-    return {key: each for key, each in plan.services.items() if key.protocol is not Protocol.TCP}
+def _datagrams(plan: Plan) -> list[ServicePlan]:
+    return [each for key, each in plan.services.items() if key.protocol is not Protocol.TCP]
 
 
 def _destinations(each: ServicePlan) -> list[Destination]:
