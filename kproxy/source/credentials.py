@@ -237,9 +237,13 @@ def _read(path: str | None, source: str) -> str:
     if not path:
         return ""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        content = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadCredentials(f"{source}: {path} cannot be read: {_one_line(error)}; correct the path") from error
+    if not content.strip():
+        # No authority at all would mean the system's authorities, which is not what anybody asked for.
+        raise BadCredentials(f"{source}: a certificate or key of it is empty ({path}); repair it")
+    return content
 
 
 def _user_of(loader: Any, merged: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from kproxy.source.credentials import Credentials
 
 @dataclass
 class Answer:
-    """One scripted answer. ``hold``: keep the connection open; ``cut``: break it off; ``silent``: say nothing at all."""
+    """One scripted answer. ``hold``: keep the connection open; ``cut``: break it off; ``silent``: say nothing."""
 
     status: int = 200
     chunks: tuple[bytes, ...] = ()
