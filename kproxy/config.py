@@ -51,6 +51,7 @@ class Config(Struct, frozen=True):
     credentials_deadline: float = 60.0  # ours: the child that reads the kubeconfig, its exec plugin included
     token_reread: float = 60.0  # ours: how often a token file is read again
     manifests_poll: float = 0.5  # ours: how often a directory of manifests is looked at
+    node_wait: float = 30.0  # ours: how long the first sync waits for our Node object
 
     # Which traffic
     proxy_mode: ProxyMode = ProxyMode.IPTABLES

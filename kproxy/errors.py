@@ -41,6 +41,17 @@ class InvalidObject(KproxyError):
         self.remedy = remedy
         super().__init__(f"{kind} {name}: {field} {why}; {remedy}")
 
+    # Notes hold problems and plans hold notes: two that say the same are the same.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, InvalidObject) and self._said == other._said
+
+    def __hash__(self) -> int:
+        return hash(self._said)
+
+    @property
+    def _said(self) -> tuple[str, ...]:
+        return (self.kind, self.name, self.field, self.why, self.remedy)
+
 
 class Unsupported(KproxyError):
     """The plan needs something that this backend, kernel or program does not have."""
@@ -50,9 +61,18 @@ class Unsupported(KproxyError):
 
 
 class ApiError(KproxyError):
-    """The API server did not do what we asked."""
+    """The API server did not do what we asked.
+
+    ``status``: the HTTP status, 0 where there was no answer. ``wait``: the seconds that the server asked us to stay
+    away (Retry-After).
+    """
 
     retry = Retry.LATER
+
+    def __init__(self, message: str, *, status: int = 0, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.wait = wait
 
 
 class ApiUnreachable(ApiError):
@@ -121,6 +141,13 @@ class NotPermitted(KernelError):
     """The kernel said EPERM; the process lacks CAP_NET_ADMIN."""
 
     retry = Retry.NEVER
+
+
+# --- questions from outside -----------------------------------------------------------------------------------
+
+
+class CannotListen(KproxyError):
+    """An address for a server cannot be bound, and --bind-address-hard-fail says that this is fatal."""
 
 
 # --- dumps ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,156 @@
+"""``kproxy check``: does the kernel hold what the cluster implies? Reads, compares, writes nothing.
+
+The cluster is listed afresh, from the API server or from manifests, and compiled as the daemon would; iptables-save
+says what is there. What a kernel may lack (counters, random ports) is taken from what the rules use, because finding
+it out by doing would write. On the legacy variant libiptc, which shares no code with iptables-save, reads the built-in
+chains and the canaries a second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, aclosing
+
+from kproxy.backend.iptables import names
+from kproxy.backend.iptables.compile import Ruleset, compile_plan
+from kproxy.backend.iptables.dialect import INVALID_COUNTER, LOCALHOST_COUNTER, Abilities
+from kproxy.backend.iptables.diff import Delta, read_save, repair
+from kproxy.backend.iptables.rules import Entry, Table
+from kproxy.backend.iptables.text import render_rule
+from kproxy.cli_plan import load
+from kproxy.config import Config, IptablesVariant
+from kproxy.daemon.addresses import LocalAddresses
+from kproxy.daemon.doors import choose_variant, make_door
+from kproxy.daemon.log import configure
+from kproxy.errors import ApiUnreachable, KproxyError
+from kproxy.kernel.address import Addresses
+from kproxy.kernel.iptables import Iptables
+from kproxy.kernel.libiptc import LegacyTables
+from kproxy.kernel.sysctl import TCP_BE_LIBERAL, Sysctl
+from kproxy.model.change import Change
+from kproxy.model.cluster import Cluster
+from kproxy.model.enums import IPFamily, Kind
+from kproxy.plan.build import build_plan
+from kproxy.source.client import Client
+from kproxy.source.watch import Selection, resources, watch
+
+_DIFFERS = "what it should hold"
+
+
+def check(config: Config, warn: Callable[[str], None]) -> tuple[list[str], str]:
+    """What differs, a sentence each, and a summary. Raises KproxyError where no answer can be found."""
+    configure(config.verbosity, sys.stderr)
+    return asyncio.run(_check(config, warn))
+
+
+async def _check(config: Config, warn: Callable[[str], None]) -> tuple[list[str], str]:
+    verdict = await choose_variant(config)
+    doors = [make_door(config, family, verdict.variant) for family in IPFamily]
+    present = [door for door in doors if await door.is_present()]
+    if not present:
+        raise KproxyError(f"iptables ({verdict.variant.value}) does not work here for any IP family; run as root")
+    cluster = await _list_cluster(config, warn)
+    async with Addresses() as source:
+        addresses = LocalAddresses(source, again=config.bind_retry)
+        await addresses.refresh()
+    differences: list[str] = []
+    services = 0
+    for door in present:
+        saved = [(await door.save(table.value)).decode(errors="replace") for table in Table]
+        plan = build_plan(cluster.snapshot(), config, door.family, addresses.known)
+        wanted = compile_plan(plan, config, abilities_of(saved, liberal=Sysctl().read(TCP_BE_LIBERAL) == 1))
+        services = max(services, len(wanted.services))
+        lines = [line for text in saved for line in text.splitlines()]
+        found = [*describe(repair(read_save(lines), wanted)), *(await _second_opinion(door, wanted))]
+        differences += [f"{door.family.value}: {difference}" for difference in found]
+    families = " and ".join(door.family.value for door in present)
+    verdict_text = f"{len(differences)} differences" if differences else "agrees"
+    return differences, f"{families}, iptables {verdict.variant.value}, {services} service ports: {verdict_text}"
+
+
+def abilities_of(saved: Iterable[str], *, liberal: bool) -> Abilities:
+    """What the rules in the kernel make use of, so that what it lacks does not count as a difference."""
+    text = "\n".join(saved)
+    return Abilities(
+        random_fully="MASQUERADE --random-fully" in text or names.POSTROUTING not in text,
+        invalid_counter=INVALID_COUNTER in text,
+        localhost_counter=LOCALHOST_COUNTER in text,
+        drop_invalid=not liberal,
+    )
+
+
+def describe(delta: Delta) -> Iterator[str]:
+    """A sentence for each thing that differs."""
+    for entry in delta.entries:
+        yield f"table {entry.table}: a rule is missing: {render_rule(entry.hook, entry.rule)}"
+    for chain in (*delta.fixed, *delta.lists):
+        yield f"table {chain.table}: chain {chain.name} does not hold {_DIFFERS} ({len(chain.rules)} rules)"
+    for table, name in delta.declare:
+        yield f"table {table}: chain {name} is missing"
+    for patch in delta.patches:
+        chains = [chain.name for chain in patch.chains(delta.dialect)]
+        if chains:
+            yield f"{patch.key} ({patch.key.protocol}): {len(chains)} chains differ: {_some(chains)}"
+    if delta.gone:
+        yield f"{len(delta.gone)} chains belong to no Service: {_some([name for _, name in delta.gone])}"
+
+
+async def _second_opinion(door: Iptables, wanted: Ruleset) -> list[str]:
+    """Legacy only: the entry rules and the canaries as libiptc sees them."""
+    if door.variant is not IptablesVariant.LEGACY:
+        return []
+    reader = LegacyTables(door.family)
+    found = []
+    for table in Table:
+        entries = [entry for entry in wanted.entries if entry.table is table]
+        seen = await reader.read(table.value, sorted({*(entry.hook for entry in entries), names.CANARY}))
+        if names.CANARY not in seen:
+            found.append(f"table {table}: libiptc sees no {names.CANARY}")
+        found += [
+            f"table {table}: libiptc sees no jump from {entry.hook} to {_jumps_to(entry)}"
+            for entry in entries
+            if not any(rule.endswith(f"-j {_jumps_to(entry)}") for rule in seen.get(entry.hook, ()))
+        ]
+    return found
+
+
+def _jumps_to(entry: Entry) -> str:
+    return render_rule(entry.hook, entry.rule).rpartition(" ")[2]
+
+
+def _some(texts: list[str]) -> str:
+    return ", ".join(texts[:3]) + (", ..." if len(texts) > 3 else "")
+
+
+# --- the cluster, once ----------------------------------------------------------------------------------------
+
+
+async def _list_cluster(config: Config, warn: Callable[[str], None]) -> Cluster:
+    """Raises BadCredentials, ApiError."""
+    if config.manifests:
+        return load(config.manifests, config, warn)
+    cluster = Cluster(config.hostname)
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Client(config))
+        for selection in resources(config):
+            cluster.apply(await _first_list(client, selection, config))
+    return cluster
+
+
+async def _first_list(client: Client, selection: Selection, config: Config) -> Change:
+    trouble: list[KproxyError] = []
+
+    def report(_kind: Kind, problem: KproxyError | None) -> None:
+        if problem is not None:
+            trouble.append(problem)
+
+    changes: AsyncGenerator[Change, None] = watch(client, selection, config, report=report)
+    try:
+        async with asyncio.timeout(config.request_deadline), aclosing(changes):
+            return await anext(changes)
+    except TimeoutError:
+        if trouble:
+            raise trouble[-1] from None
+        raise ApiUnreachable(f"{client.server} did not list {selection.plural} in time; try again") from None

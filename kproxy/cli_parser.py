@@ -1,0 +1,205 @@
+"""What may be typed: subcommands, their flags and their help. No work is done here.
+
+argparse finds the words and prints the help; what the words mean is decided by ``flags.py``, so that all mistakes of a
+command line are told together. Go's spellings are turned into argparse's first: ``--a_b`` and ``-v=2``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Never
+
+from kproxy import flags
+from kproxy.flags import Flag
+
+EXIT_CODES = """\
+exit status:
+  0  done; for check: the kernel agrees with the cluster; for run: ended by SIGTERM or SIGINT, rules stay
+  1  could not be done, and why is on standard error; for check: something differs
+  2  the command line is not understood; for check and explain: no answer could be found
+"""
+
+_DESCRIPTION = """\
+kproxy makes the Services of a Kubernetes cluster reachable from this node, as kube-proxy does.
+Flags without a command mean run, so that a kube-proxy command line works as it is.
+"""
+
+
+_OF_A_PLAN = {title: group for title, group in flags.GROUPS.items() if title in {"the cluster", "which traffic"}}
+_VERBOSITY = (flags.FLAGS["v"],)
+
+
+class Usage(Exception):
+    """The command line has no meaning; ``text`` is what to print."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Never:
+        raise Usage(f"{self.prog}: {message}\nTry `{self.prog} --help`.")
+
+
+class _Collect(argparse.Action):
+    """Keep (flag, value) in the order in which they were given."""
+
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        _option: str | None = None,
+    ) -> None:
+        given = [*(getattr(namespace, "given", None) or []), (self.dest, str(values))]
+        namespace.given = given
+
+
+class Command(argparse.Namespace):
+    """What was typed. ``given``: flags of the configuration; the rest belongs to one command each."""
+
+    command: str
+    given: list[tuple[str, str]] | None = None
+    init_only: bool
+    # plan
+    files: str
+    family: str
+    large: bool
+    # explain
+    dump: str
+    source: str
+    destination: str
+    from_interface: str
+    local: list[str]
+    # sandbox
+    keep: bool
+    demo: bool
+
+
+def parse(argv: Sequence[str]) -> tuple[Command, list[str]]:
+    """The command, and sentences about flags that nobody knows. Raises Usage; ``--help`` ends the program."""
+    words = [_spell(word) for word in argv]
+    if words and words[0].startswith("-") and words[0] not in {"-h", "--help"}:
+        words = _kube_proxy_style(words)
+    parser = _build()
+    found, unknown = parser.parse_known_args(words, Command())
+    if not getattr(found, "command", None):
+        raise Usage(parser.format_help())
+    return found, _unknown(unknown)
+
+
+def ignored(command: Command) -> list[str]:
+    return sorted({f"--{name}" for name, _ in command.given or () if name in flags.IGNORED})
+
+
+def wanted(command: Command) -> list[tuple[str, str]]:
+    """The flags that mean something here."""
+    return [(name, value) for name, value in command.given or () if name not in flags.IGNORED]
+
+
+def _spell(word: str) -> str:
+    """``--a_b=c_d`` → ``--a-b=c_d``; ``-v=2`` → ``--v=2``. Values stay as they are."""
+    if not word.startswith("-") or word == "-":
+        return word
+    name, separator, value = word.partition("=")
+    name = name.replace("_", "-")
+    if separator and not name.startswith("--"):
+        name = f"-{name}"
+    return name + separator + value
+
+
+def _kube_proxy_style(words: list[str]) -> list[str]:
+    """No command but flags: run, unless one of kube-proxy's flags asks for something else."""
+    for word in words:
+        if word.split("=")[0] == "--version":
+            return ["version"]
+        if word in {"--cleanup", "--cleanup=true"}:
+            rest = [each for each in words if each != word]
+            return ["cleanup", *rest]
+    return ["run", *(word for word in words if word != "--cleanup=false")]
+
+
+def _unknown(words: Sequence[str]) -> list[str]:
+    """One sentence for each flag that nobody knows; a word behind it is taken for its value."""
+    problems = []
+    behind_a_flag = False
+    for word in words:
+        if word.startswith("-"):
+            name = word.lstrip("-").partition("=")[0]
+            close = difflib.get_close_matches(name, [*flags.FLAGS, *flags.IGNORED], n=1)
+            hint = f"did you mean --{close[0]}?" if close else "see `kproxy run --help`"
+            problems.append(f"{word.partition('=')[0]}: there is no such flag; {hint}")
+        elif not behind_a_flag:
+            problems.append(f"{word}: not expected here; flags begin with --")
+        behind_a_flag = word.startswith("-") and "=" not in word
+    return problems
+
+
+def _build() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="kproxy",
+        description=_DESCRIPTION,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    run = _add(commands, "run", "serve this node until told to stop", flags.GROUPS)
+    run.add_argument("--init-only", action="store_true", help="set the node's sysctls and end; needs full root")
+
+    plan = _add(commands, "plan", "print the rules that a node would get; no privileges", _OF_A_PLAN)
+    plan.add_argument("-f", "--files", required=True, metavar="DIR", help="manifests; - for standard input")
+    plan.add_argument("--family", choices=("4", "6", "both"), default="both", help="IP family (both)")
+
+    _add(commands, "check", "compare the kernel with what the cluster implies", _OF_A_PLAN)
+
+    explain = _add(commands, "explain", "say what rules do with a packet; reads a dump, needs no node", {})
+    explain.add_argument("dump", metavar="DUMP", help="output of iptables-save or ip6tables-save; - for standard input")
+    explain.add_argument("--from", dest="source", required=True, metavar="IP|host", help="who sends; host: this node")
+    explain.add_argument("--to", dest="destination", required=True, metavar="IP:PORT/PROTO", help="what is dialled")
+    explain.add_argument("--from-interface", default="eth0", metavar="NAME", help="where it comes in (eth0)")
+    explain.add_argument("--local", action="append", default=[], metavar="IP", help="an address of the node; repeat")
+
+    _add(commands, "cleanup", "remove the rules of kproxy and kube-proxy, and nothing else", {"the node": _VERBOSITY})
+
+    sandbox = _add(commands, "sandbox", "a small cluster in network namespaces; touches nothing outside them", {})
+    sandbox.add_argument("--keep", action="store_true", help="stay up for exploring; prints a kubeconfig's path")
+    sandbox.add_argument("--demo", action="store_true", help="show the tour")
+
+    _add(commands, "version", "print the version", {})
+    return parser
+
+
+def _add(commands: Any, name: str, summary: str, groups: Mapping[str, tuple[Flag, ...]]) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for title, group in groups.items():
+        section = parser.add_argument_group(title)
+        for flag in group:
+            _add_flag(section, flag.name, flag.help, metavar=flag.metavar, boolean=flag.boolean)
+    if groups:  # whoever copies the arguments of a DaemonSet must not have to pick out the fitting ones
+        offered = {flag.name for group in groups.values() for flag in group}
+        for hidden in sorted({*flags.FLAGS, *flags.IGNORED, *flags.NOT_YET} - offered):
+            boolean = flags.FLAGS[hidden].boolean if hidden in flags.FLAGS else flags.IGNORED.get(hidden, False)
+            _add_flag(parser, hidden, argparse.SUPPRESS, metavar="", boolean=boolean)
+    return parser
+
+
+def _add_flag(where: argparse._ActionsContainer, name: str, text: str, *, metavar: str, boolean: bool) -> None:
+    names = ["-v", "--v"] if name == "v" else [f"--{name}"]
+    optional: dict[str, Any] = {"nargs": "?", "const": "true"} if boolean else {}
+    where.add_argument(
+        *names,
+        dest=name,
+        action=_Collect,
+        metavar="BOOL" if boolean else metavar,
+        default=argparse.SUPPRESS,
+        help=text,
+        **optional,
+    )

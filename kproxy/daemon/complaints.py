@@ -1,0 +1,96 @@
+"""What is wrong with which object, said once: a log line and an Event when it appears, silence while it stays.
+
+A relist brings every bad object again, every round repeats its notes and both families find the same clash; a user
+wants to hear of each once, and again only if it went away and came back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from kproxy.daemon import events
+from kproxy.daemon.log import Log
+from kproxy.errors import InvalidObject
+from kproxy.model.change import Change, Listed, Put, Rejected, Removed
+from kproxy.model.enums import Kind
+from kproxy.model.keys import ObjectKey
+
+_log = Log(__name__)
+
+SKIPPED = "The object is skipped, all others are served"
+IN_PART = "A part of the object is left out, the rest is served"
+
+
+class Complaint(NamedTuple):
+    message: str
+    reason: str  # of the Event
+    problem: InvalidObject
+    uid: str = ""
+
+
+class Complaints:
+    """``uid_of``: finds the uid of an object for its Event."""
+
+    def __init__(self, recorder: events.Recorder, uid_of: Callable[[Kind, ObjectKey], str]) -> None:
+        self._recorder = recorder
+        self._uid_of = uid_of
+        self._objects: dict[Kind, dict[str, frozenset[InvalidObject]]] = {kind: {} for kind in Kind}
+        self._standing: dict[str, frozenset[InvalidObject]] = {}
+
+    def hear(self, change: Change) -> None:
+        """Say what is new about the objects of a change, forget what it has mended."""
+        match change:
+            case Listed(kind=kind, rejected=rejected, warnings=warnings):
+                known = self._objects[kind]
+                self._objects[kind] = {}
+                found = [Complaint(SKIPPED, "InvalidObject", each.problem, each.uid) for each in rejected]
+                self._take(kind, [*found, *self._in_part(kind, warnings)], known)
+            case Put(kind=kind, object=resource, warnings=warnings):
+                self._replace(kind, str(resource.key), self._in_part(kind, warnings))
+            case Removed(kind=kind, key=key, warnings=warnings):
+                self._replace(kind, str(key), self._in_part(kind, warnings))
+            case Rejected(kind=kind, rejection=rejection):
+                complaint = Complaint(SKIPPED, "InvalidObject", rejection.problem, rejection.uid)
+                self._replace(kind, rejection.problem.name, [complaint])
+
+    def stand(self, who: str, complaints: Iterable[Complaint]) -> None:
+        """All that ``who`` has to complain about at present; what was said already, by anybody, is not said again."""
+        complaints = list(complaints)
+        said = frozenset().union(*self._standing.values())
+        for complaint in complaints:
+            if complaint.problem not in said:
+                self._say(complaint)
+                said |= {complaint.problem}
+        self._standing[who] = frozenset(each.problem for each in complaints)
+
+    def _in_part(self, kind: Kind, warnings: Iterable[InvalidObject]) -> list[Complaint]:
+        return [Complaint(IN_PART, "InvalidObject", problem, self._uid_of(kind, _key(problem))) for problem in warnings]
+
+    def _replace(self, kind: Kind, name: str, complaints: list[Complaint]) -> None:
+        known = self._objects[kind].pop(name, None)
+        self._take(kind, complaints, {name: known} if known else {})
+
+    def _take(self, kind: Kind, complaints: list[Complaint], known: Mapping[str, frozenset[InvalidObject]]) -> None:
+        for complaint in complaints:
+            problem = complaint.problem
+            if problem not in known.get(problem.name, ()):
+                self._say(complaint)
+            self._objects[kind][problem.name] = self._objects[kind].get(problem.name, frozenset()) | {problem}
+
+    def _say(self, complaint: Complaint) -> None:
+        problem = complaint.problem
+        _log.warning(
+            complaint.message,
+            kind=problem.kind,
+            object=problem.name,
+            field=problem.field,
+            why=problem.why,
+            remedy=problem.remedy,
+        )
+        self._recorder.record(events.invalid(problem, reason=complaint.reason, uid=complaint.uid))
+
+
+def _key(problem: InvalidObject) -> ObjectKey:
+    namespace, _, name = problem.name.rpartition("/")
+    return ObjectKey(namespace, name)

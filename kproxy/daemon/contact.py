@@ -1,0 +1,58 @@
+"""Are we in contact with the API server? Said when it changes, not at every attempt.
+
+Four watches meet the same outage, each with its own words and as often as its back-off allows; an operator wants one
+line when it begins, one when it ends, and one for each kind of object that alone is refused. Losing contact is no
+reason to be unhealthy: the rules in the kernel go on serving, and a restart would not bring the API server back.
+"""
+
+from __future__ import annotations
+
+from kproxy.daemon.log import Log
+from kproxy.errors import ApiError, ApiUnreachable, BadCredentials, KproxyError, ResourceExpired
+from kproxy.model.enums import Kind
+
+_log = Log(__name__)
+
+
+class Contact:
+    def __init__(self) -> None:
+        self._troubles: dict[Kind, str] = {}
+
+    def report(self, kind: Kind, problem: KproxyError | None) -> None:
+        """One attempt for one kind: what went wrong, or None."""
+        if problem is None:
+            self._recovered(kind)
+        elif isinstance(problem, ResourceExpired):
+            _log.verbose(2, "Listing again", kind=kind.value, why=problem)  # part of the protocol
+        else:
+            self._troubled(kind, problem)
+
+    def _troubled(self, kind: Kind, problem: KproxyError) -> None:
+        trouble = _class_of(kind, problem)
+        if self._troubles.get(kind) == trouble:
+            return
+        known = trouble in self._troubles.values()
+        self._troubles[kind] = trouble
+        if known:
+            _log.verbose(2, "No news from the API server", kind=kind.value, err=problem)
+        else:
+            _log.error(
+                "No news from the API server, trying again; rules in the kernel stay", kind=kind.value, err=problem
+            )
+
+    def _recovered(self, kind: Kind) -> None:
+        if self._troubles.pop(kind, None) is not None and not self._troubles:
+            _log.info("The API server answers again")
+
+
+def _class_of(kind: Kind, problem: KproxyError) -> str:
+    """What an outage is called; what concerns one kind alone is an outage of its own."""
+    match problem:
+        case ApiUnreachable() | BadCredentials():
+            return type(problem).__name__
+        case ApiError(status=401):
+            return "401"
+        case ApiError():
+            return f"{kind.value} {problem.status}"
+        case _:
+            return f"{kind.value} {problem}"

@@ -1,0 +1,199 @@
+"""One IP family of this node: the round from a snapshot to the kernel, and what depends on its success.
+
+``sync`` is the whole program in one place: snapshot, plan, rules, kernel. What was read counts as pending until the
+kernel has it; only then follow, in kube-proxy's order (spec: iptables.md 11), the latency samples, health, the
+health-check node ports and the stale flows. None of these can fail a round: the rules are in the kernel.
+
+Planning and compiling run in a thread, because the first round of a big cluster takes seconds and a health probe
+must not wait for it; their input is frozen, and one round at a time runs for a family.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from kproxy.backend.base import Backend, SyncReport
+from kproxy.config import Config
+from kproxy.daemon import events
+from kproxy.daemon.complaints import Complaint, Complaints
+from kproxy.daemon.healthcheck import HealthCheckPorts
+from kproxy.daemon.latency import Triggers
+from kproxy.daemon.log import Log
+from kproxy.daemon.metrics import Metrics
+from kproxy.daemon.status import Health, Instant
+from kproxy.errors import InvalidObject, KernelError, RestoreRefused
+from kproxy.kernel.doors import ConntrackDoor, FlowQuery
+from kproxy.model.change import Change
+from kproxy.model.cluster import Cluster
+from kproxy.model.enums import IPFamily
+from kproxy.plan.build import build_plan
+from kproxy.plan.plan import Plan
+from kproxy.plan.stale import Destination, Serving, stale_flows, suspects
+
+_log = Log(__name__)
+R = TypeVar("R")
+
+
+def now() -> Instant:
+    return Instant(time.monotonic(), time.time_ns())
+
+
+class Shared:
+    """What the families of one daemon have in common."""
+
+    def __init__(
+        self,
+        config: Config,
+        cluster: Cluster,
+        *,
+        health: Health,
+        metrics: Metrics,
+        recorder: events.Recorder,
+        complaints: Complaints,
+        addresses: Callable[[], tuple[str, ...]],
+    ) -> None:
+        self.config = config
+        self.cluster = cluster
+        self.health = health
+        self.metrics = metrics
+        self.recorder = recorder
+        self.complaints = complaints
+        self.addresses = addresses  # of this node's interfaces, any family, canonical text
+
+
+class Family(Generic[R]):
+    def __init__(self, family: IPFamily, shared: Shared, backend: Backend[R], conntrack: ConntrackDoor) -> None:
+        self.family = family
+        self._shared = shared
+        self._backend = backend
+        self._conntrack = conntrack
+        self._plan: Plan | None = None
+        self._rules: R | None = None
+        self._suspects: dict[Destination, Serving] = {}
+        self._triggers = Triggers(family, since=time.time())
+        self._ports = HealthCheckPorts(family, shared.health, now)
+        self._said = False
+        self.synced = asyncio.Event()  # set by the first success
+
+    def note(self, change: Change) -> None:
+        """A change that concerns this family was applied to the cluster."""
+        self._triggers.note(change)
+
+    async def sync(self, full: bool) -> None:
+        """One round. Raises KernelError where the kernel could not be made to agree."""
+        began = time.monotonic()
+        self._take()
+        try:
+            plan, rules = await self._decide()
+            report = await self._backend.apply(rules, full=full)
+        except BaseException as error:
+            self._fail(error, began, full=full)
+            raise
+        self.synced.set()
+        await asyncio.sleep(0)  # whoever watches for flushes begins before anybody is told that we are ready
+        self._succeed(plan, report, began)
+        await self._open_ports(plan)
+        await self._forget_stale_flows(plan)
+
+    async def close(self) -> None:
+        await self._ports.close()
+
+    def _take(self) -> None:
+        """From here on, what changes is for the next round."""
+        self._shared.health.taken(self.family)
+        self._shared.metrics.taken()
+        self._triggers.take()
+
+    async def _decide(self) -> tuple[Plan, R]:
+        shared = self._shared
+        snapshot = shared.cluster.snapshot()
+        previous = self._plan
+        plan = await asyncio.to_thread(build_plan, snapshot, shared.config, self.family, shared.addresses(), previous)
+        self._suspects |= suspects(plan, previous)
+        self._plan = plan
+        self._rules = await asyncio.to_thread(self._backend.compile, plan, self._rules)
+        return plan, self._rules
+
+    def _fail(self, error: BaseException, began: float, *, full: bool) -> None:
+        shared = self._shared
+        shared.health.failed(self.family)
+        shared.metrics.attempted(self.family, time.monotonic() - began)
+        if isinstance(error, RestoreRefused):
+            shared.metrics.refused(self.family, full=full)
+
+    def _succeed(self, plan: Plan, report: SyncReport, began: float) -> None:
+        shared = self._shared
+        at = now()
+        seconds = at.monotonic - began
+        shared.metrics.attempted(self.family, seconds)
+        wall = at.wall_ns / 1e9
+        shared.metrics.synced(self.family, report, plan, seconds=seconds, wall=wall)
+        for waited in self._triggers.arrived(wall):
+            shared.metrics.programmed(self.family, waited)
+        shared.health.synced(self.family, at)
+        shared.complaints.stand(self.family, [*_clashes(plan), *_quarantined(report)])
+        self._log_round(plan, report, seconds)
+
+    def _log_round(self, plan: Plan, report: SyncReport, seconds: float) -> None:
+        fields: dict[str, object] = {
+            "family": self.family,
+            "seconds": round(seconds, 3),
+            "full": report.full,
+            "servicePorts": len(plan.services),
+            "rules": sum(report.rules_total.values()),
+            "written": sum(report.rules_written.values()),
+            "transactions": report.transactions,
+        }
+        if not self._said:
+            _log.info("The first sync is done, this node serves", **fields)
+            self._said = True
+        elif report.transactions:
+            _log.verbose(1, "Synced", **fields)
+        else:
+            _log.verbose(4, "Nothing to write", **fields)
+
+    async def _open_ports(self, plan: Plan) -> None:
+        for failure in await self._ports.reconcile(plan.health_checks, plan.node_ports):
+            self._shared.recorder.record(events.unopened(*failure))
+
+    async def _forget_stale_flows(self, plan: Plan) -> None:
+        """What cannot be done now is tried after the next round, with what that one adds."""
+        if not self._suspects:
+            return
+        began = time.monotonic()
+        queries = [FlowQuery(at.protocol, at.ip, at.port, keep=serving) for at, serving in self._suspects.items()]
+        try:
+            flows = await self._conntrack.dump(queries)
+            stale = list(stale_flows(flows, self._suspects, plan.node_ports, self._shared.addresses()))
+            deleted = await self._conntrack.delete(stale) if stale else 0
+        except KernelError as error:
+            _log.warning("Stale flows not cleaned, trying again after the next sync", family=self.family, err=error)
+            return
+        self._suspects = {}
+        self._shared.metrics.cleaned(self.family, seconds=time.monotonic() - began, deleted=deleted)
+        if deleted:
+            _log.info("Deleted stale flows", family=self.family, flows=deleted)
+
+
+def _clashes(plan: Plan) -> list[Complaint]:
+    return [Complaint("A part of a Service is not served", note.reason, note.problem, note.uid) for note in plan.notes]
+
+
+def _quarantined(report: SyncReport) -> list[Complaint]:
+    return [
+        Complaint(
+            "The kernel refuses a service port, all others are programmed",
+            "Quarantined",
+            InvalidObject(
+                "Service",
+                str(each.key.service),
+                field=f"spec.ports[{each.key.port or each.key.protocol}]",
+                why=f"is refused by the kernel: {each.why}",
+                remedy="change or delete the Service, or load the kernel module that it needs",
+            ),
+        )
+        for each in report.quarantined
+    ]

@@ -1,0 +1,52 @@
+"""A family and its runner: whoever asks for a round asks here, so that what is pending is counted from that moment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Generic, Never, TypeVar
+
+from kproxy.backend.base import Backend
+from kproxy.daemon.family import Family, Shared, now
+from kproxy.daemon.schedule import Schedule
+from kproxy.daemon.sync import Runner
+from kproxy.kernel.doors import ConntrackDoor
+from kproxy.model.change import Change
+from kproxy.model.enums import IPFamily
+
+R = TypeVar("R")
+
+
+class Lane(Generic[R]):
+    def __init__(self, family: IPFamily, shared: Shared, backend: Backend[R], conntrack: ConntrackDoor) -> None:
+        config = shared.config
+        self.family = family
+        self._shared = shared
+        self._family = Family(family, shared, backend, conntrack)
+        schedule = Schedule(
+            minimum=config.iptables_min_sync_period,
+            retry=config.iptables_sync_period,
+            idle=config.idle_sync_period,
+        )
+        self._runner = Runner(family, schedule, self._family.sync)
+
+    @property
+    def synced(self) -> asyncio.Event:
+        """Set by the first success."""
+        return self._family.synced
+
+    def note(self, change: Change) -> None:
+        self._family.note(change)
+
+    def request(self, *, healing: bool = False) -> None:
+        self._shared.health.queued(self.family, now())
+        self._shared.metrics.queued(self.family, time.time())
+        self._runner.request(healing=healing)
+
+    async def run(self) -> Never:
+        self._shared.health.started(self.family, now())
+        self._shared.metrics.queued(self.family, time.time())
+        try:
+            await self._runner.run()
+        finally:
+            await self._family.close()

@@ -1,0 +1,91 @@
+"""``kproxy run``: find out what this node has, build everything, and let it run until a signal.
+
+All tasks live in one TaskGroup, so none can die unnoticed: one that raises ends the process with a sentence, and the
+supervisor starts it anew. The order is kube-proxy's (spec: runtime.md 2): node settings, programs, servers, sources,
+syncs. Nothing is written before the cluster is known, and SIGTERM leaves the rules: a node keeps serving while its
+kproxy is replaced (users.md 1.17).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+
+import msgspec
+
+from kproxy import __version__
+from kproxy.config import Config
+from kproxy.daemon.addresses import LocalAddresses
+from kproxy.daemon.doors import choose_variant, find_families
+from kproxy.daemon.log import Log, configure
+from kproxy.daemon.service import Daemon
+from kproxy.daemon.setup import become_unlikely_victim, prepare
+from kproxy.errors import KproxyError
+from kproxy.kernel.address import Addresses
+from kproxy.kernel.monitor import FlushMonitor
+from kproxy.kernel.sysctl import Sysctl
+from kproxy.source.client import Client
+
+_log = Log(__name__)
+
+
+def run(config: Config, *, ignored: Sequence[str] = (), init_only: bool = False) -> int:
+    """Serve until SIGTERM or SIGINT. The result is the exit status."""
+    configure(config.verbosity, sys.stderr)
+    _log.info("Starting kproxy", version=__version__, node=config.hostname, mode=config.proxy_mode)
+    if ignored:
+        _log.info("These flags of kube-proxy mean nothing here and are ignored", flags=" ".join(ignored))
+    for name, value in msgspec.structs.asdict(config).items():
+        _log.verbose(1, "Setting", name=name, value=value)
+    try:
+        asyncio.run(_until_signalled(config, init_only=init_only))
+    except* KproxyError as group:
+        for error in _leaves(group):
+            _log.error("Cannot go on; rules in the kernel stay", err=error)
+        status = 1
+    else:
+        status = 0
+    return status
+
+
+def _leaves(group: BaseExceptionGroup[KproxyError]) -> Iterator[KproxyError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+async def _until_signalled(config: Config, *, init_only: bool) -> None:
+    loop = asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as group:
+        work = group.create_task(_init(config) if init_only else _serve(config))
+
+        def stop(number: signal.Signals) -> None:
+            _log.info("Ending on a signal; the rules stay and go on serving", signal=number.name)
+            work.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number)
+
+
+async def _init(config: Config) -> None:
+    """--init-only: what needs full root, so that the daemon itself needs CAP_NET_ADMIN alone."""
+    prepare(config, Sysctl())
+
+
+async def _serve(config: Config) -> None:
+    become_unlikely_victim(config.oom_score_adj)
+    prepare(config, Sysctl())
+    verdict = await choose_variant(config)
+    found = await find_families(config, verdict.variant)
+    async with AsyncExitStack() as stack:
+        addresses = LocalAddresses(await stack.enter_async_context(Addresses()), again=config.bind_retry)
+        await addresses.refresh()
+        client = None if config.manifests else await stack.enter_async_context(Client(config))
+        await Daemon(config, found, addresses, client).run(
+            FlushMonitor(verdict.variant, [door for door, _ in found.values()])
+        )

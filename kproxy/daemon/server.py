@@ -1,0 +1,137 @@
+"""Questions from outside, over HTTP: health, metrics, mode and configuration.
+
+Two servers, on kube-proxy's addresses and with its paths (spec: runtime.md 8 and 10); any method is answered, as
+there. ``/readyz`` is ours. A server that cannot bind tries again for as long as the process lives, because its port
+may belong to the kube-proxy that we are replacing; with ``--bind-address-hard-fail`` it ends the process instead.
+``0.0.0.0`` means every address of both families, as it does in Go.
+
+Rejected: aiohttp's router, which turns a wrong method into 405 and costs more than the dictionary below; pprof paths,
+which describe a Go process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Never
+
+from aiohttp import web
+
+from kproxy.config import Config
+from kproxy.daemon import metrics as exposition
+from kproxy.daemon.configz import describe
+from kproxy.daemon.log import Log
+from kproxy.daemon.metrics import Metrics
+from kproxy.daemon.status import Answer, Health, Instant
+from kproxy.errors import CannotListen
+from kproxy.model.node import Node
+
+_log = Log(__name__)
+_BACKLOG = 128
+_TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
+
+Page = Callable[[Mapping[str, str]], Answer]  # the query's parameters → the answer
+
+
+def health_pages(
+    health: Health, metrics: Metrics, node: Callable[[], Node | None], now: Callable[[], Instant]
+) -> dict[str, Page]:
+    def healthz(_query: Mapping[str, str]) -> Answer:
+        answer = health.healthz(node(), now())
+        metrics.answered_healthz(answer.status)
+        return answer
+
+    def livez(_query: Mapping[str, str]) -> Answer:
+        answer = health.livez(now())
+        metrics.answered_livez(answer.status)
+        return answer
+
+    return {"/healthz": healthz, "/livez": livez, "/readyz": lambda _query: health.readyz()}
+
+
+def metrics_pages(metrics: Metrics, config: Config) -> dict[str, Page]:
+    configz = describe(config)
+
+    def ping(query: Mapping[str, str]) -> Answer:
+        return Answer(200, b"[+]ping ok\nhealthz check passed\n" if "verbose" in query else b"ok", _TEXT)
+
+    return {
+        "/healthz": ping,
+        "/healthz/ping": ping,
+        "/metrics": lambda _query: Answer(200, metrics.render(), {"Content-Type": exposition.CONTENT_TYPE}),
+        "/proxyMode": lambda _query: Answer(200, config.proxy_mode.value.encode(), _TEXT),
+        "/configz": lambda _query: Answer(200, configz, {"Content-Type": "application/json"}),
+    }
+
+
+def answer_by_path(pages: Mapping[str, Page]) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
+    async def answer(request: web.BaseRequest) -> web.Response:
+        page = pages.get(request.path)
+        if page is None:
+            return respond(Answer(404, b"404 page not found\n", _TEXT))
+        return respond(page(request.query))
+
+    return answer
+
+
+def respond(answer: Answer) -> web.Response:
+    return web.Response(status=answer.status, body=answer.body, headers={**answer.headers, "Server": "kproxy"})
+
+
+async def serve(
+    name: str,
+    address: str,
+    handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    *,
+    config: Config,
+    bound: Callable[[int], None] = lambda _port: None,
+) -> Never:
+    """Answer on ``address`` (``ip:port``) for ever. ``bound`` hears the port, which matters where 0 was asked for.
+
+    Raises CannotListen where the address cannot be bound and the configuration calls that fatal.
+    """
+    runner = web.ServerRunner(web.Server(handler, access_log=None))
+    await runner.setup()
+    try:
+        listener = await _listen_for_ever(name, address, config)
+        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+        _log.info("Answering", server=name, address=address)
+        bound(listener.getsockname()[1])
+        await asyncio.Event().wait()  # until the task is cancelled
+        raise AssertionError
+    finally:
+        await runner.cleanup()
+
+
+async def _listen_for_ever(name: str, address: str, config: Config) -> socket.socket:
+    said = ""
+    while True:
+        try:
+            return listen(*split_address(address))
+        except OSError as error:
+            problem = (
+                f"{name} server cannot listen on {address}: {error.strerror or error}; "
+                "stop whoever holds the address (another kube-proxy?) or choose another one by flag"
+            )
+            if config.bind_address_hard_fail:
+                raise CannotListen(problem) from error
+            if problem != said:
+                _log.error("Cannot listen, trying again", server=name, address=address, err=problem)
+                said = problem
+        await asyncio.sleep(config.bind_retry)
+
+
+def listen(host: str, port: int, *, one_family: bool = False) -> socket.socket:
+    """A listening socket; a wildcard address means both families unless ``one_family``. Raises OSError."""
+    wildcard = host in {"0.0.0.0", "::", ""}  # noqa: S104 -- the user's choice, compared, not bound
+    if wildcard and not one_family and socket.has_dualstack_ipv6():
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``ip:port`` or ``[ip]:port``; the command line has made sure that it is one."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,154 @@
+"""Everything that runs, wired: sources feed the cluster, lanes bring it into the kernel, servers answer for both.
+
+One TaskGroup holds all of it. What is built here is built once; what can change (the client's credentials, the node's
+addresses, the counters) is asked for by a function each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from kproxy.backend.iptables.compile import Ruleset
+from kproxy.config import Config
+from kproxy.daemon import events
+from kproxy.daemon.addresses import LocalAddresses
+from kproxy.daemon.complaints import Complaints
+from kproxy.daemon.contact import Contact
+from kproxy.daemon.doors import make_backend, make_counters
+from kproxy.daemon.family import Shared, now
+from kproxy.daemon.feed import Feed
+from kproxy.daemon.lane import Lane
+from kproxy.daemon.log import Log
+from kproxy.daemon.metrics import Metrics
+from kproxy.daemon.server import answer_by_path, health_pages, metrics_pages, serve
+from kproxy.daemon.status import Health
+from kproxy.errors import KernelError
+from kproxy.kernel.conntrack import Conntrack
+from kproxy.kernel.doors import Capabilities, FlushDoor, NfacctDoor
+from kproxy.kernel.iptables import Iptables
+from kproxy.kernel.nfacct import Nfacct
+from kproxy.kernel.sysctl import Sysctl
+from kproxy.model.cluster import Cluster
+from kproxy.model.enums import IPFamily, Kind
+from kproxy.model.keys import ObjectKey
+from kproxy.source.client import Client
+from kproxy.source.files import watch_manifests
+from kproxy.source.watch import resources, watch
+
+_log = Log(__name__)
+Found = Mapping[IPFamily, tuple[Iptables, Capabilities]]
+
+
+class Daemon:
+    """``client`` None: the cluster is a directory of manifests."""
+
+    def __init__(self, config: Config, found: Found, addresses: LocalAddresses, client: Client | None) -> None:
+        self._config = config
+        self._addresses = addresses
+        self._client = client
+        self._cluster = Cluster(config.hostname)
+        self._metrics = Metrics()
+        self._health = Health(found, sync_period=config.iptables_sync_period)
+        self._recorder = events.Recorder(client, config.hostname)
+        complaints = Complaints(self._recorder, self._uid)
+        self._shared = Shared(
+            config,
+            self._cluster,
+            health=self._health,
+            metrics=self._metrics,
+            recorder=self._recorder,
+            complaints=complaints,
+            addresses=lambda: addresses.known,
+        )
+        self._lanes = self._make_lanes(found)
+        self._feed = Feed(
+            self._cluster,
+            self._lanes,
+            metrics=self._metrics,
+            complaints=complaints,
+            node_wait=config.node_wait if client else 0.0,
+        )
+
+    async def run(self, monitor: FlushDoor) -> None:
+        """Until cancelled; raises what ends a daemon, in an ExceptionGroup."""
+        config, feed = self._config, self._feed
+        async with asyncio.TaskGroup() as group:
+            self._serve_questions(group)
+            group.create_task(self._recorder.run())
+            # Only listed addresses restrict where node ports listen; without a list no plan depends on them.
+            group.create_task(self._addresses.follow(feed.request_all if config.nodeport_addresses else _nothing))
+            for lane in self._lanes.values():
+                group.create_task(lane.run())
+            group.create_task(self._heal(monitor))
+            self._follow_sources(group)
+            group.create_task(feed.open(config.hostname))
+            self._recorder.record(events.starting(config.hostname))
+
+    def _make_lanes(self, found: Found) -> dict[IPFamily, Lane[Ruleset]]:
+        config, nfacct, sysctl = self._config, Nfacct(), Sysctl()
+        lanes = {}
+        counters: set[str] = set()
+        for family, (door, capabilities) in found.items():
+            made = make_counters(config, capabilities, nfacct)
+            counters.update(made)
+            backend = make_backend(config, door, capabilities, made, sysctl)
+            lanes[family] = Lane(family, self._shared, backend, Conntrack(family))
+        self._metrics.observe_pending(lanes, lambda family: self._health.pending_seconds(family, now()))
+        self._metrics.observe_nfacct(lambda: _packets(nfacct, sorted(counters)))
+        return lanes
+
+    def _serve_questions(self, group: asyncio.TaskGroup) -> None:
+        config = self._config
+        if config.healthz_bind_address:
+            pages = health_pages(self._health, self._metrics, lambda: self._cluster.node, now)
+            group.create_task(serve("health", config.healthz_bind_address, answer_by_path(pages), config=config))
+        pages = metrics_pages(self._metrics, config)
+        group.create_task(serve("metrics", config.metrics_bind_address, answer_by_path(pages), config=config))
+
+    def _follow_sources(self, group: asyncio.TaskGroup) -> None:
+        config = self._config
+        if self._client is None:
+            group.create_task(self._feed.follow(watch_manifests(config)))
+            return
+        contact = Contact()
+        for selection in resources(config):
+            changes = watch(self._client, selection, config, report=contact.report)
+            group.create_task(self._feed.follow(changes))
+
+    async def _heal(self, monitor: FlushDoor) -> None:
+        """Bring back what somebody else removes."""
+        synced = [asyncio.ensure_future(lane.synced.wait()) for lane in self._lanes.values()]
+        await asyncio.wait(synced, return_when=asyncio.FIRST_COMPLETED)
+        while True:
+            try:
+                async for flush in monitor.flushes():
+                    _log.warning(
+                        "Somebody changed our rules, repairing them",
+                        family=flush.family or "any",
+                        table=flush.table,
+                        what=flush.why,
+                    )
+                    for family, lane in self._lanes.items():
+                        if flush.family in {None, family}:
+                            lane.request(healing=True)
+            except KernelError as error:
+                _log.warning("Flushes are not heard, listening again", err=error)
+            await asyncio.sleep(self._config.bind_retry)
+            for lane in self._lanes.values():
+                lane.request(healing=True)  # nobody listened meanwhile
+
+    def _uid(self, kind: Kind, key: ObjectKey) -> str:
+        return getattr(self._cluster.get(kind, key), "uid", "")
+
+
+def _packets(nfacct: NfacctDoor, counters: Sequence[str]) -> dict[str, int]:
+    try:
+        read = {name: nfacct.read(name) for name in counters}
+    except KernelError:
+        return {}
+    return {name: found[0] for name, found in read.items() if found is not None}
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,50 @@
+"""What the node is told once at start: sysctls, and how little the kernel should like to kill us.
+
+Everything here is best effort. In a container some of /proc/sys belongs to the host and cannot be written; kube-proxy
+dies of that, and so does every cluster in containers that was not told to leave conntrack alone (kubernetes/
+kubernetes#90083, kind). A wish that was not granted is one log line with the reason. route_localnet is set only where
+node ports answer on 127.0.0.1, because it lets the network reach loopback unless rules forbid it.
+
+Source: spec: runtime.md 6, iptables.md 15.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kproxy.config import Config
+from kproxy.daemon.log import Log
+from kproxy.kernel.doors import SysctlDoor, SysctlOutcome
+from kproxy.kernel.sysctl import ROUTE_LOCALNET, tune_conntrack
+from kproxy.model.enums import IPFamily
+from kproxy.plan.node_ports import node_ports
+
+_log = Log(__name__)
+
+
+def prepare(config: Config, sysctl: SysctlDoor) -> tuple[SysctlOutcome, ...]:
+    """Make the wishes, and say what became of them."""
+    outcomes = list(tune_conntrack(sysctl, config, os.cpu_count() or 1))
+    if node_ports(config, None, IPFamily.IPV4, ()).localhost:
+        outcomes.append(sysctl.set_to(ROUTE_LOCALNET, 1))
+    for outcome in outcomes:
+        if outcome.why:
+            _log.warning(
+                "A kernel setting stays as it is",
+                name=outcome.name,
+                wanted=outcome.wanted,
+                now=outcome.after,
+                why=outcome.why,
+            )
+        elif outcome.changed:
+            _log.info("Changed a kernel setting", name=outcome.name, before=outcome.before, now=outcome.after)
+    return tuple(outcomes)
+
+
+def become_unlikely_victim(adjustment: int, path: Path = Path("/proc/self/oom_score_adj")) -> None:
+    """Tell the kernel's memory killer to look elsewhere first."""
+    try:
+        path.write_text(f"{adjustment}\n", encoding="ascii")
+    except OSError as error:
+        _log.warning("The OOM score stays as it is", wanted=adjustment, why=error.strerror)

@@ -1,0 +1,149 @@
+"""When a round may begin. How the event loop waits for it is in test_sync.py."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kproxy.daemon.schedule import HEALING_GAP, Schedule
+
+
+def schedule(*, minimum: float = 1.0, retry: float = 30.0, idle: float = 3600.0) -> Schedule:
+    return Schedule(minimum=minimum, retry=retry, idle=idle)
+
+
+def synced_at(now: float, **periods: float) -> Schedule:
+    made = schedule(**periods)
+    made.request()
+    made.begin(now)
+    made.finish(now, succeeded=True)
+    return made
+
+
+def test_nothing_is_due_before_somebody_asks() -> None:
+    assert schedule().due() is None
+
+
+def test_the_first_round_is_due_at_once_and_compares_with_the_kernel() -> None:
+    made = schedule()
+    made.request()
+    assert made.due() == -math.inf
+    assert made.begin(0.0) is True
+
+
+def test_the_minimum_counts_from_the_end_of_a_round_not_from_its_beginning() -> None:
+    made = schedule()
+    made.request()
+    made.begin(0.0)
+    made.request()
+    made.finish(7.0, succeeded=True)
+    assert made.due() == 8.0
+
+
+def test_requests_coalesce() -> None:
+    made = synced_at(0.0)
+    for _ in range(100):
+        made.request()
+    made.begin(1.0)
+    made.finish(1.0, succeeded=True)
+    assert made.due() == 3601.0
+
+
+def test_a_round_for_a_change_trusts_memory() -> None:
+    made = synced_at(0.0)
+    made.request()
+    assert made.begin(1.0) is False
+
+
+def test_the_idle_round_compares_with_the_kernel() -> None:
+    made = synced_at(10.0, idle=60.0)
+    assert made.due() == 70.0
+    assert made.begin(70.0) is True
+
+
+def test_healing_does_not_wait_for_a_long_minimum_and_compares_with_the_kernel() -> None:
+    made = synced_at(0.0, minimum=20.0)
+    made.request(healing=True)
+    assert made.due() == HEALING_GAP
+    assert made.begin(HEALING_GAP) is True
+
+
+def test_healing_asked_for_during_a_round_is_not_lost() -> None:
+    made = schedule()
+    made.request()
+    made.begin(0.0)
+    made.request(healing=True)
+    made.finish(1.0, succeeded=True)
+    assert made.begin(2.0) is True
+
+
+def test_a_failure_is_retried_with_doubling_waits_up_to_the_sync_period() -> None:
+    made = schedule()
+    made.request()
+    waits, now = [], 0.0
+    for _ in range(8):
+        made.begin(now)
+        made.finish(now, succeeded=False)
+        due = made.due()
+        assert due is not None
+        waits.append(due - now)
+        now = due
+    assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_a_round_after_a_failure_compares_with_the_kernel() -> None:
+    made = synced_at(0.0)
+    made.request()
+    made.begin(1.0)
+    made.finish(1.0, succeeded=False)
+    assert made.begin(2.0) is True
+
+
+def test_a_change_does_not_wait_for_the_retry() -> None:
+    made = schedule()
+    made.request()
+    for now in range(6):
+        made.begin(float(now))
+        made.finish(float(now), succeeded=False)
+    made.request()
+    assert made.due() == 6.0
+
+
+def test_success_ends_the_retries() -> None:
+    made = schedule(idle=100.0)
+    made.request()
+    made.begin(0.0)
+    made.finish(0.0, succeeded=False)
+    made.begin(1.0)
+    made.finish(1.0, succeeded=True)
+    assert made.due() == 101.0
+
+
+@given(
+    st.lists(st.sampled_from(["request", "heal", "succeed", "fail"]), max_size=60),
+    st.integers(0, 10),  # whole seconds: sums of floats would blur the limits
+    st.integers(10, 60),
+    st.integers(60, 4000),
+)
+def test_rounds_keep_their_distance_and_none_is_forgotten(
+    steps: list[str], minimum: int, retry: int, idle: int
+) -> None:
+    made, now, ended = schedule(minimum=minimum, retry=retry, idle=idle), 0.0, None
+    for step in steps:
+        if step in {"request", "heal"}:
+            made.request(healing=step == "heal")
+            assert made.due() is not None
+            continue
+        due = made.due()
+        if due is None:
+            continue
+        now = max(now, due)
+        if ended is not None:
+            assert now - ended >= min(minimum, HEALING_GAP) - 1e-9
+            assert due - ended <= idle
+        made.begin(now)
+        made.finish(now, succeeded=step == "succeed")
+        ended = now
+        due = made.due()
+        assert due is not None
+        assert due - ended <= (idle if step == "succeed" else retry) + 1e-9
