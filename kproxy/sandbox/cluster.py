@@ -101,11 +101,10 @@ class Cluster:
             node = self.world.node(name)
             try:
                 async with asyncio.timeout(SETTLE_DEADLINE):
-                    while (await probe.http(node, node.ips[0], HEALTHZ_PORT)).status != 200:  # noqa: ASYNC110 - another process has no Event
-                        await asyncio.sleep(_AGAIN)
+                    await _until_ready(node)
             except TimeoutError:
                 raise KernelError(
-                    f"kproxy on {name} is not healthy after {SETTLE_DEADLINE:g} s:\n{self.tail(name)}"
+                    f"kproxy on {name} has no rules after {SETTLE_DEADLINE:g} s:\n{self.tail(name)}"
                 ) from None
 
     def tail(self, node: str, lines: int = 15) -> str:
@@ -119,6 +118,13 @@ class Cluster:
             raise KernelError(f"kproxy on {node} ended with status {status}:\n{self.tail(node)}")
 
 
+async def _until_ready(node: Node) -> None:
+    while True:
+        if (await probe.http(node, node.ips[0], HEALTHZ_PORT, path="/readyz")).status == 200:
+            return
+        await asyncio.sleep(_AGAIN)
+
+
 @contextlib.asynccontextmanager
 async def running_cluster(
     directory: Path,
@@ -128,7 +134,7 @@ async def running_cluster(
     proxies: bool = True,
     names: Path | None = None,
 ) -> AsyncIterator[Cluster]:
-    """A cluster during the block, with its files in ``directory``; without ``proxies`` no Service works.
+    """A cluster during the block, with its files in ``directory``, which exists; without ``proxies`` no Service works.
 
     ``names`` is World's.
     The calling thread is on the host cp meanwhile: what it connects to, it connects to from there.

@@ -34,7 +34,9 @@ _DIRECTORY = Path("/run/kproxy")  # on the private /run: it goes when the sandbo
 _NAMES = Path("/run/netns")
 _INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 _REFUSED_EXAMPLE = "07"
-_WIDTHS = (8, 38, 32, 34)  # characters: who asks, whom, who answered, whom the server saw
+_WIDTHS = (8, 41, 32)  # characters: who asks, whom, who answered
+_PIPE_WIDTH = 160
+_CHAINS = ("KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXT", "KUBE-SVC", "KUBE-SVL", "KUBE-SEP")  # as a packet meets them
 _SHELL_POD = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -72,6 +74,11 @@ class Demo:
     async def show(self) -> None:
         """All examples in their order, then the rules of one Service."""
         await self._cluster.client.apply(_SHELL_POD)
+        heading = _table()
+        heading.add_row("", *(f"[dim]{text}[/]" for text in ("asked by", "whom", "who answered", "and saw the asker")))
+        self._console.print(f"  [dim]{tour.SHELL} is a pod on node-1, client is outside the cluster[/]")
+        self._console.print()
+        self._console.print(heading)
         async with Workload("database", self._cluster.world.host("client"), Ports(tcp=[tour.DATABASE_PORT])):
             for path in sorted(EXAMPLES.glob("*.yaml")):
                 await self._example(path)
@@ -112,6 +119,7 @@ class Demo:
 
     async def _ask(self, questions: Sequence[tour.Question]) -> None:
         if not questions:
+            self._console.print("  [dim]applied[/]")
             return
         with self._console.status("asking"):
             results = [await tour.go(self._cluster.world, question) for question in questions]
@@ -155,7 +163,7 @@ class Demo:
     async def _rules(self, service: str) -> None:
         """The part of node-1's nat table that belongs to one Service."""
         finished = await self._cluster.world.node("node-1").run(("iptables-save", "-t", "nat"))
-        rules = [line for line in finished.check().stdout.splitlines() if f"default/{service}" in line]
+        rules = _rules_of(f"default/{service}", finished.check().stdout.splitlines())
         self._console.print()
         self._console.print(f"[bold]iptables-save -t nat[/]  [dim]what node-1 has for {service}[/]")
         for rule in rules:
@@ -173,7 +181,8 @@ def _table() -> Table:
     table = Table.grid(padding=(0, 1, 0, 0))
     table.add_column(width=3, justify="right")
     for width in _WIDTHS:
-        table.add_column(min_width=width, max_width=width if width != _WIDTHS[-1] else None, overflow="fold")
+        table.add_column(min_width=width, max_width=width, overflow="fold")
+    table.add_column(overflow="fold")  # whom the servers saw, or what went wrong
     return table
 
 
@@ -189,8 +198,21 @@ def _sources(result: tour.Result) -> str:
     return escape("; ".join(f"as {owner}, {' '.join(addresses)}" for owner, addresses in whom.items()))
 
 
+def _rules_of(service: str, lines: Sequence[str]) -> list[str]:
+    """The rules that mention a Service, and all others of chains that are its own, as a packet meets them."""
+    mentioned = [line for line in lines if service in line]
+    own = {chain for line in mentioned if (chain := line.split()[1]).count("-") > 1}
+    found = [line for line in lines if line in mentioned or (line.startswith("-A ") and line.split()[1] in own)]
+    return sorted(found, key=_in_order_of_passage)
+
+
+def _in_order_of_passage(rule: str) -> int:
+    chain = rule.split()[1]
+    return next((place for place, start in enumerate(_CHAINS) if chain.startswith(start)), len(_CHAINS))
+
+
 def _summary(path: Path) -> str:
-    return path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ").rstrip(".:")
+    return path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ").rstrip(".")
 
 
 @contextlib.asynccontextmanager
@@ -281,7 +303,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true")
     arguments = parser.parse_args()
     # A pipe has no width: the lines are then as long as they are.
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
+    console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     try:
         return _run_or_say_why(console, keep=arguments.keep, demo=arguments.demo)
     except KeyboardInterrupt:

@@ -220,7 +220,7 @@ async def _read_http(reader: asyncio.StreamReader) -> Answer:
     status = int(head.split(b" ", 2)[1]) if head.startswith(b"HTTP/1.") else 0
     if not status:
         raise ValueError("not HTTP")
-    if status != 200:
+    if status != 200 or not body.startswith(b"{"):  # somebody else's page; that it came is an answer too
         return Answer("ok", status=status)
     return replace(_understand(body), status=status)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -119,9 +120,17 @@ class Workload:
         await asyncio.sleep(0)  # transports close their sockets in the loop's next round
 
     def _open(self, kind: socket.SocketKind, ports: Sequence[int]) -> list[socket.socket]:
-        with self._host.inside() if self._host else contextlib.nullcontext():
-            addresses = self._host.ips if self._host else ("::",)
-            return [listen(kind, address, port) for port in ports for address in addresses]
+        addresses = self._host.ips if self._host else ("::",)
+        opened: list[socket.socket] = []
+        try:
+            with self._host.inside() if self._host else contextlib.nullcontext():
+                for port, address in itertools.product(ports, addresses):
+                    opened.append(listen(kind, address, port))
+        except BaseException:
+            for listener in opened:
+                listener.close()
+            raise
+        return opened
 
     def _kept(self, talk: Talk) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]:
         """Remember the connection while ``talk`` is at it, and take a peer that leaves in the middle calmly."""
