@@ -162,7 +162,7 @@ class Registry:
 
     def load(self, documents: Iterable[Json]) -> int:
         """Store documents unseen: no defaults, no validation; returns how many. For bulk and for malformed ones."""
-        before = self.store.revision
+        before, stamp = self.store.revision, self.stamp(0)
         for document in documents:
             resource = named(document["kind"])
             content = dict(resource.stored(document))
@@ -170,7 +170,7 @@ class Registry:
             if resource.namespaced:
                 metadata.setdefault("namespace", "default")
             metadata.setdefault("uid", str(uuid4()))
-            metadata.setdefault("creationTimestamp", self.stamp(0))
+            metadata.setdefault("creationTimestamp", stamp)
             stored = self.store.put(resource.stored_in, content)
             if resource.kind == "Service":
                 adopt(content.get("spec") or {}, self.admission.allocator, stored.key)
