@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
+from msgspec import Struct
 from msgspec.structs import replace
 
 from kproxy import __version__
@@ -78,7 +79,7 @@ class Client:
     ) -> None:
         self._config, self._resolve, self._now, self._clock = config, resolve, now, clock
         self._credentials = Credentials(server="", source="")
-        self._session: aiohttp.ClientSession | None = None
+        self._link: _Link | None = None
         self._generation = 0  # counts credentials; tells a 401 for old ones from a 401 for these
         self._resolved_at = self._token_read_at = clock()
         self._renewing = asyncio.Lock()
@@ -91,8 +92,9 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
 
     @property
     def server(self) -> str:
@@ -100,7 +102,7 @@ class Client:
 
     async def get(self, path: str, query: Query, *, what: str) -> bytes:
         """The body. ``what`` completes the sentence "may not ...", such as "list services". Raises ``ApiError``."""
-        async with self._open("GET", path, query, what) as response:
+        async with self._open(_Request("GET", path, query, what)) as response:
             with self.explained(what):
                 async with asyncio.timeout(10 * self._config.request_deadline):  # sock_read guards each piece of it
                     return await response.read()
@@ -108,12 +110,12 @@ class Client:
     @contextlib.asynccontextmanager
     async def stream(self, path: str, query: Query, *, what: str, silence: float) -> AsyncIterator[Stream]:
         """The body's lines. Leaving the block cuts the connection."""
-        async with self._open("GET", path, query, what, endless=True) as response:
+        async with self._open(_Request("GET", path, query, what, endless=True)) as response:
             yield Stream(self, response, what, silence)
 
     async def post(self, path: str, body: bytes, *, what: str) -> None:
         """Create an object, such as an event."""
-        async with self._open("POST", path, {}, what, body=body):
+        async with self._open(_Request("POST", path, {}, what, body=body)):
             pass
 
     @contextlib.contextmanager
@@ -138,68 +140,60 @@ class Client:
     # --- one request ----------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def _open(
-        self, method: str, path: str, query: Query, what: str, *, body: bytes | None = None, endless: bool = False
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _open(self, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
         await self._freshen()
-        response = await self._send(method, path, query, what, body, endless=endless)
-        try:
+        async with contextlib.AsyncExitStack() as held:
+            response = await self._send(request, held)
             if response.status >= 300:
-                raise await self._refusal(response, what)
+                raise await self._refusal(response, request.what)
             yield response
-        finally:
-            # An endless body would have to be read to its end before the connection could serve again.
-            response.close() if endless else response.release()
 
-    async def _send(
-        self, method: str, path: str, query: Query, what: str, body: bytes | None, *, endless: bool
-    ) -> aiohttp.ClientResponse:
+    async def _send(self, request: _Request, held: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
         """Send, and once more with new credentials where the old ones may be what is wrong."""
         generation = self._generation
-        with self.explained(what):
+        with self.explained(request.what):
             try:
-                response = await self._send_once(method, path, query, body, endless=endless)
+                response = await held.enter_async_context(self._exchange(request))
+                if response.status != 401 or not await self._renew(generation):
+                    return response
+                await held.aclose()
             except _TLS_ERRORS:
                 if not await self._renew(generation):
                     raise
-            else:
-                if response.status != 401:
-                    return response
-                try:
-                    renewed = await self._renew(generation)
-                except BaseException:
-                    response.close()
-                    raise
-                if not renewed:
-                    return response
-                response.release()
-            return await self._send_once(method, path, query, body, endless=endless)
+            return await held.enter_async_context(self._exchange(request))
 
-    async def _send_once(
-        self, method: str, path: str, query: Query, body: bytes | None, *, endless: bool
-    ) -> aiohttp.ClientResponse:
-        if self._session is None:
+    @contextlib.asynccontextmanager
+    async def _exchange(self, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._link is None:
             raise ApiUnreachable("the client is closed")
         credentials, deadline = self._credentials, self._config.request_deadline
         headers = {"Accept": "application/json"}
         if credentials.authorization:
             headers["Authorization"] = credentials.authorization
-        if body is not None:
+        if request.body is not None:
             headers["Content-Type"] = "application/json"
-        if endless:
+        if request.endless:
             headers["Accept-Encoding"] = "identity"  # a compressor would hold events back
-        async with asyncio.timeout(deadline):
-            return await self._session.request(
-                method,
-                credentials.server + path,
-                params=query,
-                data=body,
-                headers=headers,
-                proxy=credentials.proxy or None,
-                server_hostname=credentials.server_name or None,
-                allow_redirects=False,  # a redirect would take the token to somebody else
-                timeout=aiohttp.ClientTimeout(sock_connect=deadline, sock_read=None if endless else deadline),
-            )
+        async with self._link.use() as session:
+            async with asyncio.timeout(deadline):
+                response = await session.request(
+                    request.method,
+                    credentials.server + request.path,
+                    params=request.query,
+                    data=request.body,
+                    headers=headers,
+                    proxy=credentials.proxy or None,
+                    server_hostname=credentials.server_name or None,
+                    allow_redirects=False,  # a redirect would take the token to somebody else
+                    timeout=aiohttp.ClientTimeout(
+                        sock_connect=deadline, sock_read=None if request.endless else deadline
+                    ),
+                )
+            try:
+                yield response
+            finally:
+                # An endless body would have to be read to its end before the connection could serve again.
+                response.close() if request.endless else response.release()
 
     async def _refusal(self, response: aiohttp.ClientResponse, what: str) -> ApiError:
         with self.explained(what):
@@ -264,24 +258,61 @@ class Client:
             return True
 
     async def _adopt(self, new: Credentials) -> None:
-        """Keep the connections when only the header differs; else cut them, and the watches resume on new ones."""
-        old, session = self._credentials, self._session
+        """Keep the connections when only the header differs; else leave the old ones to the watches they carry."""
+        old, link = self._credentials, self._link
+        if link is None or replace(old, authorization="", expires=0.0) != replace(new, authorization="", expires=0.0):
+            self._link = _Link(new)
         self._credentials = new
         self._generation += 1
-        if session is not None and replace(old, authorization="", expires=0.0) == replace(
-            new, authorization="", expires=0.0
-        ):
-            return
-        context = tls_context(new) if new.server.startswith("https:") else True
-        connector = aiohttp.TCPConnector(ssl=context, socket_factory=_socket)
+        if link is not None and link is not self._link:
+            await link.retire()
+
+
+class _Request(Struct, frozen=True):
+    method: str
+    path: str
+    query: Query
+    what: str
+    body: bytes | None = None
+    endless: bool = False
+
+
+class _Link:
+    """The connections made with one set of credentials; once retired, they close when the last user is done.
+
+    Closing them at once was rejected: aiohttp does not wake a reader whose session is closed, so a watch would sit in
+    silence until its deadline.
+    """
+
+    def __init__(self, credentials: Credentials) -> None:
+        """Raises ``BadCredentials``."""
+        context = tls_context(credentials) if credentials.server.startswith("https:") else True
         self._session = aiohttp.ClientSession(
-            connector=connector,
+            connector=aiohttp.TCPConnector(ssl=context, socket_factory=_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_BUFFER,
             headers={"User-Agent": user_agent()},
         )
-        if session is not None:
-            await session.close()
+        self._users = 0
+        self._retired = False
+
+    @contextlib.asynccontextmanager
+    async def use(self) -> AsyncIterator[aiohttp.ClientSession]:
+        self._users += 1
+        try:
+            yield self._session
+        finally:
+            self._users -= 1
+            if self._retired and not self._users:
+                await self.close()
+
+    async def retire(self) -> None:
+        self._retired = True
+        if not self._users:
+            await self.close()
+
+    async def close(self) -> None:
+        await self._session.close()
 
 
 def user_agent() -> str:

@@ -28,6 +28,7 @@ class Answer:
     hold: bool = False
     cut: bool = False
     silent: bool = False
+    pause: bool = False  # between the first chunk and the others, until the test resumes
 
 
 def body(value: object, status: int = 200, **headers: str) -> Answer:
@@ -51,6 +52,7 @@ class ScriptedServer:
         self.bodies: list[bytes] = []
         self._script: dict[str, deque[Answer]] = defaultdict(deque)
         self._over = asyncio.Event()
+        self._resumed = asyncio.Event()
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._server = TestServer(app, host="127.0.0.1")
@@ -75,13 +77,18 @@ class ScriptedServer:
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
         response.enable_chunked_encoding()
         await response.prepare(request)
-        for chunk in answer.chunks:
+        for number, chunk in enumerate(answer.chunks):
+            if answer.pause and number == 1:
+                await self._resumed.wait()
             await response.write(chunk)
         if answer.hold:
             await self._over.wait()
         if answer.cut and request.transport:
             request.transport.abort()
         return response
+
+    def resume(self) -> None:
+        self._resumed.set()
 
     async def start(self) -> None:
         await self._server.start_server()

@@ -1,0 +1,309 @@
+"""Requests against a scripted server: headers, deadlines, credentials, errors. What is asked for: test_watch.py."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import ssl
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from msgspec.structs import replace
+
+from kproxy import __version__
+from kproxy.config import Config
+from kproxy.errors import ApiError, ApiRefused, ApiUnreachable, BadCredentials, ResourceExpired, Retry
+from kproxy.source.client import Client, user_agent
+from kproxy.source.credentials import Credentials
+
+
+async def get(client: Client, path: str = "/x") -> bytes:
+    async with asyncio.timeout(10):
+        return await client.get(path, {"limit": "1"}, what="list services")
+
+
+async def test_the_header_the_agent_and_the_query_come_out(client: Client, server: Any, api: Any) -> None:
+    server.on("/x", api.body({"items": []}))
+    assert await get(client) == b'{"items": []}'
+    headers = server.requests[0].headers
+    assert headers["Authorization"] == "Bearer first"
+    assert headers["User-Agent"] == user_agent()
+    assert user_agent().startswith(f"kproxy/{__version__} (linux/")
+    assert server.queries() == [{"limit": "1"}]
+
+
+async def test_a_selector_is_encoded(client: Client, server: Any, api: Any) -> None:
+    server.on("/x", api.body({}))
+    await client.get("/x", {"labelSelector": "!a/b", "fieldSelector": "spec.clusterIP!=None"}, what="list services")
+    assert server.queries() == [{"labelSelector": "!a/b", "fieldSelector": "spec.clusterIP!=None"}]
+
+
+async def test_an_event_is_posted(client: Client, server: Any, api: Any) -> None:
+    server.on("/events", api.body({}, 201))
+    await client.post("/events", b'{"note":"x"}', what="create events")
+    assert server.bodies == [b'{"note":"x"}']
+    assert server.requests[0].headers["Content-Type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [
+        (403, ApiRefused, "we may not list services (403: no); grant it with the ClusterRole"),
+        (404, ApiError, "answered 404 when asked to list services: no"),
+        (410, ResourceExpired, "no longer knows that version (410: no)"),
+        (422, ApiError, "answered 422"),
+        (429, ApiError, "is overloaded (429: no)"),
+        (500, ApiError, "answered 500"),
+        (301, ApiError, "answered 301"),
+    ],
+)
+async def test_a_refusal_is_the_sentence_that_an_operator_needs(
+    client: Client, server: Any, api: Any, status: int, kind: type[ApiError], said: str
+) -> None:
+    server.on("/x", api.status(status))
+    with pytest.raises(kind) as error:
+        await get(client)
+    assert type(error.value) is kind
+    assert said in str(error.value)
+    assert error.value.status == status
+
+
+@pytest.mark.parametrize(("text", "wait"), [("7", 7.0), ("99999", 300.0), ("soon", 0.0), ("-1", 0.0), ("", 0.0)])
+async def test_retry_after_is_kept_within_reason(client: Client, server: Any, api: Any, text: str, wait: float) -> None:
+    server.on("/x", api.status(429, **{"Retry-After": text}))
+    with pytest.raises(ApiError) as error:
+        await get(client)
+    assert error.value.wait == wait
+    assert error.value.retry is Retry.LATER
+
+
+async def test_a_hostile_message_is_one_short_line(client: Client, server: Any, api: Any) -> None:
+    server.on("/x", api.status(500, "a\nb\x00" + "c" * 10_000))
+    with pytest.raises(ApiError) as error:
+        await get(client)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+async def test_a_401_resolves_the_credentials_and_asks_once_more(server: Any, config: Config, api: Any) -> None:
+    first = Credentials(server=server.url, source="a test", authorization="Bearer first")
+    resolver, clock = api.Resolver(first, replace(first, authorization="Bearer second")), api.Clock()
+    server.on("/x", api.status(401), api.body({}))
+    async with Client(config, resolve=resolver, clock=clock) as client:
+        clock.now += 60
+        await get(client)
+    assert [request.headers["Authorization"] for request in server.requests] == ["Bearer first", "Bearer second"]
+
+
+async def test_a_401_that_stays_is_refused_and_asks_the_plugin_at_most_twice_a_minute(
+    server: Any, config: Config, api: Any
+) -> None:
+    resolver, clock = api.Resolver(Credentials(server=server.url, source="kubeconfig /k")), api.Clock()
+    server.on("/x", *[api.status(401)] * 10)
+    async with Client(config, resolve=resolver, clock=clock) as client:
+        for _ in range(3):
+            with pytest.raises(ApiRefused, match=r"does not accept our credentials .* renew those of kubeconfig /k"):
+                await get(client)
+        assert resolver.calls == 1
+        clock.now += 31
+        with pytest.raises(ApiRefused):
+            await get(client)
+        assert resolver.calls == 2
+
+
+async def test_many_401s_at_once_resolve_once(server: Any, config: Config, api: Any) -> None:
+    first = Credentials(server=server.url, source="a test", authorization="Bearer first")
+    resolver, clock = api.Resolver(first, replace(first, authorization="Bearer second")), api.Clock()
+    paths = [f"/{number}" for number in range(5)]
+    for path in paths:
+        server.on(path, api.status(401), api.body({}))
+    async with Client(config, resolve=resolver, clock=clock) as client:
+        clock.now += 60
+        await asyncio.gather(*(get(client, path) for path in paths))
+    assert resolver.calls == 2
+
+
+async def test_a_plugin_that_fails_later_says_so(server: Any, config: Config, api: Any) -> None:
+    good = Credentials(server=server.url, source="a test")
+    resolver, clock = api.Resolver(good, BadCredentials("the plugin is gone")), api.Clock()
+    server.on("/x", api.status(401))
+    async with Client(config, resolve=resolver, clock=clock) as client:
+        clock.now += 60
+        with pytest.raises(BadCredentials, match="the plugin is gone"):
+            await get(client)
+
+
+async def test_an_expiring_credential_is_resolved_before_it_expires(server: Any, config: Config, api: Any) -> None:
+    first = Credentials(server=server.url, source="a test", authorization="Bearer first", expires=5000.0)
+    second = replace(first, authorization="Bearer second", expires=9000.0)
+    resolver, clock, wall = api.Resolver(first, second), api.Clock(), api.Clock()
+    server.on("/x", *[api.body({})] * 3)
+    async with Client(config, resolve=resolver, clock=clock, now=wall) as client:
+        await get(client)
+        clock.now, wall.now = 5000.0, 4990.0
+        await get(client)
+        await get(client)
+    headers = [request.headers["Authorization"] for request in server.requests]
+    assert headers == ["Bearer first", "Bearer second", "Bearer second"]
+    assert resolver.calls == 2
+
+
+async def test_a_token_file_is_read_again_every_minute_and_on_401(
+    server: Any, config: Config, api: Any, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    credentials = Credentials(server=server.url, source="a test", authorization="Bearer first", token_file=str(token))
+    resolver, clock = api.Resolver(credentials), api.Clock()
+    token.write_text("second\n")
+    server.on("/x", api.body({}), api.body({}), api.status(401), api.body({}), api.body({}))
+    async with Client(config, resolve=resolver, clock=clock) as client:
+        await get(client)
+        clock.now += 61
+        await get(client)
+        token.write_text("third\n")
+        await get(client)
+        token.unlink()  # what we have may still serve
+        clock.now += 61
+        await get(client)
+    headers = [request.headers["Authorization"] for request in server.requests]
+    assert headers == ["Bearer first", "Bearer second", "Bearer second", "Bearer third", "Bearer third"]
+    assert resolver.calls == 1
+
+
+async def test_new_certificates_mean_new_connections_and_leave_a_watch_its_own(
+    server: Any, config: Config, api: Any
+) -> None:
+    first = Credentials(server=server.url, source="a test")
+    resolver, clock = api.Resolver(first, replace(first, certificate="another")), api.Clock()
+    server.on("/watch", api.Answer(chunks=(b"one\n", b"two\n"), pause=True))
+    server.on("/x", api.status(401), api.body({}))
+    async with Client(config, resolve=resolver, clock=clock) as client:
+        link = client._link
+        assert link is not None
+        async with client.stream("/watch", {}, what="watch services", silence=10) as stream:
+            lines = aiter(stream)
+            assert await anext(lines) == b"one"
+            clock.now += 60
+            await get(client)
+            assert client._link is not link
+            assert not link._session.closed
+            server.resume()
+            assert await anext(lines) == b"two"
+        assert link._session.closed
+
+
+async def test_a_dead_port_is_unreachable_and_says_what_to_check(config: Config, api: Any) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    resolver = api.Resolver(Credentials(server=f"http://127.0.0.1:{port}", source="kubeconfig /k"))
+    async with Client(config, resolve=resolver) as client:
+        with pytest.raises(ApiUnreachable, match="is it running, and is the address in kubeconfig /k right"):
+            await get(client)
+
+
+async def test_in_a_pod_the_service_ip_cannot_work_before_we_do(config: Config, api: Any) -> None:
+    resolver = api.Resolver(Credentials(server="http://127.0.0.1:1", source="the pod's service account"))
+    async with Client(config, resolve=resolver) as client:
+        with pytest.raises(ApiUnreachable, match="give --master the server's own address"):
+            await get(client)
+
+
+async def test_a_server_that_says_nothing_is_given_up(client: Client, server: Any, api: Any) -> None:
+    server.on("/x", api.Answer(silent=True))
+    client._config = replace(client._config, request_deadline=0.05)
+    with pytest.raises(ApiUnreachable, match="has not answered in time"):
+        await get(client)
+
+
+async def test_a_body_that_stops_is_given_up(client: Client, server: Any, api: Any) -> None:
+    server.on("/x", api.Answer(chunks=(b"{",), hold=True))
+    client._config = replace(client._config, request_deadline=0.05)
+    with pytest.raises(ApiUnreachable, match="has not answered in time"):
+        await get(client)
+
+
+async def test_a_body_that_breaks_off_is_unreachable(client: Client, server: Any, api: Any) -> None:
+    server.on("/x", api.Answer(chunks=(b"{",), cut=True))
+    with pytest.raises(ApiUnreachable, match="cannot be reached to list services"):
+        await get(client)
+
+
+async def test_lines_of_a_stream(client: Client, server: Any, api: Any) -> None:
+    long = b"x" * 2_000_000
+    server.on("/w", api.Answer(chunks=(b"one\ntw", b"o\n", long[:7], long[7:] + b"\nhalf")))
+    async with client.stream("/w", {}, what="watch services", silence=10) as stream:
+        assert [line async for line in stream] == [b"one", b"two", long]
+    assert server.requests[0].headers["Accept-Encoding"] == "identity"
+
+
+async def test_a_silent_stream_is_given_up(client: Client, server: Any, api: Any) -> None:
+    server.on("/w", api.Answer(chunks=(b"one\n",), hold=True))
+    async with client.stream("/w", {}, what="watch services", silence=0.05) as stream:
+        lines = aiter(stream)
+        assert await anext(lines) == b"one"
+        with pytest.raises(ApiUnreachable, match="has not answered in time when asked to watch services"):
+            await anext(lines)
+
+
+async def test_a_closed_client_is_unreachable(config: Config) -> None:
+    client = Client(config)
+    with pytest.raises(ApiUnreachable):
+        await get(client)
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    if shutil.which("openssl") is None:
+        pytest.skip("makes its certificates with openssl")
+    for name in ("server", "client"):
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+             "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:kubernetes",
+             "-keyout", f"{name}.key", "-out", f"{name}.pem"],
+            cwd=tmp_path, check=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+    return tmp_path
+
+
+async def test_mutual_tls_with_a_name_of_its_own(certificates: Path, config: Config, api: Any) -> None:
+    async def who(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        return web.json_response(request.transport.get_extra_info("peercert")["subject"])
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates / "client.pem"))
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+    app = web.Application()
+    app.router.add_get("/x", who)
+    good = Credentials(
+        server="",
+        source="kubeconfig /k",
+        ca=(certificates / "server.pem").read_text(),
+        certificate=(certificates / "client.pem").read_text(),
+        private_key=(certificates / "client.key").read_text(),
+        server_name="kubernetes",
+    )
+    server = TestServer(app, host="127.0.0.1", scheme="https")
+    await server.start_server(ssl=context)
+    good = replace(good, server=f"https://127.0.0.1:{server.port}")
+    try:
+        async with Client(config, resolve=api.Resolver(good)) as client:
+            assert b"client" in await get(client)
+        async with Client(config, resolve=api.Resolver(replace(good, server_name=""))) as client:
+            with pytest.raises(ApiUnreachable, match=r"do not trust each other.*certificates in kubeconfig /k"):
+                await get(client)
+        stale, clock = replace(good, server_name="old-name"), api.Clock()
+        async with Client(config, resolve=api.Resolver(stale, good), clock=clock) as client:
+            clock.now += 60
+            assert b"client" in await get(client)
+    finally:
+        await server.close()
