@@ -1,0 +1,400 @@
+"""The reflector against a scripted server: where it resumes, what it asks for, how long it stays away.
+
+Connections and credentials are test_client.py's; a real list/watch server is test_apiserver.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from kproxy.config import Config, EndpointsSource
+from kproxy.errors import ApiError, ApiRefused, ApiUnreachable, BadCredentials, KproxyError, ResourceExpired
+from kproxy.model.change import Change, Listed, Put, Rejected, Removed
+from kproxy.model.cluster import Cluster
+from kproxy.model.enums import Kind
+from kproxy.source.client import Client
+from kproxy.source.credentials import Credentials
+from kproxy.source.watch import Backoff, Selection, resources, watch
+
+SERVICES = Selection(Kind.SERVICE, "/services", labels="!l", fields="f!=None")
+CIDRS = Selection(Kind.SERVICE_CIDR, "/cidrs", optional=True)
+
+
+class Watching:
+    """One watch under test: its changes, and what it reported and waited in between. Waiting moves the clock."""
+
+    def __init__(self, client: Client, config: Config, clock: Any, selection: Selection = SERVICES) -> None:
+        self.waits: list[float] = []
+        self.reports: list[KproxyError | None] = []
+        self.clock = clock
+        chance = random.Random(1)  # noqa: S311 -- a repeatable test, no secret
+        self.changes = watch(
+            client, selection, config, sleep=self._sleep, chance=chance, clock=clock, report=self._report
+        )
+
+    async def _sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.clock.now += seconds
+        await asyncio.sleep(0)
+
+    def _report(self, kind: Kind, problem: KproxyError | None) -> None:
+        assert kind in Kind
+        self.reports.append(problem)
+
+    @property
+    def problems(self) -> list[KproxyError]:
+        return [problem for problem in self.reports if problem is not None]
+
+    async def next(self) -> Change:
+        async with asyncio.timeout(10):
+            return await anext(self.changes)
+
+    async def names(self) -> list[str]:
+        """The names in the next change."""
+        change = await self.next()
+        match change:
+            case Listed():
+                return [each.key.name for each in change.objects]
+            case Put():
+                return [f"+{change.object.key.name}"]
+            case Removed():
+                return [f"-{change.key.name}"]
+            case Rejected():
+                return [f"!{change.rejection.key.name}"]
+
+
+@pytest.fixture
+def paging(config: Config) -> Config:
+    return replace(config, list_page=2)
+
+
+@pytest.fixture
+async def watching(client: Client, paging: Config, api: Any) -> AsyncIterator[Watching]:
+    made = Watching(client, paging, api.Clock())
+    async with aclosing(made.changes):
+        yield made
+
+
+# --- the streamed initial list ----------------------------------------------------------------------------------------
+
+
+async def test_the_initial_list_is_streamed_and_comes_as_one_change(watching: Watching, server: Any, api: Any) -> None:
+    server.on(
+        "/services",
+        api.events(
+            ("ADDED", api.service("a", "3")),
+            ("ADDED", api.service("b", "4")),
+            ("MODIFIED", api.service("b", "5", ports=[])),
+            ("ADDED", api.service("c", "6")),
+            ("DELETED", api.service("c", "7")),
+            ("ADDED", api.service("bad", "8", ports=7)),
+            api.bookmark("8"),
+            api.bookmark("9", end=True),
+            ("ADDED", api.service("d", "10")),
+            hold=True,
+        ),
+    )
+    change = await watching.next()
+    assert isinstance(change, Listed)
+    assert [(each.key.name, len(getattr(each, "ports", ()))) for each in change.objects] == [("a", 1), ("b", 0)]
+    assert [rejection.key.name for rejection in change.rejected] == ["bad"]
+    assert await watching.names() == ["+d"]
+    query = server.queries()[0]
+    assert 300 <= int(query.pop("timeoutSeconds")) <= 600
+    assert query == {
+        "watch": "true",
+        "allowWatchBookmarks": "true",
+        "sendInitialEvents": "true",
+        "resourceVersionMatch": "NotOlderThan",
+        "labelSelector": "!l",
+        "fieldSelector": "f!=None",
+    }
+    assert watching.problems == []
+
+
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_server_that_refuses_to_stream_is_listed_and_not_asked_again(
+    watching: Watching, server: Any, api: Any, status: int
+) -> None:
+    server.on("/services", api.status(status), api.page(api.service("a"), version="5"), api.status(410))
+    server.on("/services", api.page(version="9"))
+    assert await watching.names() == ["a"]
+    assert await watching.names() == []
+    streamed = ["sendInitialEvents" in query for query in server.queries()]
+    assert streamed == [True, False, False, False]
+
+
+async def test_a_server_that_does_not_know_the_question_never_ends_its_answer(
+    server: Any, api: Any, client: Client, paging: Config
+) -> None:
+    config = replace(paging, request_deadline=0.1)
+    server.on("/services", api.events(("ADDED", api.service("a")), hold=True), api.page(api.service("a"), version="5"))
+    impatient = Watching(client, config, api.Clock())
+    async with aclosing(impatient.changes):
+        assert await impatient.names() == ["a"]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_an_initial_stream_that_breaks_off_shows_nothing_and_is_listed(
+    watching: Watching, server: Any, api: Any, cut: bool
+) -> None:
+    server.on("/services", api.events(("ADDED", api.service("a")), cut=cut))
+    server.on("/services", api.page(api.service("a"), api.service("b"), version="5"))
+    assert await watching.names() == ["a", "b"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
+async def test_other_failures_say_nothing_about_streaming(
+    watching: Watching, server: Any, api: Any, status: int
+) -> None:
+    server.on("/services", api.status(status), api.events(api.bookmark("9", end=True), hold=True))
+    assert await watching.names() == []
+    assert ["sendInitialEvents" in query for query in server.queries()] == [True, True]
+    assert isinstance(watching.problems[0], ApiError)
+    assert watching.problems[0].status == status
+
+
+# --- the paged list ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_list_is_fetched_in_pages_and_comes_as_one_change(watching: Watching, server: Any, api: Any) -> None:
+    server.on(
+        "/services",
+        api.status(400),
+        api.page(api.service("a"), api.service("b"), version="5", token="more"),
+        api.page(api.service("c"), version="5"),
+        api.events(("ADDED", api.service("d", "6")), hold=True),
+    )
+    assert await watching.names() == ["a", "b", "c"]
+    assert await watching.names() == ["+d"]
+    selectors = {"labelSelector": "!l", "fieldSelector": "f!=None"}
+    _, first, second, following = server.queries()
+    assert first == selectors | {"limit": "2", "resourceVersion": "0"}
+    assert second == selectors | {"limit": "2", "continue": "more"}
+    assert following["resourceVersion"] == "5"
+
+
+async def test_pages_that_expire_start_again_with_all_at_once(watching: Watching, server: Any, api: Any) -> None:
+    server.on(
+        "/services",
+        api.status(400),
+        api.page(api.service("a"), version="5", token="more"),
+        api.status(410),
+        api.page(api.service("b"), version="9"),
+    )
+    assert await watching.names() == ["b"]
+    assert "limit" not in server.queries()[3]
+    assert "continue" not in server.queries()[3]
+
+
+async def test_a_page_that_is_no_list_is_asked_for_again(watching: Watching, server: Any, api: Any) -> None:
+    server.on("/services", api.status(400), api.Answer(chunks=(b"<html>",)), api.page(api.service("a")))
+    assert await watching.names() == ["a"]
+    assert "answered no list" in str(watching.problems[0])
+
+
+# --- following --------------------------------------------------------------------------------------------------------
+
+
+async def start(watching: Watching, server: Any, api: Any, version: str = "5") -> None:
+    """Past the initial list, whose stream then ends."""
+    server.on("/services", api.events(api.bookmark(version, end=True)))
+    assert await watching.names() == []
+
+
+async def test_events_become_changes(watching: Watching, server: Any, api: Any) -> None:
+    await start(watching, server, api)
+    taken = api.service("web", "8")
+    taken["metadata"]["labels"] = {"service.kubernetes.io/service-proxy-name": "x"}
+    server.on(
+        "/services",
+        api.events(
+            ("ADDED", api.service("web", "6")),
+            ("MODIFIED", api.service("web", "7", ports="broken")),
+            ("MODIFIED", taken),
+            ("DELETED", {"metadata": {"name": "web", "namespace": "default", "resourceVersion": "9"}, "spec": 7}),
+            hold=True,
+        ),
+    )
+    assert [await watching.names() for _ in range(4)] == [["+web"], ["!web"], ["-web"], ["-web"]]
+
+
+async def test_the_end_of_a_stream_resumes_from_the_last_event_or_bookmark(
+    watching: Watching, server: Any, api: Any
+) -> None:
+    await start(watching, server, api)
+    server.on("/services", api.events(("ADDED", api.service("a", "6")), api.bookmark("70")))
+    server.on("/services", api.events(api.bookmark("80"), ("ADDED", api.service("bad", "81", ports=7))))
+    server.on("/services", api.events(("ADDED", api.service("b", "90")), hold=True))
+    assert [await watching.names() for _ in range(3)] == [["+a"], ["!bad"], ["+b"]]
+    assert [query.get("resourceVersion") for query in server.queries()] == [None, "5", "70", "81"]
+    assert watching.problems == []
+
+
+async def test_a_broken_connection_resumes_too(watching: Watching, server: Any, api: Any) -> None:
+    await start(watching, server, api)
+    server.on("/services", api.events(("ADDED", api.service("a", "6")), cut=True))
+    server.on("/services", api.events(("ADDED", api.service("b", "7")), hold=True))
+    assert [await watching.names() for _ in range(2)] == [["+a"], ["+b"]]
+    assert server.queries()[2]["resourceVersion"] == "6"
+    assert isinstance(watching.problems[0], ApiUnreachable)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ("ERROR", {"kind": "Status", "code": 410, "message": "too old"}),
+        ("ERROR", {"kind": "Status", "code": 500, "message": "etcd is away"}),
+        ("ERROR", "surprise"),
+        ("GREETING", {}),
+        b'{"type":"ADDED","object":{"metadata"\n',
+        b"<html>\n",
+    ],
+)
+async def test_whatever_may_have_lost_something_lists_again(
+    watching: Watching, server: Any, api: Any, bad: Any
+) -> None:
+    await start(watching, server, api)
+    server.on("/services", api.events(("ADDED", api.service("a", "6")), bad, ("ADDED", api.service("never", "7"))))
+    server.on("/services", api.events(("ADDED", api.service("b", "8")), api.bookmark("9", end=True), hold=True))
+    assert await watching.names() == ["+a"]
+    assert await watching.names() == ["b"]
+    assert isinstance(watching.problems[0], ResourceExpired)
+    assert "resourceVersion" not in server.queries()[2]
+
+
+async def test_a_410_to_the_request_lists_again(watching: Watching, server: Any, api: Any) -> None:
+    await start(watching, server, api)
+    server.on("/services", api.status(410), api.events(api.bookmark("9", end=True), hold=True))
+    assert await watching.names() == []
+    assert [query.get("resourceVersion") for query in server.queries()] == [None, "5", None]
+
+
+async def test_a_relist_does_not_go_back_to_a_cached_version(watching: Watching, server: Any, api: Any) -> None:
+    server.on("/services", api.status(400), api.page(version="5"), api.status(410), api.page(version="9"))
+    await watching.next()
+    await watching.next()
+    assert [query.get("resourceVersion") for query in server.queries()] == [None, "0", "5", None]
+
+
+async def test_half_a_line_at_the_end_is_not_an_event(watching: Watching, server: Any, api: Any) -> None:
+    await start(watching, server, api)
+    server.on("/services", api.events(b'{"type":"ADDED","object":{"metadata":{}}}'))
+    server.on("/services", api.events(("ADDED", api.service("a", "6")), hold=True))
+    assert await watching.names() == ["+a"]
+    assert watching.problems == []
+
+
+# --- staying away -----------------------------------------------------------------------------------------------------
+
+
+async def test_failures_wait_longer_and_longer_and_are_reported(watching: Watching, server: Any, api: Any) -> None:
+    server.on("/services", *[api.status(500)] * 8, api.events(api.bookmark("9", end=True), hold=True))
+    await watching.next()
+    assert len(watching.problems) == 8
+    ceilings = [0.8 * 2**failure for failure in range(6)] + [30.0, 30.0]
+    assert all(0 <= wait <= ceiling for wait, ceiling in zip(watching.waits, ceilings, strict=True))
+    assert watching.reports[-1] is None
+
+
+async def test_retry_after_is_respected(watching: Watching, server: Any, api: Any) -> None:
+    server.on("/services", api.status(429, **{"Retry-After": "17"}), api.events(api.bookmark("9", end=True), hold=True))
+    await watching.next()
+    assert watching.waits == [17.0]
+
+
+async def test_a_server_that_hangs_up_at_once_is_not_asked_again_at_once(
+    watching: Watching, server: Any, api: Any
+) -> None:
+    await start(watching, server, api)
+    server.on("/services", *[api.events()] * 5, api.events(("ADDED", api.service("a", "6")), hold=True))
+    await watching.names()
+    assert len(watching.waits) == 6
+    assert watching.problems == []
+
+
+async def test_a_watch_that_lasted_is_resumed_at_once(watching: Watching, server: Any, api: Any) -> None:
+    server.on("/services", api.events(api.bookmark("5", end=True), ("ADDED", api.service("a", "6"))))
+    server.on("/services", api.events(("ADDED", api.service("b", "7")), hold=True))
+    await watching.next()
+    await watching.next()
+    watching.clock.now += 300
+    assert await watching.names() == ["+b"]
+    assert watching.waits == []
+
+
+async def test_failing_credentials_are_retried_too(server: Any, paging: Config, api: Any) -> None:
+    good = Credentials(server=server.url, source="a test")
+    clock = api.Clock()
+    server.on("/services", api.status(401), api.events(api.bookmark("9", end=True), hold=True))
+    async with Client(paging, resolve=api.Resolver(good, BadCredentials("no login")), clock=clock) as client:
+        clock.now += 60
+        watching = Watching(client, paging, clock)
+        async with aclosing(watching.changes):
+            assert await watching.names() == []
+    assert [str(problem) for problem in watching.problems] == ["no login"]
+
+
+async def test_a_resource_that_an_old_cluster_lacks_is_empty_and_asked_for_rarely(
+    client: Client, paging: Config, server: Any, api: Any
+) -> None:
+    watching = Watching(client, paging, api.Clock(), CIDRS)
+    server.on("/cidrs", api.status(404), api.status(403), api.events(api.bookmark("9", end=True), hold=True))
+    async with aclosing(watching.changes):
+        assert await watching.next() == Listed(Kind.SERVICE_CIDR, ())
+        assert await watching.next() == Listed(Kind.SERVICE_CIDR, ())
+    assert all(300 <= wait <= 900 for wait in watching.waits)
+    assert [type(problem) for problem in watching.problems] == [ApiError, ApiRefused]
+
+
+def test_backoff_starts_again_after_a_healthy_while(api: Any) -> None:
+    clock = api.Clock()
+    backoff = Backoff((1.0, 8.0), random.Random(2), clock)  # noqa: S311 -- a repeatable test, no secret
+    first = [backoff.next() for _ in range(50)]
+    assert max(first) > 4.0
+    assert max(first) <= 8.0
+    clock.now += sum(first) + 17
+    assert backoff.next() <= 1.0
+
+
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+
+def test_the_selections_of_the_specification() -> None:
+    found = {each.kind: each for each in resources(Config(hostname="n1"))}
+    assert found == {
+        Kind.SERVICE: Selection(
+            Kind.SERVICE, "/api/v1/services", "!service.kubernetes.io/service-proxy-name", "spec.clusterIP!=None"
+        ),
+        Kind.ENDPOINT_SLICE: Selection(
+            Kind.ENDPOINT_SLICE, "/apis/discovery.k8s.io/v1/endpointslices", "!service.kubernetes.io/headless"
+        ),
+        Kind.NODE: Selection(Kind.NODE, "/api/v1/nodes", fields="metadata.name=n1"),
+        Kind.SERVICE_CIDR: Selection(Kind.SERVICE_CIDR, "/apis/networking.k8s.io/v1/servicecidrs", optional=True),
+    }
+    assert found[Kind.SERVICE].plural == "services"
+
+
+def test_legacy_endpoints_and_a_named_proxy_on_request() -> None:
+    config = Config(endpoints_source=EndpointsSource.ENDPOINTS, service_proxy_name="mine")
+    services, endpoints, *_ = resources(config)
+    assert endpoints == Selection(Kind.ENDPOINTS, "/api/v1/endpoints", "!service.kubernetes.io/headless")
+    assert services.labels == "service.kubernetes.io/service-proxy-name=mine"
+
+
+async def test_the_store_is_complete_after_both_lists(client: Client, paging: Config, server: Any, api: Any) -> None:
+    cluster = Cluster("n1")
+    for selection in resources(paging)[:2]:
+        server.on(selection.path, api.events(api.bookmark("5", end=True), hold=True))
+        assert not cluster.complete
+        watching = Watching(client, paging, api.Clock(), selection)
+        async with aclosing(watching.changes):
+            cluster.apply(await watching.next())
+    assert cluster.complete
