@@ -21,7 +21,7 @@ from host import Host
 from programs import LOOK, high_water_mb
 
 _TICK = os.sysconf("SC_CLK_TCK")
-_SERVES = "this node serves"
+_SERVES = '"The first sync is done, this node serves" family="IPv4"'
 _METRICS = "http://127.0.0.1:10249/metrics"
 
 

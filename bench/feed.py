@@ -31,7 +31,12 @@ class Feed:
         self.kubeconfig = kubeconfig
         command = (sys.executable, __file__, "--size", size, "--kubeconfig", str(kubeconfig))
         self._process = host.start(command)
+        self._host = host
         first_line(self._process.stdout)
+
+    def close(self) -> None:
+        """End the server."""
+        self._host.stop(self._process)
 
     def shrink(self, number: int) -> None:
         """Take the last endpoint of a service out of its slice."""

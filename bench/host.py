@@ -38,7 +38,7 @@ class Host:
         return namespace.inside_net(self.descriptor)
 
     def ip(self, *lines: str) -> None:
-        """Run ip(8) once with these lines, which lack the word ip."""
+        """Run the ip program once with these lines, which lack the word ip."""
         with self.inside():
             subprocess.run(("ip", "-batch", "-"), input="\n".join(lines), text=True, check=True, timeout=30)
 

@@ -23,6 +23,12 @@ RESULTS = Path(__file__).parent / "results"
 _PROGRAMS = (("iptables-legacy", "--version"), ("iptables-nft", "--version"), ("nft", "--version"))
 
 
+def new_console() -> Console:
+    """As wide as the terminal; wide enough for the tables where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=110)
+
+
 def new_progress(console: Console, *, still: bool = False) -> Progress:
     """A bar that says what is being measured. ``still``: it is drawn only when told, so that no thread disturbs."""
     return Progress(

@@ -32,7 +32,6 @@ from feed import Feed
 from flat import LARGE, Flat
 from host import Host
 from programs import Cost
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -78,7 +77,7 @@ class KproxyFigures:
 def main() -> int:
     """Measure, print, save."""
     arguments = _arguments()
-    console = Console()
+    console = report.new_console()
     before = report.circumstances()
     results: list[dict[str, Any]] = []
     lock = tempfile.NamedTemporaryFile(prefix="kproxy-bench-", suffix=".lock")  # noqa: SIM115 -- lives as long as we
@@ -163,7 +162,7 @@ class _Bench:
     def _measure_kproxy(self) -> KproxyFigures:
         self.bar.step("kproxy, loading the API server")
         with Host("node") as host, tempfile.TemporaryDirectory(prefix="kproxy-bench-") as folder:
-            host.ip("link add eth0 type dummy", "addr add 192.168.50.1/24 dev eth0", "link set eth0 up")
+            host.ip("link add eth0 type veth peer name peer0", "addr add 192.168.50.1/24 dev eth0", "link set eth0 up")
             feed = Feed(host, self.size, Path(folder, "kubeconfig"))
             clock = KernelClock(host, self.variant)
             self.bar.step("kproxy, everything")
@@ -247,58 +246,32 @@ def _wait(daemon: Daemon, is_enough: Callable[[float], bool], deadline: float = 
 
 
 def _table(figures: dict[str, Any]) -> Table:
-    title = f"{figures['size']} services x endpoints, iptables-{figures['variant']}"
-    table = report.new_table(title, ("", "flat", "kproxy", "kproxy, children", "better by", "children by"))
     ours, theirs = figures["kproxy"], figures["flat"] or {}
     first, change = theirs.get("first") or {}, theirs.get("change") or {}
     cut = bool(first) and not first["finished"]
-    wall, cpu = first.get("wall"), first.get("cpu")
-    table.add_row(
-        "everything: until it is in the kernel",
-        report.seconds(wall, more=cut),
-        report.seconds(ours["first_latency"]),
-        "",
-        report.ratio(ours["first_latency"], wall, more=cut),
-        "",
+    table = report.new_table(
+        f"{figures['size']} services x endpoints, iptables-{figures['variant']}", ("", "flat", "kproxy", "better by")
     )
-    _cpu_row(table, "everything: processor", cpu, ours["first_cpu"], ours["first_children_cpu"], more=cut)
-    latency = theirs.get("change_latency")
-    table.add_row(
-        "one slice: until it is in the kernel",
-        report.seconds(latency),
-        report.seconds(ours["change_latency"]),
-        "",
-        report.ratio(ours["change_latency"], latency),
-        "",
-    )
-    _cpu_row(table, "one slice: processor", change.get("cpu"), ours["change_cpu"], ours["change_children_cpu"])
-    peak = max((first.get("peak_mb", 0.0), change.get("peak_mb", 0.0))) if theirs else None
+    for label, peer, own, more in (
+        ("everything: in the kernel after", first.get("wall"), ours["first_latency"], cut),
+        ("everything: processor", first.get("cpu"), ours["first_cpu"], cut),
+        ("  of that, child processes", first.get("cpu"), ours["first_children_cpu"], cut),
+        ("one slice: in the kernel after", theirs.get("change_latency"), ours["change_latency"], False),
+        ("one slice: processor", change.get("cpu"), ours["change_cpu"], False),
+        ("  of that, child processes", change.get("cpu"), ours["change_children_cpu"], False),
+    ):
+        table.add_row(label, report.seconds(peer, more=more), report.seconds(own), report.ratio(own, peer, more=more))
+    peak = max(first["peak_mb"], change["peak_mb"]) if theirs else None
     child = ours["children_peak_mb"]
-    table.add_row(
-        "memory, peak: iptables", report.megabytes(peak), "", report.megabytes(child), "", report.ratio(child, peak)
-    )
-    table.add_row("memory, peak: daemon", "-", report.megabytes(ours["peak_mb"]), "", "", "")
-    table.add_row("memory, now: daemon", "-", report.megabytes(ours["rss_mb"]), "", "", "")
+    table.add_row("memory: largest child", report.megabytes(peak), report.megabytes(child), report.ratio(child, peak))
+    table.add_row("memory: daemon, peak", "-", report.megabytes(ours["peak_mb"]), "")
+    table.add_row("memory: daemon, before churn", "-", report.megabytes(ours["rss_mb"]), "")
     if churned := ours["churn_rss_mb"]:
-        shown = f"{churned[0]:.0f} → {churned[1]:.0f} … {churned[-1]:.0f} MiB"
-        table.add_row(f"memory, {_CHURNED} services {len(churned) - 1} times", "-", shown, "", "", "")
-    for line in _notes(figures):
-        table.caption = f"{table.caption}\n{line}" if table.caption else line
+        shown = f"{churned[1]:.0f} ... {max(churned):.0f} ... {churned[-1]:.0f} MiB"
+        table.add_row(f"  {_CHURNED} services {len(churned) - 1} times: first, most, last", "-", shown, "")
+    table.caption = "\n".join(_notes(figures))
     table.caption_justify = "left"
     return table
-
-
-def _cpu_row(
-    table: Table, title: str, theirs: float | None, ours: float, children: float, *, more: bool = False
-) -> None:
-    table.add_row(
-        title,
-        report.seconds(theirs, more=more),
-        report.seconds(ours),
-        report.seconds(children),
-        report.ratio(ours, theirs, more=more),
-        report.ratio(children, theirs, more=more),
-    )
 
 
 def _notes(figures: dict[str, Any]) -> list[str]:
