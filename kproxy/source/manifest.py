@@ -30,6 +30,10 @@ _KINDS = {
 }
 _BYTE = re.compile(r"\(byte (\d+)\)")
 _UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)  # binary, cycles, integers of 100 digits
+_BRACKET = re.compile(rb"[\[\]{}]")
+_DEEPEST = 500
+# A line may open a level with each "- " or "? ", and with each space of its indentation.
+_DEEP_LINE = re.compile(rb"(?:[-?][ \t]+){%d}|^ {%d}[ -]*[\w\"']" % (_DEEPEST, 4 * _DEEPEST), re.MULTILINE)
 _REMEDY = "repair the file; until then what it said before stays in force"
 
 
@@ -72,7 +76,19 @@ def parse(path: PurePath, content: bytes) -> list[Manifest]:
         raise _problem(path, 0, f"is no YAML: {' '.join(str(error).split())[:200]}") from error
 
 
+def _is_too_deep(content: bytes) -> bool:
+    """True for nesting on which libyaml's composer, which recurses in C, would end the process."""
+    depth = 0
+    for bracket in _BRACKET.finditer(content):
+        depth = max(0, depth + (1 if bracket[0] in b"[{" else -1))
+        if depth > _DEEPEST:
+            return True
+    return _DEEP_LINE.search(content) is not None
+
+
 def _parse_yaml(path: PurePath, content: bytes) -> Iterator[Manifest]:
+    if _is_too_deep(content):
+        raise _problem(path, 0, f"nests more than {_DEEPEST} levels deep")
     loader = _Loader(content)
     try:
         while loader.check_node():
