@@ -12,7 +12,9 @@ from ipaddress import ip_address, ip_network
 
 from kproxy.model.enums import IPFamily
 
-COMMENT_LIMIT = 255  # bytes
+# Bytes. The programs cut a longer one without a word, and every comparison with the kernel would then find a
+# difference; the one place where the twin is stricter.
+COMMENT_LIMIT = 255
 VERDICTS = frozenset({"ACCEPT", "DROP", "RETURN"})
 _PROTOCOLS = frozenset({"tcp", "udp", "sctp", "icmp", "ipv6-icmp", "all"})
 _STATES = frozenset({"INVALID", "ESTABLISHED", "NEW", "RELATED", "UNTRACKED", "SNAT", "DNAT"})

@@ -39,6 +39,7 @@ _NETLINK_ADD_MEMBERSHIP, _SOL_NETLINK = 1, 270
 _RECEIVE_BUFFER = 4 << 20  # bytes; a flush of 10,000 services is announced in one burst
 _SO_RCVBUFFORCE = 33
 _DELETED = {netlink.NFT | 2: "table", netlink.NFT | 5: "chain", netlink.NFT | 8: "rule"}
+_DELETED_RULE = netlink.NFT | 8
 _NAME_OF_CHAIN = 3  # NFTA_CHAIN_NAME; in a rule the chain is number 2
 _FAMILIES = {2: IPFamily.IPV4, 10: IPFamily.IPV6}
 _COMM = 15  # characters of a process name that the kernel keeps
@@ -138,6 +139,7 @@ class NftEvents:
             self._socket.close()
             raise netlink.failure(error.errno or 0, "listen to nf_tables events") from error
         self._deleted: set[Deleted] = set()
+        self._heads: set[bytes] = set()  # of messages already noted in this transaction
 
     def close(self) -> None:
         self._socket.close()
@@ -166,6 +168,7 @@ class NftEvents:
                 if error.errno != errno.ENOBUFS:
                     raise netlink.failure(error.errno or 0, "listen to nf_tables events") from error
                 self._deleted.clear()
+                self._heads.clear()
                 yield Generation(number=0, pid=0, process="", deleted=frozenset())
                 continue
             yield from self.parse(data)
@@ -178,10 +181,25 @@ class NftEvents:
         while position + netlink.BODY <= total:
             length, kind, _, _, _ = unpack(data, position)
             if kind in _DELETED:
-                self._note(view[position : position + length], _DELETED[kind])
+                part = view[position : position + length]
+                if kind != _DELETED_RULE or self._is_new(part):
+                    self._note(part, _DELETED[kind])
             elif kind == netlink.NEWGEN:
                 yield self._end(view[position : position + length])
             position += max((length + 3) & ~3, netlink.HEADER.size)
+
+    def _is_new(self, part: memoryview) -> bool:
+        """One transaction may delete 100,000 rules; those of a chain begin alike, up to the chain's name."""
+        table, _ = netlink.ATTRIBUTE.unpack_from(part, netlink.BODY)
+        chain_at = netlink.BODY + ((table + 3) & ~3)
+        if chain_at + netlink.ATTRIBUTE.size > len(part):
+            return True
+        chain, _ = netlink.ATTRIBUTE.unpack_from(part, chain_at)
+        head = bytes(part[netlink.HEADER.size : chain_at + chain])
+        if head in self._heads:
+            return False
+        self._heads.add(head)
+        return True
 
     def _note(self, part: memoryview, kind: str) -> None:
         family = _FAMILIES.get(part[16])
@@ -195,6 +213,7 @@ class NftEvents:
     def _end(self, part: memoryview) -> Generation:
         fields = {number: bytes(part[first:last]) for number, first, last in netlink.attributes(part, 20, len(part))}
         deleted, self._deleted = frozenset(self._deleted), set()
+        self._heads.clear()
         return Generation(
             number=int.from_bytes(fields.get(1, b""), "big"),
             pid=int.from_bytes(fields.get(2, b""), "big"),

@@ -41,7 +41,6 @@ REFUSED = {
     "deletion of a missing chain": "-X KUBE-MISSING",
     "removal of a missing rule": "-D PREROUTING -p tcp -j RETURN",
     "name too long": f":{'K' * 29} - [0:0]",
-    "comment too long": f'-A PREROUTING -m comment --comment "{"x y" * 100}"',
     "unknown match": "-A PREROUTING -m nosuch -j RETURN",
     "unknown option": "-A PREROUTING --dport 80 -j RETURN",
     "match without its protocol": "-A PREROUTING -m tcp --dport 80 -j RETURN",

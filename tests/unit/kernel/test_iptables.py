@@ -1,0 +1,83 @@
+"""What iptables programs say, turned into types. The programs themselves run in tests/netns/test_kernel_iptables.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from kproxy.errors import KernelError, NotPermitted, ProgramFailed, RestoreRefused, Retry, XtablesLocked
+from kproxy.kernel import iptables
+from kproxy.kernel.iptables import _WholeLines, explain_failure, parse_version
+
+RESTORE = ("iptables-nft-restore", "-w", "5")
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("iptables-restore: line 4 failed\n", 4),
+        ("iptables-nft-restore: line 3 failed: No chain/target/match by that name.\n", 3),
+        (
+            "iptables-nft-restore v1.8.9 (nf_tables): \nline 12: RULE_APPEND failed (No such file): rule in chain X\n",
+            12,
+        ),
+        ("v1.8.9 (legacy): Couldn't load match `x':No such file\n\nError occurred at line: 7\nTry `-h'\n", 7),
+        ("something else\n", 0),
+    ],
+)
+def test_the_refused_line_is_read(said: str, line: int) -> None:
+    failure = explain_failure(RESTORE, 2, said)
+    assert isinstance(failure, RestoreRefused)
+    assert failure.line == line
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (4, "Another app is currently holding the xtables lock. Stopped waiting after 1s."),
+        (4, "iptables-restore: Resource temporarily unavailable."),
+    ],
+)
+def test_somebody_else_at_work_is_worth_another_try(status: int, said: str) -> None:
+    failure = explain_failure(RESTORE, status, said)
+    assert isinstance(failure, XtablesLocked)
+    assert failure.retry is Retry.SOON
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Could not fetch rule set generation id: Permission denied (you must be root)",
+        "Fatal: can't open lock file /run/xtables.lock: Permission denied",
+        "iptables v1.8.9: Operation not permitted",
+    ],
+)
+def test_a_missing_permission_is_named(said: str) -> None:
+    with pytest.raises(NotPermitted, match="CAP_NET_ADMIN"):
+        raise explain_failure(RESTORE, 4, said)
+
+
+@pytest.mark.parametrize(("capable", "kind"), [(False, NotPermitted), (True, RestoreRefused)])
+def test_legacy_does_not_say_why_so_our_own_capability_tells(
+    monkeypatch: pytest.MonkeyPatch, capable: bool, kind: type[KernelError]
+) -> None:
+    monkeypatch.setattr(iptables, "_has_net_admin", lambda: capable)
+    said = "iptables-restore: unable to initialize table 'nat'\nError occurred at line: 1"
+    assert type(explain_failure(RESTORE, 2, said)) is kind
+
+
+def test_other_programs_fail_plainly() -> None:
+    assert type(explain_failure(("iptables",), 1, "No chain/target/match by that name.")) is ProgramFailed
+
+
+def test_versions() -> None:
+    assert parse_version("iptables v1.8.9 (nf_tables)\n") == (1, 8, 9)
+    assert parse_version("?") == ()
+
+
+def test_pieces_are_cut_at_line_ends() -> None:
+    got: list[bytes] = []
+    lines = _WholeLines(got.append)
+    for piece in (b"a", b"b\nc", b"d\n", b"e"):
+        lines(piece)
+    lines.end()
+    assert got == [b"ab\n", b"cd\n", b"e"]
