@@ -36,7 +36,7 @@ BASE_CHAINS = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTIN
 
 _GROUP_NFTABLES = 7
 _NETLINK_ADD_MEMBERSHIP, _SOL_NETLINK = 1, 270
-_RECEIVE_BUFFER = 4 << 20  # bytes; a flush of 10,000 services is announced in one burst
+_RECEIVE_BUFFER = 32 << 20  # bytes at most, used only in a burst: one big transaction is announced all at once
 _SO_RCVBUFFORCE = 33
 _DELETED = {netlink.NFT | 2: "table", netlink.NFT | 5: "chain", netlink.NFT | 8: "rule"}
 _DELETED_RULE = netlink.NFT | 8
