@@ -141,7 +141,10 @@ class ApiServer:
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
     def kubeconfig(self, path: Path, *, namespace: str = "default") -> Path:
-        """Write a kubeconfig that reaches this server, readable by its owner only; returns the path."""
+        """Write a kubeconfig that reaches this server, readable by its owner only; returns the path.
+
+        Go clients, kubectl among them, send a token over TLS only: a server with a token needs `tls` for them.
+        """
         cluster: Json = {"server": self.url}
         user: Json = {"token": self.token} if self.token else {}
         if self.tls:

@@ -83,10 +83,7 @@ class Collection:
     def at(self, revision: int) -> dict[Key, Stored]:
         """Return the objects as they were at a revision, by undoing what came later."""
         if revision < self.floor:
-            raise expired(
-                "The provided continue parameter is too old to display a consistent list result. You can start"
-                " a new list without the continue parameter."
-            )
+            raise expired("The resourceVersion for the provided list is too old.")
         later = self.after(revision)
         if not later:
             return self.objects

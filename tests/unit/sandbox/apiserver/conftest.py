@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from kproxy.sandbox.apiserver import ApiServer
+from kproxy.sandbox.apiserver import ApiServer, TlsFiles
 from kproxy.sandbox.apiserver.bootstrap import bootstrap
 from kproxy.sandbox.apiserver.registry import Registry
 from kproxy.sandbox.apiserver.resources import RESOURCES
@@ -43,3 +46,25 @@ def graceful() -> Registry:
 async def server() -> AsyncIterator[ApiServer]:
     async with ApiServer() as running:
         yield running
+
+
+def _openssl(*arguments: str, cwd: Path) -> None:
+    subprocess.run(("openssl", *arguments), cwd=cwd, check=True, capture_output=True, timeout=20)
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> TlsFiles:
+    if not shutil.which("openssl"):
+        pytest.skip("the openssl program is not installed: nothing can make certificates")
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1")
+    for name, extensions in (("server", ("-addext", "subjectAltName=IP:127.0.0.1")), ("client", ())):
+        files = ("-keyout", f"{name}.key", "-out", f"{name}.pem")
+        _openssl("req", "-x509", *curve, *files, "-subj", f"/CN={name}", *extensions, cwd=tmp_path)
+    return TlsFiles(
+        certificate=tmp_path / "server.pem",
+        key=tmp_path / "server.key",
+        ca=tmp_path / "server.pem",
+        client_ca=tmp_path / "client.pem",
+        client_certificate=tmp_path / "client.pem",
+        client_key=tmp_path / "client.key",
+    )

@@ -5,6 +5,7 @@ Covers service_defaults, service_rules, assign and allocate together, since user
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -314,6 +315,73 @@ def test_a_spec_change_cannot_touch_the_status_nor_the_reverse(registry: Registr
 )
 def test_refusals(registry: Registry, ports: list[Json] | None, spec: Json, cause: str) -> None:
     assert cause in _refusal(registry, "x", ports, **spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"type": "ExternalName", "externalName": "not_a_name"}, "spec.externalName"),
+        ({"type": "ExternalName", "externalName": "a.example", "ipFamilies": ["IPv4"]}, "spec.ipFamilies"),
+        ({"selector": {"/a": "b"}}, "spec.selector"),
+        ({"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.6"]}, "spec.clusterIPs"),
+        ({"clusterIPs": ["10.96.0.5", "10.96.0.6", "fd00::1"], "clusterIP": "10.96.0.5"}, "spec.clusterIPs"),
+        ({"clusterIP": "x"}, "spec.clusterIPs[0]"),
+        ({"clusterIP": "None", "clusterIPs": ["None", "10.96.0.5"]}, "spec.clusterIPs[0]"),
+        ({"clusterIPs": ["10.96.0.5", "10.96.0.6"], "clusterIP": "10.96.0.5"}, "spec.clusterIPs"),
+        ({"sessionAffinity": "Cookie"}, "spec.sessionAffinity"),
+        ({"type": "NodePort", "externalTrafficPolicy": "Near"}, "spec.externalTrafficPolicy"),
+        ({"trafficDistribution": "Far"}, "spec.trafficDistribution"),
+        ({"loadBalancerClass": "a/b"}, "spec.loadBalancerClass"),
+        ({"ipFamilies": ["IPv5"]}, "spec.ipFamilies[0]"),
+        ({"ipFamilies": ["IPv4", "IPv4"]}, "spec.ipFamilies[1]"),
+        ({"ipFamilyPolicy": "Both"}, "spec.ipFamilyPolicy"),
+        ({"externalIPs": ["0.0.0.0"]}, "spec.externalIPs[0]"),
+        ({"externalIPs": ["fe80::1"]}, "spec.externalIPs[0]"),
+        ({"externalIPs": ["224.0.0.5"]}, "spec.externalIPs[0]"),
+    ],
+)
+def test_refused_fields(registry: Registry, spec: Json, field: str) -> None:
+    assert field in [cause.partition(": ")[0] for cause in _refusal(registry, **spec)]
+
+
+@pytest.mark.parametrize(
+    ("ingress", "field"),
+    [
+        ({"ip": "x"}, "status.loadBalancer.ingress[0].ip"),
+        ({"ip": "203.0.113.1", "ipMode": "Mirror"}, "status.loadBalancer.ingress[0].ipMode"),
+        ({"hostname": "a.example", "ipMode": "VIP"}, "status.loadBalancer.ingress[0].ipMode"),
+    ],
+)
+def test_a_status_is_validated(registry: Registry, ingress: Json, field: str) -> None:
+    _create(registry, type="LoadBalancer")
+    document = {"metadata": {"name": "x"}, "status": {"loadBalancer": {"ingress": [ingress]}}}
+    with pytest.raises(StatusError) as refused:
+        registry.update(_SERVICE, ("default", "x"), document, Options(subresource="status"))
+    assert refused.value.details["causes"][0]["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("first", "change", "message"),
+    [
+        (
+            {"type": "LoadBalancer", "externalTrafficPolicy": "Local"},
+            {"healthCheckNodePort": 31000},
+            "spec.healthCheckNodePort: Invalid value: 31000: field is immutable",
+        ),
+        ({"type": "LoadBalancer"}, {"loadBalancerClass": "a/b"}, "may not change once set"),
+        ({}, {"ipFamilies": ["IPv6"]}, "spec.clusterIPs[0]"),
+        ({"ipFamilyPolicy": "PreferDualStack"}, {"ipFamilies": ["IPv6", "IPv4"]}, "spec.clusterIPs[0]"),
+        (
+            {"ipFamilyPolicy": "PreferDualStack"},
+            {"clusterIPs": ["10.96.0.17", "fd00:10:96::5"]},
+            "spec.clusterIPs[1]",
+        ),
+    ],
+)
+def test_what_may_not_change(dual: Registry, first: Json, change: Json, message: str) -> None:
+    _create(dual, **first)
+    with pytest.raises(StatusError, match=re.escape(message)):
+        _change(dual, **change)
 
 
 @pytest.mark.parametrize("name", ["1x", "X", "a.b", "a" * 64, "-a"])
