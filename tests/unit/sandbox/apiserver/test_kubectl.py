@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,7 +56,7 @@ class Kubectl:
 
 
 @pytest.fixture
-async def kubectl(server: ApiServer, tmp_path: Path) -> AsyncIterator[Kubectl]:
+async def kubectl(server: ApiServer, tmp_path: Path) -> Kubectl:
     return Kubectl(tmp_path, server.kubeconfig(tmp_path / "config"))
 
 

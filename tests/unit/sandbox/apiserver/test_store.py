@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy.sandbox.apiserver.status import StatusError
-from kproxy.sandbox.apiserver.store import Change, ChangeType, Store, field_of
+from kproxy.sandbox.apiserver.store import Change, ChangeType, Key, Store, field_of
 
 
 def _store(remembered: int = 100) -> Store:
@@ -102,7 +102,7 @@ def test_fields_are_compared_as_text(path: str, text: str) -> None:
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=30))
 def test_the_past_is_what_was_true_then(writes: list[tuple[str, bool]]) -> None:
     store = _store()
-    pasts = {0: {}}
+    pasts: dict[int, dict[Key, bytes]] = {0: {}}
     for name, remove in writes:
         if remove and store.get("services", ("a", name)):
             store.delete("services", ("a", name))
