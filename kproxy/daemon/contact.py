@@ -12,6 +12,8 @@ from kproxy.errors import ApiError, ApiUnreachable, BadCredentials, KproxyError,
 from kproxy.model.enums import Kind
 
 _log = Log(__name__)
+_UNREACHABLE, _UNAUTHORIZED = "unreachable", "unauthorized"
+_SHARED = {_UNREACHABLE, _UNAUTHORIZED}
 
 
 class Contact:
@@ -36,12 +38,16 @@ class Contact:
         if known:
             _log.verbose(2, "No news from the API server", kind=kind.value, err=problem)
         else:
-            _log.error(
+            _log.warning(
                 "No news from the API server, trying again; rules in the kernel stay", kind=kind.value, err=problem
             )
 
     def _recovered(self, kind: Kind) -> None:
-        if self._troubles.pop(kind, None) is not None and not self._troubles:
+        """An answer about one kind ends what concerned all of them: a quiet kind has no news to tell for minutes."""
+        before = len(self._troubles)
+        self._troubles.pop(kind, None)
+        self._troubles = {each: trouble for each, trouble in self._troubles.items() if trouble not in _SHARED}
+        if before and not self._troubles:
             _log.info("The API server answers again")
 
 
@@ -49,9 +55,9 @@ def _class_of(kind: Kind, problem: KproxyError) -> str:
     """What an outage is called; what concerns one kind alone is an outage of its own."""
     match problem:
         case ApiUnreachable() | BadCredentials():
-            return type(problem).__name__
+            return _UNREACHABLE
         case ApiError(status=401):
-            return "401"
+            return _UNAUTHORIZED
         case ApiError():
             return f"{kind.value} {problem.status}"
         case _:

@@ -1,0 +1,390 @@
+"""The daemon as users run it: a process in a network namespace, the real iptables, the embedded API server.
+
+What each part decides is tested beside that part; here only the seams are, and what survives a signal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from kproxy.sandbox.apiserver import ApiServer
+from tests.netns.conftest import Namespace
+
+pytestmark = pytest.mark.root
+
+ROOT = Path(__file__).parent.parent
+DEADLINE = 15.0  # seconds; only a broken daemon needs them
+_numbers = count()
+Json = dict[str, Any]
+
+
+# --- the pieces -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> Iterator[Namespace]:
+    """The test, and all that it starts, is in a namespace of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: makes network namespaces")
+    namespace = Namespace(f"kpt-{os.getpid()}-e{next(_numbers)}", tmp_path / "xtables.lock")
+    try:
+        with namespace.enter():
+            yield namespace
+    finally:
+        namespace.remove()
+
+
+@pytest.fixture(params=["nft", "legacy"])
+def variant(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class Daemon:
+    """A running ``kproxy run``; what it logged is in ``log``."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.process = process
+        self.log = log
+
+    async def ready(self) -> None:
+        await eventually(self._is_ready, self)
+
+    async def _is_ready(self) -> bool:
+        return (await get("http://127.0.0.1:10256/readyz"))[0] == 200
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        async with asyncio.timeout(DEADLINE):
+            return await self.process.wait()
+
+    def said(self, text: str) -> int:
+        return self.log.read_text(encoding="utf-8").count(text)
+
+
+@asynccontextmanager
+async def running(tmp_path: Path, *flags: str) -> AsyncIterator[Daemon]:
+    log = tmp_path / f"kproxy-{next(_numbers)}.log"
+    quick = ("-v=1", "--iptables-min-sync-period=100ms", "--conntrack-max-per-core=0", "--oom-score-adj=0")
+    command = (sys.executable, "-m", "kproxy", *flags, *quick)
+    with log.open("wb") as stream:
+        process = await asyncio.create_subprocess_exec(
+            *command, "--iptables-min-sync-period=100ms", stderr=stream, cwd=ROOT
+        )
+    daemon = Daemon(process, log)
+    try:
+        yield daemon
+    finally:
+        if process.returncode is None:
+            await daemon.end(signal.SIGKILL)
+
+
+@pytest.fixture
+async def api(inside: Namespace, tmp_path: Path) -> AsyncIterator[ApiServer]:
+    del inside
+    async with ApiServer() as server:
+        server.kubeconfig(tmp_path / "kubeconfig")
+        node = {"type": "InternalIP", "address": "192.0.2.1"}
+        server.create({"kind": "Node", "metadata": {"name": "n1"}, "status": {"addresses": [node]}})
+        yield server
+
+
+def flags(tmp_path: Path, variant: str = "nft") -> tuple[str, ...]:
+    return (
+        f"--kubeconfig={tmp_path / 'kubeconfig'}",
+        "--hostname-override=n1",
+        "--cluster-cidr=10.244.0.0/16",
+        f"--iptables-backend={variant}",
+    )
+
+
+def service(name: str, ip: str, **spec: Any) -> Json:
+    ports = spec.pop("ports", [{"port": 80, "targetPort": 8080}])
+    return {"kind": "Service", "metadata": {"name": name}, "spec": {"clusterIP": ip, "ports": ports, **spec}}
+
+
+def slice_of(name: str, *ips: str, protocol: str = "TCP") -> Json:
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": f"{name}-1", "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4",
+        "ports": [{"port": 8080, "protocol": protocol}],
+        "endpoints": [{"addresses": [ip], "nodeName": "n1", "conditions": {"ready": True}} for ip in ips],
+    }
+
+
+async def eventually(check: Callable[[], bool | Awaitable[bool]], daemon: Daemon) -> None:
+    """Another process works: look until it is so."""
+    try:
+        async with asyncio.timeout(DEADLINE):
+            while not (answer if isinstance(answer := check(), bool) else await answer):
+                assert daemon.process.returncode is None, daemon.log.read_text(encoding="utf-8")
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        pytest.fail(f"not within {DEADLINE} s; the daemon said:\n{daemon.log.read_text(encoding='utf-8')}")
+
+
+async def get(url: str) -> tuple[int, str]:
+    try:
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            return answer.status, await answer.text()
+    except aiohttp.ClientConnectionError:
+        return 0, ""
+
+
+def saved(variant: str, program: str = "iptables") -> str:
+    return act(f"{program}-{variant}-save")
+
+
+def act(*command: str) -> str:
+    """A short program, to its end; what it printed."""
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+
+
+async def kproxy(*arguments: str) -> tuple[int, str, str]:
+    """Another command, to its end; the API server in this process answers meanwhile."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "kproxy", *arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+# --- rules follow the cluster ---------------------------------------------------------------------------------
+
+
+async def test_rules_follow_services_and_their_endpoints(api: ApiServer, tmp_path: Path, variant: str) -> None:
+    api.create(service("web", "10.96.0.80"))
+    api.create(slice_of("web", "10.244.0.7"))
+    async with running(tmp_path, *flags(tmp_path, variant)) as daemon:
+        await daemon.ready()
+        assert "10.244.0.7:8080" in saved(variant)
+        assert "KUBE-SERVICES" in saved(variant, "ip6tables")
+        api.update(slice_of("web", "10.244.0.8"))
+        await eventually(lambda: "10.244.0.8:8080" in saved(variant), daemon)
+        assert "10.244.0.7:8080" not in saved(variant)
+        api.create(service("late", "10.96.0.81"))
+        await eventually(lambda: "default/late has no endpoints" in saved(variant), daemon)
+        api.delete("Service", "web")
+        await eventually(lambda: "10.96.0.80/32" not in saved(variant), daemon)
+        assert "10.244.0.8:8080" not in saved(variant)
+
+
+async def test_rules_outlive_the_daemon_and_the_next_one_takes_them_over(
+    api: ApiServer, tmp_path: Path, variant: str
+) -> None:
+    api.create(service("web", "10.96.0.80"))
+    api.create(slice_of("web", "10.244.0.7"))
+    async with running(tmp_path, *flags(tmp_path, variant)) as daemon:
+        await daemon.ready()
+        before = saved(variant)
+        assert await daemon.end() == 0
+        assert daemon.said("the rules stay")
+    assert _rules(saved(variant)) == _rules(before)
+    api.update(slice_of("web", "10.244.0.9"))
+    async with running(tmp_path, *flags(tmp_path, variant)) as daemon:
+        await daemon.ready()
+        assert "10.244.0.9:8080" in saved(variant)
+        assert "10.244.0.7:8080" not in saved(variant)
+        await daemon.end(signal.SIGKILL)
+    before = saved(variant)
+    async with running(tmp_path, *flags(tmp_path, variant)) as daemon:
+        await daemon.ready()
+        assert daemon.said("written=0 transactions=0") == 2
+    assert _rules(saved(variant)) == _rules(before)
+
+
+async def test_what_others_flush_is_back(api: ApiServer, tmp_path: Path, variant: str) -> None:
+    api.create(service("web", "10.96.0.80"))
+    api.create(slice_of("web", "10.244.0.7"))
+    async with running(tmp_path, *flags(tmp_path, variant)) as daemon:
+        await daemon.ready()
+        before, repairs = _rules(saved(variant)), 0
+        for command in (("-t", "nat", "-F"), ("-t", "nat", "-F", "KUBE-SERVICES"), ("-t", "filter", "-F", "INPUT")):
+            act(f"iptables-{variant}", *command)
+            await eventually(lambda: _rules(saved(variant)) == before, daemon)
+            repairs += 1  # the daemon knows its own write only after the program has ended
+            await eventually(lambda: daemon.said('"Synced"') >= repairs, daemon)  # noqa: B023 -- awaited in this turn
+        assert daemon.said("Somebody changed our rules") >= 3
+        code, out, _ = await kproxy("check", *flags(tmp_path, variant))
+        assert (code, "agrees" in out) == (0, True), out
+
+
+def _rules(text: str) -> list[str]:
+    return sorted(line for line in text.splitlines() if line.startswith("-A"))
+
+
+# --- when something is wrong ----------------------------------------------------------------------------------
+
+
+async def test_without_the_api_server_rules_stay_and_with_it_they_follow_again(api: ApiServer, tmp_path: Path) -> None:
+    api.create(service("web", "10.96.0.80"))
+    api.create(slice_of("web", "10.244.0.7"))
+    async with running(tmp_path, *flags(tmp_path)) as daemon:
+        await daemon.ready()
+        await api.stop()
+        await eventually(lambda: daemon.said("No news from the API server") > 0, daemon)
+        assert "10.244.0.7:8080" in saved("nft")
+        assert (await get("http://127.0.0.1:10256/livez"))[0] == 200
+        await api.start()
+        api.update(slice_of("web", "10.244.0.8"))
+        await eventually(lambda: "10.244.0.8:8080" in saved("nft"), daemon)
+        await eventually(lambda: daemon.said("The API server answers again") == 1, daemon)
+        assert daemon.said("No news from the API server") == 1
+
+
+async def test_a_bad_object_is_skipped_and_said_and_all_others_are_served(api: ApiServer, tmp_path: Path) -> None:
+    bad = service("bad", "10.96.0.66", ports=[{"port": 99999, "protocol": "TCP"}])
+    api.load([{"apiVersion": "v1", **bad, "metadata": {"name": "bad", "namespace": "default"}}])
+    api.create(service("web", "10.96.0.80"))
+    api.create(slice_of("web", "10.244.0.7"))
+    async with running(tmp_path, *flags(tmp_path)) as daemon:
+        await daemon.ready()
+        assert "10.244.0.7:8080" in saved("nft")
+        assert "10.96.0.66" not in saved("nft")
+        await eventually(lambda: _events(api, "InvalidObject") != [], daemon)
+        api.expire_watches()  # a relist brings the object again
+        api.create(service("late", "10.96.0.81"))
+        await eventually(lambda: "10.96.0.81/32" in saved("nft"), daemon)
+    assert daemon.said("The object is skipped") == 1
+    (event,) = _events(api, "InvalidObject")
+    assert event["involvedObject"]["name"] == "bad"
+    assert "spec.ports[0].port" in event["message"]
+    assert _events(api, "Starting") != []
+
+
+def _events(api: ApiServer, reason: str) -> list[Json]:
+    return [event for event in api.list("Event") if event["reason"] == reason]
+
+
+async def test_a_start_that_cannot_be_is_a_sentence_and_status_1(inside: Namespace, tmp_path: Path) -> None:
+    del inside
+    code, _, err = await kproxy("run", "--kubeconfig", str(tmp_path / "none"), "--conntrack-max-per-core=0")
+    assert code == 1
+    assert "does not exist; give --kubeconfig an existing file" in err
+    assert "Traceback" not in err
+
+
+# --- questions from outside -----------------------------------------------------------------------------------
+
+
+async def test_health_follows_the_node_and_health_check_ports_the_endpoints(api: ApiServer, tmp_path: Path) -> None:
+    spec: Json = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31999}
+    api.create(service("lb", "10.96.0.90", **spec))
+    api.create(slice_of("lb", "10.244.0.7"))
+    async with running(tmp_path, *flags(tmp_path)) as daemon:
+        await daemon.ready()
+        await eventually(lambda: _is("http://127.0.0.1:31999/any", 200), daemon)
+        assert await _is("http://127.0.0.1:10256/healthz", 200)
+        taint = {"key": "ToBeDeletedByClusterAutoscaler", "value": "1", "effect": "NoSchedule"}
+        api.patch("Node", "n1", {"spec": {"taints": [taint]}})
+        await eventually(lambda: _is("http://127.0.0.1:10256/healthz", 503), daemon)
+        assert await _is("http://127.0.0.1:10256/livez", 200)
+        api.update(slice_of("lb"))
+        await eventually(lambda: _is("http://127.0.0.1:31999/", 503), daemon)
+        api.delete("Service", "lb")
+        await eventually(lambda: _is("http://127.0.0.1:31999/", 0), daemon)
+        status, metrics = await get("http://127.0.0.1:10249/metrics")
+        assert status == 200
+        assert 'kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"}' in metrics
+        assert await get("http://127.0.0.1:10249/proxyMode") == (200, "iptables")
+
+
+async def _is(url: str, status: int) -> bool:
+    return (await get(url))[0] == status
+
+
+# --- flows, clean-up, manifests -------------------------------------------------------------------------------
+
+
+async def test_flows_to_an_endpoint_that_left_are_forgotten(api: ApiServer, tmp_path: Path) -> None:
+    api.create(service("dns", "10.96.0.53", ports=[{"port": 53, "targetPort": 8080, "protocol": "UDP"}]))
+    api.create(slice_of("dns", "10.244.0.7", "10.244.0.8", protocol="UDP"))
+    async with running(tmp_path, *flags(tmp_path)) as daemon:
+        await daemon.ready()
+        for port, endpoint in ((1001, "10.244.0.7"), (1002, "10.244.0.8")):
+            _add_flow(port, endpoint)
+        api.update(slice_of("dns", "10.244.0.8", protocol="UDP"))
+        await eventually(lambda: "10.244.0.7" not in _flows(), daemon)
+        assert "10.244.0.8" in _flows()
+
+
+def _add_flow(source_port: int, endpoint: str) -> None:
+    original = ("-s", "10.244.0.1", "-d", "10.96.0.53", "--sport", str(source_port), "--dport", "53")
+    reply = ("-r", endpoint, "-q", "10.244.0.1", "--reply-port-src", "8080", "--reply-port-dst", str(source_port))
+    act("conntrack", "-I", "-p", "udp", "-t", "100", *original, *reply)
+
+
+def _flows() -> str:
+    return subprocess.run(
+        ("conntrack", "-L", "-p", "udp"), capture_output=True, text=True, check=True, timeout=20
+    ).stdout
+
+
+async def test_cleanup_removes_what_is_ours_from_both_variants_alone(inside: Namespace, tmp_path: Path) -> None:
+    del inside
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    (manifests / "web.yaml").write_text(MANIFESTS, encoding="utf-8")
+    for variant in ("nft", "legacy"):
+        foreign = ("-A", "INPUT", "-m", "comment", "--comment", "stay -j KUBE-SERVICES", "-j", "ACCEPT")
+        act(f"iptables-{variant}", *foreign)
+        async with running(tmp_path, f"--manifests={manifests}", f"--iptables-backend={variant}") as daemon:
+            await daemon.ready()
+            assert "10.96.0.80/32" in saved(variant)
+    code, out, err = await kproxy("cleanup")
+    assert (code, err) == (0, ""), out
+    for variant in ("nft", "legacy"):
+        assert [line for line in saved(variant).splitlines() if "KUBE-" in line and "KUBE-FIREWALL" not in line] == [
+            '-A INPUT -m comment --comment "stay -j KUBE-SERVICES" -j ACCEPT'
+        ]
+    assert "nothing to remove" in (await kproxy("--cleanup"))[1]
+
+
+async def test_a_directory_of_manifests_is_served_without_an_api_server(inside: Namespace, tmp_path: Path) -> None:
+    del inside
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    file = manifests / "web.yaml"
+    file.write_text(MANIFESTS, encoding="utf-8")
+    async with running(tmp_path, f"--manifests={manifests}", "--hostname-override=n1") as daemon:
+        await daemon.ready()
+        assert "10.244.0.7:8080" in saved("nft")
+        file.write_text(MANIFESTS.replace("10.244.0.7", "10.244.0.99"), encoding="utf-8")
+        await eventually(lambda: "10.244.0.99:8080" in saved("nft"), daemon)
+        code, out, _ = await kproxy("check", f"--manifests={manifests}", "--hostname-override=n1")
+        assert (code, "agrees" in out) == (0, True), out
+    act("iptables-nft", "-t", "nat", "-F", "KUBE-SERVICES")
+    code, out, _ = await kproxy("check", f"--manifests={manifests}", "--hostname-override=n1")
+    assert code == 1
+    assert "chain KUBE-SERVICES does not hold what it should hold" in out
+
+
+MANIFESTS = """\
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec: {clusterIP: 10.96.0.80, ports: [{port: 80, targetPort: 8080, protocol: TCP}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: default, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: "", port: 8080, protocol: TCP}]
+endpoints: [{addresses: [10.244.0.7]}]
+"""
