@@ -20,6 +20,7 @@ from kproxy.config import Config
 from kproxy.errors import ApiError, ApiRefused, ApiUnreachable, BadCredentials, ResourceExpired, Retry
 from kproxy.source.client import Client, user_agent
 from kproxy.source.credentials import Credentials
+from kproxy.source.lines import Splitter
 
 
 async def get(client: Client, path: str = "/x") -> bytes:
@@ -240,6 +241,16 @@ async def test_lines_of_a_stream(client: Client, server: Any, api: Any) -> None:
     async with client.stream("/w", {}, what="watch services", silence=10) as stream:
         assert [line async for line in stream] == [b"one", b"two", long]
     assert server.requests[0].headers["Accept-Encoding"] == "identity"
+
+
+async def test_an_endless_line_is_no_api_server(
+    client: Client, server: Any, api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kproxy.source.client.Splitter", lambda: Splitter(longest=10))
+    server.on("/w", api.Answer(chunks=(b"x" * 11,), hold=True))
+    async with client.stream("/w", {}, what="watch services", silence=10) as stream:
+        with pytest.raises(ApiError, match="sends an endless line"):
+            await anext(aiter(stream))
 
 
 async def test_a_silent_stream_is_given_up(client: Client, server: Any, api: Any) -> None:

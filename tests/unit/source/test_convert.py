@@ -14,7 +14,7 @@ from kproxy.model.endpoint import EndpointSlice
 from kproxy.model.enums import Kind
 from kproxy.model.keys import ObjectKey
 from kproxy.model.service import Service
-from kproxy.source.convert import Converter, NotOurs, Usable
+from kproxy.source.convert import Converter, NotOurs, Usable, read_list
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -136,6 +136,12 @@ def test_names_of_other_kinds_are_subdomains(name: str) -> None:
     outcome = Converter().convert(Kind.ENDPOINT_SLICE, json.dumps(given).encode())
     assert isinstance(outcome, Usable)
     assert isinstance(outcome.object, EndpointSlice)
+
+
+def test_a_body_is_read_at_once() -> None:
+    body = b'{"items":[' + encode("a") + b"]}"
+    assert read_list(Kind.SERVICE, body).objects == (Service(ObjectKey("default", "a")),)
+    assert read_list(Kind.SERVICE, b'{"items":null}') == Listed(Kind.SERVICE, ())
 
 
 def test_a_list_is_one_change() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -215,9 +217,29 @@ async def test_a_hanging_plugin_is_killed_at_the_deadline_with_its_children(tmp_
         path = kubeconfig(tmp_path, plugin(tmp_path, f"exec 9>{fifo}; sleep 1000"))
         with pytest.raises(BadCredentials, match="its exec plugin hangs"):
             await resolve(Config(kubeconfig=path, credentials_deadline=1.5))
+        select.select([reader], [], [], 10)
         assert os.read(reader, 1) == b""  # the end of file says that nobody holds the other end any more
     finally:
         os.close(reader)
+
+
+async def test_giving_up_kills_the_plugin_too(tmp_path: Path) -> None:
+    fifo = tmp_path / "alive"
+    os.mkfifo(fifo)
+    path = kubeconfig(tmp_path, plugin(tmp_path, f"exec 9>{fifo}; sleep 1000"))
+    resolving = asyncio.create_task(resolve(Config(kubeconfig=path)))
+    with await asyncio.to_thread(fifo.open, "rb") as reader:  # opens when the plugin does
+        resolving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await resolving
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(reader.read) == b""
+
+
+async def test_a_child_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(BadCredentials, match="its reader cannot be started"):
+        await resolve(Config(kubeconfig="/k"))
 
 
 async def test_a_child_that_breaks_is_an_error_with_its_last_words(
