@@ -45,8 +45,11 @@ class Put(Struct, frozen=True):
 
 
 class Removed(Struct, frozen=True):
+    """Deleted, or edited in such a way that it is no longer ours; the warnings say why when that may surprise."""
+
     kind: Kind
     key: ObjectKey
+    warnings: tuple[InvalidObject, ...] = ()
 
 
 class Rejected(Struct, frozen=True):
