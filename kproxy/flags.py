@@ -96,7 +96,7 @@ def address(value: str) -> str:
 
 def endpoint(value: str, default_port: int) -> str:
     """``ip:port``; a bare IP gets the default port; nothing stays nothing, which leaves the default."""
-    if not value.strip():
+    if not value:
         return ""
     found = _ENDPOINT.fullmatch(value.strip())
     host = next(filter(None, found.group("bracketed", "plain", "bare"))) if found else ""
@@ -301,6 +301,7 @@ _NOT_YET = {
     "write-config-to": "this version does not write configuration files; /configz on the metrics port shows all",
 }
 NOT_YET = tuple(_NOT_YET)
+_EMPTY_MEANS_UNSET = {"hostname-override", "healthz-bind-address", "metrics-bind-address"}  # as in kube-proxy
 
 
 def to_config(given: Iterable[tuple[str, str]], *, host: str, problems: Sequence[str] = ()) -> Config:
@@ -324,7 +325,7 @@ def to_config(given: Iterable[tuple[str, str]], *, host: str, problems: Sequence
             continue
         if name.endswith("-port"):
             ports[flag.field] = read
-        elif read or not name.endswith("bind-address"):  # an empty address leaves the default, as in kube-proxy
+        elif value or name not in _EMPTY_MEANS_UNSET:
             values[flag.field] = read
     _merge_ports(values, ports)
     values["hostname"] = values["hostname"].strip().lower()

@@ -214,11 +214,12 @@ async def test_what_others_flush_is_back(api: ApiServer, tmp_path: Path, variant
     api.create(slice_of("web", "10.244.0.7"))
     async with running(tmp_path, *flags(tmp_path, variant)) as daemon:
         await daemon.ready()
-        before, repairs = _rules(saved(variant)), 0
-        for command in (("-t", "nat", "-F"), ("-t", "nat", "-F", "KUBE-SERVICES"), ("-t", "filter", "-F", "INPUT")):
+        before = _rules(saved(variant))
+        flushes = (("-t", "nat", "-F"), ("-t", "nat", "-F", "KUBE-SERVICES"), ("-t", "filter", "-F", "INPUT"))
+        for repairs, command in enumerate(flushes, 1):
             act(f"iptables-{variant}", *command)
             await eventually(lambda: _rules(saved(variant)) == before, daemon)
-            repairs += 1  # the daemon knows its own write only after the program has ended
+            # The daemon knows its own write only after the program has ended.
             await eventually(lambda: daemon.said('"Synced"') >= repairs, daemon)  # noqa: B023 -- awaited in this turn
         assert daemon.said("Somebody changed our rules") >= 3
         code, out, _ = await kproxy("check", *flags(tmp_path, variant))

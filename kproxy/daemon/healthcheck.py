@@ -8,6 +8,7 @@ must not promise endpoints that the kernel does not know yet.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -74,7 +75,7 @@ class HealthCheckPorts:
             if (address, port) in self._failed:
                 return None
             self._failed.add((address, port))
-            why = error.strerror or str(error)
+            why = os.strerror(error.errno) if error.errno else str(error)
             _log.error(
                 "Cannot open a health-check node port", service=check.service, address=address, port=port, err=why
             )

@@ -12,6 +12,7 @@ which describe a Go process.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Never
@@ -111,7 +112,7 @@ async def _listen_for_ever(name: str, address: str, config: Config) -> socket.so
             return listen(*split_address(address))
         except OSError as error:
             problem = (
-                f"{name} server cannot listen on {address}: {error.strerror or error}; "
+                f"{name} server cannot listen on {address}: {os.strerror(error.errno) if error.errno else error}; "
                 "stop whoever holds the address (another kube-proxy?) or choose another one by flag"
             )
             if config.bind_address_hard_fail:

@@ -26,7 +26,7 @@ def test_a_line_has_klogs_header_and_quoted_values(stream: io.StringIO) -> None:
     Log("kproxy.test").info("It works", family="IPv4", rules=3, full=True, seconds=0.25)
     line = stream.getvalue()
     assert re.fullmatch(
-        r'I\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ test_log\.py:\d+\] '
+        r"I\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ test_log\.py:\d+\] "
         r'"It works" family="IPv4" rules=3 full=true seconds=0\.25\n',
         line,
     ), line

@@ -1,0 +1,195 @@
+"""What is typed, what is printed, and the exit status. What flags mean is in test_flags.py."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kproxy import __version__, cli, cli_parser
+from kproxy.cli_parser import Usage
+from kproxy.config import Config
+from kproxy.errors import KernelError
+
+CLUSTER = """\
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec: {type: NodePort, clusterIP: 10.96.0.80, ports: [{port: 80, nodePort: 30080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: default, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: "", port: 8080}]
+endpoints: [{addresses: [10.244.0.7]}, {addresses: [10.244.0.8]}]
+"""
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Sequence[str], bool]]:
+    """What would have been run."""
+    seen: list[tuple[Config, Sequence[str], bool]] = []
+
+    def run(config: Config, *, ignored: Sequence[str], init_only: bool) -> int:
+        seen.append((config, ignored, init_only))
+        return 0
+
+    monkeypatch.setattr("kproxy.daemon.main.run", run)
+    return seen
+
+
+def test_a_kube_proxy_command_line_means_run(started: list[Any]) -> None:
+    line = "--v=2 --cluster_cidr 10.0.0.0/8 --masquerade-all --profiling=false --kube-api-qps 5 --ipvs_strict_arp"
+    assert cli.main([*line.split(), "--hostname-override=X"]) == 0
+    ((config, ignored, init_only),) = started
+    assert config == Config(hostname="x", verbosity=2, cluster_cidr=("10.0.0.0/8",), masquerade_all=True)
+    assert ignored == ["--ipvs-strict-arp", "--kube-api-qps", "--profiling"]
+    assert not init_only
+
+
+@pytest.mark.parametrize("word", ["-v=3", "--v=3", "-v3", "--v"])
+def test_verbosity_has_many_spellings(started: list[Any], word: str) -> None:
+    assert cli.main([word, *(["3"] if word == "--v" else []), "--masquerade-all=false"]) == 0
+    assert started[0][0].verbosity == 3
+    assert not started[0][0].masquerade_all
+
+
+def test_init_only(started: list[Any]) -> None:
+    cli.main(["--init-only"])
+    assert started[0][2]
+
+
+def test_all_mistakes_are_listed_and_the_status_is_1(started: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    line = "run --iptables-synk-period 3s --bogus=1 --v 99 --cluster-cidr=x stray"
+    assert cli.main(line.split()) == 1
+    said = capsys.readouterr().err
+    assert "--iptables-synk-period: there is no such flag; did you mean --iptables-sync-period?" in said
+    for part in ("--bogus", "--v=99", "--cluster-cidr=x", "stray: not expected"):
+        assert part in said
+    assert "3s:" not in said
+    assert not started
+
+
+@pytest.mark.parametrize("line", ["", "dance", "plan", "explain dump", "run --v"])
+def test_what_is_not_understood_is_status_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(line.split()) == 2
+    assert "kproxy" in capsys.readouterr().err
+
+
+def test_version_in_both_spellings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["version"]) == cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"kproxy {__version__}\n" * 2
+
+
+def test_kube_proxys_cleanup_flag_is_the_command() -> None:
+    assert cli_parser.parse(["--kubeconfig=x", "--cleanup"])[0].command == "cleanup"
+    assert cli_parser.parse(["--cleanup=false"])[0].command == "run"
+
+
+def test_help_names_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    assert "exit status" in capsys.readouterr().out
+
+
+def test_an_error_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object, **__: object) -> int:
+        raise KernelError("no such thing; do this")
+
+    monkeypatch.setattr("kproxy.daemon.main.run", fail)
+    assert cli.main(["run"]) == 1
+    assert capsys.readouterr().err == "kproxy: no such thing; do this\n"
+
+
+def test_a_problem_with_flags_is_usage_where_flags_have_no_meaning() -> None:
+    with pytest.raises(Usage):
+        cli_parser.parse(["--keep"][1:])
+
+
+# --- plan and explain -----------------------------------------------------------------------------------------
+
+
+def test_plan_prints_what_iptables_save_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "web.yaml").write_text(CLUSTER, encoding="utf-8")
+    assert cli.main(["plan", "-f", str(tmp_path), "--family=4", "--cluster-cidr=10.244.0.0/16"]) == 0
+    out = capsys.readouterr().out
+    assert "-A KUBE-NODEPORTS -p tcp" in out
+    assert "-j DNAT --to-destination 10.244.0.7:8080" in out
+    assert "! -s 10.244.0.0/16 -d 10.96.0.80/32" in out
+
+
+def test_plan_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "web.yaml").write_text(CLUSTER.replace("port: 80,", "port: 80000,"), encoding="utf-8")
+    assert cli.main(["plan", "-f", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert "spec.ports[0].port" in captured.err
+    assert "10.96.0.80" not in captured.out
+
+
+def test_plan_without_manifests_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "-f", str(tmp_path / "none")]) == 1
+    assert "give a file or a directory" in capsys.readouterr().err
+
+
+def explain(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str]:
+    """What explain says of the rules that plan prints."""
+    (tmp_path / "web.yaml").write_text(CLUSTER, encoding="utf-8")
+    cli.main(["plan", "-f", str(tmp_path), "--family=4", "--cluster-cidr=10.244.0.0/16"])
+    monkeypatch.setattr("sys.stdin", io.StringIO(capsys.readouterr().out))
+    status = cli.main(["explain", "-", *arguments])
+    captured = capsys.readouterr()
+    return status, captured.out + captured.err
+
+
+def test_explain_tells_endpoints_with_their_odds_and_whether_the_source_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = explain(monkeypatch, tmp_path, capsys, "--from=10.244.0.1", "--to=10.96.0.80:80/tcp")
+    assert status == 0
+    assert "50%  goes to endpoint 10.244.0.7:8080, its source kept" in said
+    assert "-A KUBE-SERVICES -d 10.96.0.80/32" in said
+    _, said = explain(
+        monkeypatch, tmp_path, capsys, "--from=203.0.113.9", "--to=192.0.2.1:30080/tcp", "--local=192.0.2.1"
+    )
+    assert "goes to endpoint 10.244.0.8:8080, its source replaced by the node's (SNAT)" in said
+
+
+def test_explain_tells_what_no_service_answers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, said = explain(monkeypatch, tmp_path, capsys, "--from=host", "--to=10.96.0.81:80")
+    assert "100%  is left alone" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--from=x", "--to=y"), "--from=x: give an IP address"),
+        (("--from=10.0.0.1", "--to=10.0.0.1:80/icmp"), "--to=10.0.0.1:80/icmp"),
+        (("--from=10.0.0.1", "--to=[fd00::1]:80"), "another IP family"),
+    ],
+)
+def test_explain_refuses_what_is_no_packet(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, str],
+    problem: str,
+) -> None:
+    status, said = explain(monkeypatch, tmp_path, capsys, *arguments)
+    assert status == 2
+    assert problem in said
+
+
+def test_explain_refuses_what_is_no_dump(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dump = tmp_path / "dump"
+    dump.write_text("hello\n", encoding="utf-8")
+    assert cli.main(["explain", str(dump), "--from=host", "--to=10.0.0.1:80"]) == 2
+    assert "line 1" in capsys.readouterr().err
