@@ -6,7 +6,9 @@ which things arrive does not matter, reuse is never visible in a result, and wha
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
+from random import Random
 from typing import Any
 
 from hypothesis import given, settings
@@ -27,97 +29,98 @@ from kproxy.plan.plan import Client, Forward, FrontendKind, Plan, Pool, ServiceP
 from kproxy.plan.stale import stale_flows, suspects
 from tests.builders import NODE
 
-LAW = settings(max_examples=60, deadline=None)  # a deadline would be a test of the machine
+LAW = settings(max_examples=150, deadline=None)  # a deadline would be a test of the machine
 IPV4 = IPFamily.IPV4
 CONFIG = Config(hostname=NODE, cluster_cidr=("10.0.0.0/8",))
 ADDRESSES = ("192.168.0.2", "127.0.0.1")
 
 # --- small worlds, in which everything meets everything -------------------------------------------------------
 
-# Few names, few addresses, few ports: clashes are the rule.
+# Few names, few addresses, few ports: clashes are the rule. What is ordinary is likely, what is odd is possible. The
+# objects come from a catalogue, so that an example is a choice of some: found quickly, and small when it fails.
 SERVICES = [ObjectKey("ns", name) for name in "abc"]
-PORTS = [("", Protocol.TCP), ("", Protocol.UDP), ("x", Protocol.UDP)]
+PORTS = [("", Protocol.UDP), ("", Protocol.TCP), ("x", Protocol.UDP)]
 IPS = [f"172.30.0.{number}" for number in (1, 2, 3)]
-NODES, ZONES = [NODE, "n2", None], ["za", "zb"]
+ZONES = ["za", "zb"]
+DICE = Random(1)  # noqa: S311 -- the same catalogue in every run
 
 
-def hints(names: list[str]) -> st.SearchStrategy[frozenset[str] | None]:
-    return st.none() | st.frozensets(st.sampled_from(names), min_size=1)
+def mostly(usual: Any, *others: Any) -> Any:
+    return DICE.choice(others) if others and DICE.random() < 0.35 else usual
 
 
-ENDPOINTS = st.builds(
-    Endpoint,
-    ip=st.integers(1, 4).map(lambda number: f"10.180.0.{number}"),
-    node=st.sampled_from(NODES),
-    ready=st.booleans(),
-    serving=st.booleans(),
-    terminating=st.booleans(),
-    zone_hints=hints(ZONES),
-    node_hints=hints([NODE, "n2"]),
-)
+def few(values: list[Any], least: int = 0, most: int = 2) -> tuple[Any, ...]:
+    return tuple(DICE.sample(values, DICE.randint(least, most)))
 
 
-@st.composite
-def slices(draw: st.DrawFn) -> EndpointSlice:
-    owner = draw(st.sampled_from(SERVICES))
-    ports = draw(st.lists(st.sampled_from(PORTS), unique=True, max_size=2))
-    return EndpointSlice(
-        key=ObjectKey("ns", f"{owner.name}-{draw(st.integers(1, 2))}"),
-        service=owner,
-        family=draw(st.sampled_from([IPV4, IPV4, IPV4, IPFamily.IPV6])),
-        ports=tuple(SlicePort(name, protocol, draw(st.sampled_from([8080, 9090]))) for name, protocol in ports),
-        endpoints=tuple(draw(st.lists(ENDPOINTS, max_size=4))),
+def hints(names: list[str]) -> frozenset[str] | None:
+    return mostly(None, *(frozenset({name}) for name in names), frozenset(names))
+
+
+def some_endpoint() -> Endpoint:
+    return Endpoint(
+        ip=f"10.180.0.{DICE.randint(1, 4)}",
+        node=DICE.choice([NODE, "n2", None]),
+        ready=mostly(True, False),
+        serving=mostly(True, False),
+        terminating=mostly(False, True),
+        zone_hints=hints(ZONES),
+        node_hints=hints([NODE, "n2"]),
     )
 
 
-@st.composite
-def services(draw: st.DrawFn) -> Service:
-    def few(values: list[Any], most: int = 2) -> tuple[Any, ...]:
-        return tuple(draw(st.lists(st.sampled_from(values), unique=True, max_size=most)))
+def some_slice(owner: ObjectKey) -> EndpointSlice:
+    return EndpointSlice(
+        key=ObjectKey("ns", f"{owner.name}-{DICE.randint(1, 2)}"),
+        service=owner,
+        family=DICE.choice([IPV4] * 9 + [IPFamily.IPV6]),
+        ports=tuple(SlicePort(*each, mostly(8080, 9090)) for each in few(PORTS, least=1)),
+        endpoints=tuple(some_endpoint() for _ in range(DICE.randint(0, 4))),
+    )
 
-    port_numbers, node_ports = st.sampled_from([53, 80]), st.sampled_from([0, 0, 30000, 30001])
-    policies = st.sampled_from(TrafficPolicy)
+
+def some_service(key: ObjectKey) -> Service:
     return Service(
-        key=draw(st.sampled_from(SERVICES)),
-        type=draw(st.sampled_from(ServiceType)),
-        cluster_ips=few(IPS, most=1),
-        ports=tuple(ServicePort(*each, draw(port_numbers), draw(node_ports)) for each in few(PORTS)),
-        external_ips=few([*IPS, "1.1.1.1"]),
+        key=key,
+        type=mostly(ServiceType.LOAD_BALANCER, *ServiceType),
+        cluster_ips=mostly((f"172.30.0.{ord(key.name) - 96}",), *((ip,) for ip in IPS), ()),
+        ports=tuple(ServicePort(*each, DICE.choice([53, 80]), mostly(0, 30000, 30001)) for each in few(PORTS, least=1)),
+        external_ips=few([*IPS, "1.1.1.1", "192.168.0.2"]),
         load_balancer_vips=few([*IPS, "1.1.1.1"]),
         source_ranges=few(["203.0.113.0/24", "192.168.0.0/24", "0.0.0.0/0", "fd00::/8"]),
-        internal_policy=draw(policies),
-        external_policy=draw(policies),
-        affinity_seconds=draw(st.sampled_from([0, 10])),
-        health_check_node_port=draw(st.sampled_from([0, 30001])),
-        created=draw(st.sampled_from(["", "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z"])),
+        internal_policy=DICE.choice([*TrafficPolicy]),
+        external_policy=DICE.choice([*TrafficPolicy]),
+        affinity_seconds=mostly(0, 10),
+        health_check_node_port=mostly(0, 30001),
+        created=DICE.choice(["", "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z"]),
     )
 
 
-NODES_OF_OURS = st.builds(
-    Node,
-    name=st.just(NODE),
-    zone=st.sampled_from([None, *ZONES]),
-    addresses=st.sampled_from([(), ("192.168.0.2",)]),
+def some_node() -> Node:
+    return Node(name=NODE, zone=DICE.choice([None, *ZONES]), addresses=mostly(("192.168.0.2",), ()))
+
+
+def catalogue(kind: Kind, make: Any, count: int) -> st.SearchStrategy[Change]:
+    return st.sampled_from([Put(kind, make()) for _ in range(count)])
+
+
+NODES = catalogue(Kind.NODE, some_node, 10)
+OF_SERVICE = {key: catalogue(Kind.SERVICE, partial(some_service, key), 80) for key in SERVICES}
+OF_SLICE = {key: catalogue(Kind.ENDPOINT_SLICE, partial(some_slice, key), 80) for key in SERVICES}
+PUTS = [NODES, *OF_SERVICE.values(), *OF_SLICE.values()]
+REMOVALS = st.sampled_from(
+    [
+        *(Removed(Kind.SERVICE, key) for key in SERVICES),
+        *(
+            Removed(Kind.ENDPOINT_SLICE, ObjectKey("ns", f"{key.name}-{number}"))
+            for key in SERVICES
+            for number in (1, 2)
+        ),
+    ]
 )
-
-
-def put(kind: Kind) -> Any:
-    return lambda resource: Put(kind, resource)
-
-
-def removed(kind: Kind, names: list[str]) -> st.SearchStrategy[Change]:
-    return st.sampled_from(names).map(lambda name: Removed(kind, ObjectKey("ns", name)))
-
-
-CHANGES: st.SearchStrategy[Change] = st.one_of(
-    services().map(put(Kind.SERVICE)),
-    slices().map(put(Kind.ENDPOINT_SLICE)),
-    NODES_OF_OURS.map(put(Kind.NODE)),
-    removed(Kind.SERVICE, list("abc")),
-    removed(Kind.ENDPOINT_SLICE, [f"{name}-{number}" for name in "abc" for number in (1, 2)]),
-)
-HISTORIES = st.lists(st.lists(CHANGES, min_size=1, max_size=4), min_size=1, max_size=6)
-WORLDS = st.lists(CHANGES, max_size=14)
+WORLDS: st.SearchStrategy[list[Change]] = st.tuples(*PUTS, *OF_SLICE.values()).map(list)
+ROUNDS = st.lists(st.lists(st.one_of(*PUTS, REMOVALS), min_size=1, max_size=2), max_size=5)
+HISTORIES = st.tuples(WORLDS, ROUNDS).map(lambda both: [both[0], *both[1]])
 
 
 def world(changes: list[Change]) -> Snapshot:
@@ -260,7 +263,7 @@ FLOWS = [
     Flow(protocol, "10.9.9.9", 4000, to, port, answered, answering)
     for protocol in (Protocol.UDP, Protocol.TCP)
     for to, port in [*((ip, 53) for ip in (*IPS, "1.1.1.1")), ("192.168.0.2", 30000), ("8.8.8.8", 30000)]
-    for answered, answering in [("10.180.0.1", 8080), ("10.180.0.2", 9090), (to, port)]
+    for answered, answering in [*((f"10.180.0.{number}", 8080) for number in (1, 2, 3, 4)), (to, port)]
 ]
 
 

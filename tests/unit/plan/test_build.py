@@ -168,6 +168,15 @@ def test_a_zone_label_is_obeyed_at_once_and_concerns_only_hinted_services() -> N
     assert plan.services[DNS_KEY] is before.services[DNS_KEY]
 
 
+def test_a_node_may_move_while_everything_else_stays() -> None:
+    hinted = slice_of("web", "10.180.0.1 z=a", "10.180.1.1 z=b", port_name="http")
+    store = cluster(WEB, hinted, node(zone="a"))
+    before = build_plan(store.snapshot(), CONFIG, IPFamily.IPV4)
+    store.apply(Put(Kind.NODE, node(zone="b")))
+    plan = build_plan(store.snapshot(), CONFIG, IPFamily.IPV4, previous=before)
+    assert [str(target) for target in plan.services[WEB_KEY].cluster] == ["10.180.1.1:8080"]
+
+
 def test_health_counts_follow_the_endpoints() -> None:
     before = plan_of(BALANCED, slice_of("lb", "10.0.0.1 @n1", port_name="a"))
     plan = rebuilt(before, BALANCED, slice_of("lb", "10.0.0.1 @n2", port_name="a"))

@@ -232,6 +232,14 @@ def test_when_an_older_one_comes_the_holder_loses() -> None:
     assert list(after.lost) == [holder.key]
 
 
+def test_a_clash_stays_settled_while_others_change() -> None:
+    thief = service("thief", "172.30.0.3", external_ips=("172.30.0.1",))
+    services = {each.key: each for each in (VICTIM, thief, WITH_VIP)}
+    after = contest(settle(VICTIM, thief), services, [], [WITH_VIP.key], IPV4)
+    assert after == settle(VICTIM, thief, WITH_VIP)
+    assert list(after.lost) == [thief.key]
+
+
 def test_a_changed_service_gives_up_what_it_no_longer_wants() -> None:
     a = service("a", "172.30.0.3", ports=[port(node_port=30000)], created=OLD)
     b = service("b", "172.30.0.4", ports=[port(node_port=30000)], created=NEW)
