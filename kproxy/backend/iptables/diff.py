@@ -23,7 +23,7 @@ from kproxy.backend.iptables.compile import Ruleset
 from kproxy.backend.iptables.dialect import Dialect
 from kproxy.backend.iptables.dispatch import Listing
 from kproxy.backend.iptables.rules import Chain, Entry, Table
-from kproxy.backend.iptables.service import rule_count, service_chains
+from kproxy.backend.iptables.service import is_served, service_chains
 from kproxy.backend.iptables.text import canonical, digest_chain, digest_save, render_rule
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan.plan import ServicePlan
@@ -86,7 +86,7 @@ def diff(applied: Ruleset, wanted: Ruleset) -> Delta:
     return Delta(
         dialect=wanted.dialect,
         fixed=_changed(applied.fixed_chains(), wanted.fixed_chains()),
-        patches=_in_name_order(patches),
+        patches=tuple(patches),
         lists=lists,
         entries=tuple(entry for entry in wanted.entries if entry not in known),
         gone=orphans,
@@ -97,7 +97,7 @@ def _patch(
     key: ServicePortKey, before: ServicePlan | None, after: ServicePlan, old: Dialect, new: Dialect
 ) -> Patch | None:
     if before is None:
-        return Patch(key, after, None) if rule_count(after, new) else None
+        return Patch(key, after, None) if is_served(after) else None
     had = {chain.name: chain for chain in service_chains(before, old)}
     write = frozenset(chain.name for chain in service_chains(after, new) if had.pop(chain.name, None) != chain)
     return Patch(key, after, write, tuple(sorted(had))) if write or had else None
@@ -105,10 +105,6 @@ def _patch(
 
 def _names(plan: ServicePlan, dialect: Dialect) -> tuple[str, ...]:
     return tuple(sorted(chain.name for chain in service_chains(plan, dialect)))
-
-
-def _in_name_order(patches: Iterable[Patch]) -> tuple[Patch, ...]:
-    return tuple(sorted(patches, key=lambda patch: names.service_hash(patch.key)))
 
 
 def _changed(before: Iterable[Chain], after: Iterable[Chain]) -> tuple[Chain, ...]:
@@ -181,7 +177,7 @@ def repair(saved: Saved, wanted: Ruleset) -> Delta:
     if stale:
         patches = [patch for patch in _repair_services(saved, wanted, stale) if patch.write]
     else:
-        patches = [Patch(key, plan, None) for key, plan in wanted.services.items() if rule_count(plan, wanted.dialect)]
+        patches = [Patch(key, plan, None) for key, plan in wanted.services.items() if is_served(plan)]
     lists: list[Chain] = []
     for chain in wanted.dispatch_chains():
         stale.discard((chain.table, chain.name))
@@ -191,7 +187,7 @@ def repair(saved: Saved, wanted: Ruleset) -> Delta:
     return Delta(
         dialect=wanted.dialect,
         fixed=tuple(chain for chain in wanted.fixed_chains() if not _is_saved(saved, chain)),
-        patches=_in_name_order(patches),
+        patches=tuple(patches),
         lists=tuple(lists),
         declare=() if shared in saved.digests else (shared,),
         entries=tuple(entry for entry in wanted.entries if not _is_entered(saved, entry)),

@@ -37,6 +37,11 @@ def service_chains(plan: ServicePlan, dialect: Dialect) -> tuple[Chain, ...]:
     return tuple(_Writer(plan, dialect).chains())
 
 
+def is_served(plan: ServicePlan) -> bool:
+    """Whether a service port has chains at all."""
+    return bool(plan.cluster or plan.local) or any(forward_of(frontend) for frontend in plan.frontends)
+
+
 def rule_count(plan: ServicePlan, dialect: Dialect) -> int:
     """How many rules ``service_chains`` writes; without writing them, for a metric must not cost a compile."""
     writer = _Writer(plan, dialect)
@@ -191,7 +196,7 @@ class _Writer:
         chain = names.endpoint_chain(self.plan.key, target)
         comment = self._comment(self.name)
         remember = (r.RecentSet(chain),) if self.sticky else ()
-        hairpin = Rule((*from_source(target.ip), *comment), TO_MARK)
+        hairpin = Rule((r.Source(_whole(target.ip)), *comment), TO_MARK)
         matches = (self.protocol, *comment, *remember, r.Ports(self.plan.key.protocol))
         return Chain(Table.NAT, chain, (hairpin, Rule(matches, r.Dnat(target.ip, target.port))))
 
@@ -206,7 +211,12 @@ def is_firewalled(frontend: Frontend) -> bool:
 
 
 def host(ip: str) -> r.Destination:
-    return r.Destination(f"{ip}/{128 if ':' in ip else 32}")
+    return r.Destination(_whole(ip))
+
+
+def _whole(ip: str) -> str:
+    """One address as iptables-save prints it. Plans hold addresses in canonical text: parsing them again costs."""
+    return f"{ip}/{128 if ':' in ip else 32}"
 
 
 def frontend_matches(key: ServicePortKey, frontend: Frontend) -> tuple[Match, ...]:

@@ -18,9 +18,11 @@ from msgspec import Struct, field
 from kproxy.backend.iptables.dialect import Dialect
 from kproxy.backend.iptables.diff import ChainName, Delta, Patch
 from kproxy.backend.iptables.rules import Chain, Entry, Table
+from kproxy.backend.iptables.service import rule_count
 from kproxy.backend.iptables.text import restore_text
 
 _BLOCK = 64 * 1024  # bytes written at once
+_USUAL_RULES = 20  # of a service port
 
 
 class Stage(Struct, frozen=True):
@@ -46,21 +48,39 @@ class Stage(Struct, frozen=True):
 def stages(delta: Delta, chunk: int | None) -> Iterator[Stage]:
     """``chunk``: most service ports, and most chains of lists, a stage; None: everything in one."""
     gone = (*((Table.NAT, name) for patch in delta.patches for name in patch.gone), *delta.gone)
-    if chunk is None or (len(delta.patches) <= chunk and len(delta.lists) <= chunk and len(gone) <= chunk):
+    if chunk is None or max(len(delta.patches), len(delta.lists), len(gone)) <= chunk:
         chains = (*delta.fixed, *delta.lists)
         yield Stage(delta.dialect, chains, delta.patches, gone, delta.declare, delta.entries)
         return
     if delta.fixed:
         yield Stage(delta.dialect, delta.fixed)
-    for patches in _pieces(delta.patches, chunk):
+    for patches in _groups(delta.patches, chunk, delta.dialect):
         yield Stage(delta.dialect, patches=patches)
     *early, last = _pieces(delta.lists, chunk) or [()]
     for chains in early:
         yield Stage(delta.dialect, chains)
     if last or delta.declare or delta.entries:
         yield Stage(delta.dialect, last, declare=delta.declare, entries=delta.entries)
+    # Emptied first, all of them: one may jump to another that is deleted in an earlier stage than itself.
+    for emptied in _pieces(gone, chunk) if len(gone) > chunk else ():
+        yield Stage(delta.dialect, declare=emptied)
     for deleted in _pieces(gone, chunk):
         yield Stage(delta.dialect, delete=deleted)
+
+
+def _groups(patches: tuple[Patch, ...], chunk: int, dialect: Dialect) -> Iterator[tuple[Patch, ...]]:
+    """Groups of at most ``chunk`` service ports and, services being of all sizes, not many more rules than usual."""
+    group: list[Patch] = []
+    rules = 0
+    for patch in patches:
+        size = rule_count(patch.plan, dialect) if patch.plan else 0
+        if group and (len(group) == chunk or rules + size > chunk * _USUAL_RULES):
+            yield tuple(group)
+            group, rules = [], 0
+        group.append(patch)
+        rules += size
+    if group:
+        yield tuple(group)
 
 
 T = TypeVar("T")
@@ -92,9 +112,9 @@ def stage_input(stage: Stage, written: Written) -> Iterator[bytes]:
         written.deleted += len(delete)
         for piece in text:
             if piece.startswith(":"):
-                written.chains += piece.count("\n") - len(delete)
+                written.chains += piece.count("\n") - len(delete) - len(declare)
             elif piece.startswith(("-A", "-I")):
-                written.rules[table] = written.rules.get(table, 0) + piece.count("\n")
+                written.rules[table.value] = written.rules.get(table.value, 0) + piece.count("\n")
             block += piece.encode()
             if len(block) >= _BLOCK:
                 written.bytes += len(block)

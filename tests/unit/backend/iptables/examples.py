@@ -1,4 +1,4 @@
-"""Rulesets for tests: compiled from objects said in a few words, or from made-up service plans; and a model of tables."""
+"""Rulesets for tests, compiled from objects in a few words or from made-up service plans; and a model of tables."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from kproxy.plan.build import build_plan
 from kproxy.plan.masquerade import external, internal
 from kproxy.plan.plan import (
     Drop,
+    FromCIDR,
     Frontend,
     FrontendKind,
-    FromCIDR,
     NodePorts,
     Plan,
     Reject,
@@ -117,7 +117,10 @@ def service_plans(draw: st.DrawFn, number: int, family: IPFamily = IPFamily.IPV4
     count = draw(st.integers(0, 6))
     pool = tuple(
         sorted(
-            (Target(_POD_IPS[family].format(number % 200, n + 1), 8080, local=n == 0, remote=n > 1) for n in range(count)),
+            (
+                Target(_POD_IPS[family].format(number % 200, n + 1), 8080, local=n == 0, remote=n > 1)
+                for n in range(count)
+            ),
             key=str,
         )
     )
@@ -133,7 +136,9 @@ def service_plans(draw: st.DrawFn, number: int, family: IPFamily = IPFamily.IPV4
         to_cluster_ip = outside = Reject()
     ip = _NETWORKS[family]
     port = draw(st.integers(1, 65535))
-    frontends = [Frontend(FrontendKind.CLUSTER_IP, ip.format(number % 256, draw(st.integers(1, 99))), port, to_cluster_ip)]
+    frontends = [
+        Frontend(FrontendKind.CLUSTER_IP, ip.format(number % 256, draw(st.integers(1, 99))), port, to_cluster_ip)
+    ]
     ranges = ("10.0.0.0/8",) if family is IPFamily.IPV4 else ("fd00::/16",)
     if draw(st.booleans()):
         at = ip.format(number % 256, draw(st.integers(100, 149)))

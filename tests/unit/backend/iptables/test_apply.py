@@ -1,0 +1,222 @@
+"""The backend against a kernel in memory: rounds, healing, refusals, quarantine. The real one is in tests/netns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from msgspec.structs import replace
+
+from kproxy.backend.iptables import names
+from kproxy.backend.iptables.apply import IptablesBackend
+from kproxy.backend.iptables.compile import Ruleset
+from kproxy.config import Config, IptablesVariant
+from kproxy.errors import NotPermitted, RestoreRefused, XtablesLocked
+from kproxy.kernel.doors import Capabilities
+from kproxy.kernel.fake import FakeIptables, Faulty
+from kproxy.model.keys import ServicePortKey
+from kproxy.plan.plan import FrontendKind, ServicePlan, Target
+from tests.unit.backend.iptables.examples import PODS, plan_of, simple, targets
+
+TREES = replace(PODS, tree_threshold=10, endpoint_tree_threshold=4, large_cluster_endpoints=60, restore_chunk=8)
+
+
+def backend(door: FakeIptables, config: Config = PODS) -> IptablesBackend:
+    return IptablesBackend(config, door, Capabilities(nfacct=False))
+
+
+def services(count: int, endpoints: int = 2) -> list[ServicePlan]:
+    return [simple(n, targets(endpoints), node_port=30000 + n) for n in range(count)]
+
+
+def poisoned(plan: ServicePlan) -> ServicePlan:
+    """An endpoint that no kernel takes: as a defect of ours would make it."""
+    return replace(plan, cluster=(*plan.cluster, Target("999.0.0.1", 8080, local=False)))
+
+
+def poisoned_frontend(plan: ServicePlan) -> ServicePlan:
+    cluster_ip, *rest = plan.frontends
+    return replace(plan, frontends=(cluster_ip, *(replace(each, port=70000) for each in rest)))
+
+
+def bearing(kernel: FakeIptables) -> set[str]:
+    """Which services KUBE-SERVICES, or its tree, leads to."""
+    text = "\n".join(rule for chain in kernel.tables["nat"].values() for rule in chain)
+    return {word.strip('"') for word in text.split() if word.strip('"').startswith("default/")}
+
+
+def rendered(rules: Ruleset) -> set[tuple[str, str]]:
+    return {(chain.table, chain.name) for chain in rules.chains()}
+
+
+def held(kernel: FakeIptables) -> set[tuple[str, str]]:
+    found = {(table, chain) for table, chains in kernel.tables.items() for chain in chains if chain.startswith("KUBE")}
+    return found - {("filter", "KUBE-FIREWALL")}
+
+
+@pytest.mark.parametrize("variant", [IptablesVariant.NFT, IptablesVariant.LEGACY])
+@pytest.mark.parametrize("config", [PODS, TREES])
+async def test_after_a_round_the_tables_hold_the_ruleset(variant: IptablesVariant, config: Config) -> None:
+    kernel = FakeIptables(variant=variant)
+    proxy = backend(kernel, config)
+    rules = proxy.compile(plan_of(*services(40)))
+    report = await proxy.apply(rules)
+    assert held(kernel) == rendered(rules)
+    assert report.full
+    assert report.rules_total == rules.rules_total()
+    assert not report.quarantined
+    staged = variant is IptablesVariant.NFT and config is TREES
+    assert (report.transactions > 1) == staged
+
+
+async def test_a_round_without_a_change_starts_no_program() -> None:
+    kernel = FakeIptables()
+    proxy = backend(kernel)
+    await proxy.apply(proxy.compile(plan_of(*services(3))))
+    before = len(kernel.restored)
+    report = await proxy.apply(proxy.compile(plan_of(*services(3)), proxy.applied))
+    assert len(kernel.restored) == before
+    assert (report.transactions, report.full, report.rules_written) == (0, False, {})
+
+
+async def test_a_restart_on_an_unchanged_cluster_writes_nothing() -> None:
+    kernel = FakeIptables()
+    first, second = backend(kernel), backend(kernel)
+    await first.apply(first.compile(plan_of(*services(3))))
+    report = await second.apply(second.compile(plan_of(*services(3))))
+    assert report.full
+    assert report.transactions == 0
+
+
+async def test_healing_puts_back_what_somebody_flushed() -> None:
+    kernel = FakeIptables()
+    proxy = backend(kernel)
+    rules = proxy.compile(plan_of(*services(3)))
+    await proxy.apply(rules)
+    kernel.flush()
+    await proxy.apply(rules, full=True)
+    assert held(kernel) == rendered(rules)
+
+
+async def test_a_held_lock_is_waited_for_once_more() -> None:
+    kernel = FakeIptables()
+    proxy = backend(kernel)
+    rules = proxy.compile(plan_of(*services(3)))
+    kernel.fail_next(XtablesLocked("held by a test"))
+    report = await proxy.apply(rules)
+    assert report.refused == 1
+    assert held(kernel) == rendered(rules)
+
+
+async def test_after_a_failure_the_next_round_reads_the_kernel() -> None:
+    kernel = FakeIptables()
+    proxy = backend(kernel)
+    await proxy.apply(proxy.compile(plan_of(*services(3))))
+    wanted = proxy.compile(plan_of(*services(4)), proxy.applied)
+    kernel.fail_next(NotPermitted("a test took CAP_NET_ADMIN away"))
+    with pytest.raises(NotPermitted):
+        await proxy.apply(wanted)
+    assert proxy.applied is None
+    report = await proxy.apply(wanted)
+    assert report.full
+    assert held(kernel) == rendered(wanted)
+
+
+Poison = Callable[[ServicePlan], ServicePlan]
+
+
+@pytest.mark.parametrize("poison", [poisoned, poisoned_frontend])
+@pytest.mark.parametrize("config", [PODS, TREES])
+@pytest.mark.parametrize("warm", [False, True])
+async def test_a_service_that_the_kernel_refuses_is_named_and_all_others_are_served(
+    poison: Poison, config: Config, warm: bool
+) -> None:
+    kernel = FakeIptables()
+    proxy = backend(kernel, config)
+    good = services(20)
+    if warm:
+        await proxy.apply(proxy.compile(plan_of(*good)))
+    bad = {5: poison(good[5]), 17: poison(good[17])}
+    mixed = [bad.get(number, replace(plan, affinity_seconds=60)) for number, plan in enumerate(good)]
+    rules = proxy.compile(plan_of(*mixed), proxy.applied)
+    report = await proxy.apply(rules)
+    assert {each.key for each in report.quarantined} == {good[5].key, good[17].key}
+    assert all("restore" in each.why for each in report.quarantined)
+    assert report.refused > 0
+    assert held(kernel) == rendered(rules.without({good[5].key, good[17].key}))
+    assert bearing(kernel).isdisjoint({str(good[5].key), str(good[17].key)})
+
+
+async def test_a_service_in_quarantine_is_left_out_quietly_until_its_plan_changes() -> None:
+    kernel = FakeIptables()
+    proxy = backend(kernel)
+    good = services(5)
+    bad = [*good[:4], poisoned(good[4])]
+    await proxy.apply(proxy.compile(plan_of(*bad)))
+    again = await proxy.apply(proxy.compile(plan_of(*bad, simple(9, targets(1)))))
+    assert (again.refused, len(again.quarantined)) == (0, 1)
+    healed = await proxy.apply(proxy.compile(plan_of(*good)))
+    assert not healed.quarantined
+    assert str(good[4].key) in bearing(kernel)
+
+
+async def test_a_full_round_tries_those_in_quarantine_again() -> None:
+    kernel = FakeIptables()
+    proxy = backend(kernel)
+    rules = proxy.compile(plan_of(*services(3), poisoned(simple(7, targets(1)))))
+    await proxy.apply(rules)
+    report = await proxy.apply(rules, full=True)
+    assert report.refused > 0
+    assert len(report.quarantined) == 1
+
+
+async def test_a_chain_that_somebody_else_refers_to_stays_and_blocks_nothing() -> None:
+    kernel = FakeIptables()
+    proxy = backend(kernel)
+    keep, drop = services(2)
+    await proxy.apply(proxy.compile(plan_of(keep, drop)))
+    chain = f"KUBE-SVC-{names.service_hash(drop.key)}"
+    await kernel.restore(f"*nat\n:MINE - [0:0]\n-A MINE -j {chain}\nCOMMIT\n".encode())
+    wanted = proxy.compile(plan_of(keep, simple(8, targets(1))), proxy.applied)
+    report = await proxy.apply(wanted)
+    assert not report.quarantined
+    assert rendered(wanted) <= held(kernel)
+    assert chain in kernel.tables["nat"]
+
+
+async def test_a_refusal_that_no_service_is_to_blame_for_is_raised() -> None:
+    kernel = FakeIptables(capabilities=Capabilities(random_fully=False))
+    proxy = backend(kernel)
+    with pytest.raises(RestoreRefused):
+        await proxy.apply(proxy.compile(plan_of(*services(3))))
+    assert proxy.applied is None
+
+
+async def test_what_the_node_cannot_do_is_reported() -> None:
+    kernel = FakeIptables(capabilities=Capabilities(recent=False, nfacct=False))
+    proxy = IptablesBackend(PODS, kernel, await kernel.probe())
+    sticky = simple(1, targets(2), affinity_seconds=60)
+    report = await proxy.apply(proxy.compile(plan_of(sticky)))
+    assert [each.key for each in report.quarantined] == [sticky.key]
+    assert str(sticky.key) in bearing(kernel)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_under_faults_the_tables_converge(seed: int) -> None:
+    random = Random(seed)  # noqa: S311 -- which faults happen is no secret
+    kernel = FakeIptables()
+    proxy = IptablesBackend(TREES, Faulty(kernel, 4, random), Capabilities(nfacct=False))
+    rules: Ruleset | None = None
+    for _ in range(12):
+        rules = proxy.compile(plan_of(*random.sample(services(30, random.randrange(6)), 25)), rules)
+        try:
+            await proxy.apply(rules)
+        except XtablesLocked:
+            continue
+        assert held(kernel) == rendered(rules)
+
+
+def test_a_service_ports_key_is_what_the_examples_think_it_is() -> None:
+    assert simple(1, ()).frontends[0].kind is FrontendKind.CLUSTER_IP
+    assert isinstance(simple(1, ()).key, ServicePortKey)

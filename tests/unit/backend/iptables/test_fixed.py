@@ -1,0 +1,84 @@
+"""The chains that every node has; that they equal kube-proxy's is in test_compile.py."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from kproxy.backend.iptables import names
+from kproxy.backend.iptables.dialect import Fixtures
+from kproxy.backend.iptables.fixed import entries, fixed_chains, node_port_tail
+from kproxy.backend.iptables.rules import Table
+from kproxy.backend.iptables.text import render_rule
+from kproxy.model.enums import IPFamily
+from kproxy.plan.plan import NodePorts
+
+V4 = Fixtures(IPFamily.IPV4, 1 << 14, NodePorts(localhost=True))
+V6 = Fixtures(IPFamily.IPV6, 1 << 14, NodePorts())
+
+
+def tail(fixtures: Fixtures) -> list[str]:
+    prefix = "-A KUBE-SERVICES "
+    comment = '-m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" '
+    lines = (render_rule(names.SERVICES, rule) for rule in node_port_tail(fixtures))
+    return [line.removeprefix(prefix).replace(comment, "") for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("fixtures", "expected"),
+    [
+        (V4, ["-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS"]),
+        (
+            replace(V4, node_ports=NodePorts()),
+            ["! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS"],
+        ),
+        (V6, ["! -d ::1/128 -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS"]),
+        (
+            replace(V4, node_ports=NodePorts(addresses=("10.0.0.1", "10.0.0.2"))),
+            ["-d 10.0.0.1/32 -j KUBE-NODEPORTS", "-d 10.0.0.2/32 -j KUBE-NODEPORTS"],
+        ),
+        (replace(V4, node_ports=NodePorts(addresses=())), []),
+    ],
+)
+def test_node_ports_listen_where_the_plan_says(fixtures: Fixtures, expected: list[str]) -> None:
+    assert tail(fixtures) == expected
+
+
+def forward(fixtures: Fixtures) -> list[str]:
+    (chain,) = (each for each in fixed_chains(fixtures) if each.name == names.FORWARD)
+    return [render_rule(chain.name, rule) for rule in chain.rules]
+
+
+def test_packets_that_conntrack_cannot_place_are_dropped_unless_it_is_liberal() -> None:
+    assert forward(V4)[0] == "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP"
+    assert forward(replace(V4, drop_invalid=False)) == forward(V4)[1:]
+
+
+def test_dropped_packets_are_counted_where_there_is_a_counter() -> None:
+    counted = forward(replace(V4, invalid_counter=True))[0]
+    assert "-m nfacct --nfacct-name ct_state_invalid_dropped_pkts" in counted
+
+
+def test_the_mark_is_the_one_that_is_configured() -> None:
+    text = "\n".join(
+        render_rule(chain.name, rule) for chain in fixed_chains(replace(V4, mark=4)) for rule in chain.rules
+    )
+    assert "0x4000" not in text
+    assert "--set-xmark 0x4/0x4" in text
+    assert "! --mark 0x4/0x4" in text
+
+
+def test_masquerading_keeps_ports_where_random_ones_are_not_to_be_had() -> None:
+    (chain,) = (each for each in fixed_chains(replace(V4, random_fully=False)) if each.name == names.POSTROUTING)
+    assert render_rule(chain.name, chain.rules[-1]).endswith("-j MASQUERADE")
+
+
+@pytest.mark.parametrize(
+    ("fixtures", "guarded"), [(V4, True), (V6, False), (replace(V4, node_ports=NodePorts()), False)]
+)
+def test_loopback_is_guarded_where_node_ports_open_it(fixtures: Fixtures, guarded: bool) -> None:
+    assert any(entry.hook == names.FIREWALL for entry in entries(fixtures)) is guarded
+
+
+def test_every_table_has_its_canary() -> None:
+    assert {chain.table for chain in fixed_chains(V4) if chain.name == names.CANARY} == set(Table)
