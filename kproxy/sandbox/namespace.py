@@ -57,7 +57,35 @@ def become_root_of_own_users(uid: int, gid: int) -> None:
 
 def make_mounts_private() -> None:
     """Keep every later mount of this mount namespace out of the sight of the one it was copied from."""
-    _mount(None, "/", None, _MS_RECURSIVE | _MS_PRIVATE)
+    with _outside_of_chroot():
+        _mount(None, "/", None, _MS_RECURSIVE | _MS_PRIVATE)
+
+
+@contextlib.contextmanager
+def _outside_of_chroot() -> Iterator[None]:
+    """Be at the root of the mount tree for a moment.
+
+    The propagation of mounts is set on mounts, and in a chroot (debootstrap, a build) the root directory is just a
+    directory of one. Root may climb out of it: a working directory above its root has no ceiling. Outside of a chroot,
+    and for anybody else, this does nothing.
+    """
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    if os.geteuid() != 0 or any(line.split()[4] == "/" for line in mounts.splitlines()):
+        yield
+        return
+    root, here = os.open("/", os.O_RDONLY | os.O_CLOEXEC), os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.chroot("/proc")
+        while not Path.cwd().samefile(".."):
+            os.chdir("..")
+        os.chroot(".")
+        yield
+    finally:
+        os.fchdir(root)
+        os.chroot(".")
+        os.fchdir(here)
+        os.close(root)
+        os.close(here)
 
 
 def mount_proc() -> None:
