@@ -196,7 +196,7 @@ def test_what_the_kubelet_has_in_the_shared_chain_stays() -> None:
     tables[Table.FILTER, names.FIREWALL] = [foreign]
     delta = repair(saved(tables), rules)
     assert [entry.rule for entry in delta.entries] == [guard]
-    assert not (delta.declare or delta.fixed or delta.lists)
+    assert (delta.declare, delta.fixed, delta.lists) == ((), (), ())
 
 
 @pytest.mark.parametrize("removed", ["KUBE-SERVICES", "KUBE-PROXY-CANARY", "KUBE-MARK-MASQ"])
