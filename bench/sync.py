@@ -185,6 +185,7 @@ class _Bench:
             self.bar.step("kproxy, one slice")
             latencies.append(self._change(clock, lambda number=number: feed.shrink(number)))
             latencies.append(self._change(clock, lambda number=number: feed.grow(number, 1)))
+        time.sleep(_SPACING)  # a child's cost is known when it has ended, which is after the kernel has the rule
         changed = daemon.spent() - first
         count = len(latencies)
         self.bar.step("kproxy, idle")
