@@ -112,7 +112,7 @@ class Family(Generic[R]):
         snapshot = shared.cluster.snapshot()
         previous = self._plan
         plan = await asyncio.to_thread(build_plan, snapshot, shared.config, self.family, shared.addresses(), previous)
-        self._suspects |= suspects(plan, previous)
+        self._suspects = suspects(plan, previous, self._suspects)
         self._plan = plan
         self._rules = await asyncio.to_thread(self._backend.compile, plan, self._rules)
         return plan, self._rules

@@ -117,9 +117,18 @@ def _hinted(ready: list[Candidate], view: Viewpoint) -> list[Candidate]:
 
 
 def _targets(candidates: Iterable[Candidate], view: Viewpoint) -> tuple[Target, ...]:
-    node = view.node or None  # an endpoint without a node is nobody's
+    """An endpoint whose node is not known, or any where our own name is not, is neither local nor remote."""
+    here = view.node or None
     return tuple(
-        [Target(endpoint.ip, port, node is not None and endpoint.node == node) for endpoint, port in candidates]
+        [
+            Target(
+                endpoint.ip,
+                port,
+                local=here is not None and endpoint.node == here,
+                remote=here is not None and endpoint.node is not None and endpoint.node != here,
+            )
+            for endpoint, port in candidates
+        ]
     )
 
 

@@ -56,7 +56,7 @@ def test_one_service_from_end_to_end() -> None:
             WEB_KEY: ServicePlan(
                 key=WEB_KEY,
                 frontends=(Frontend(FrontendKind.CLUSTER_IP, "172.30.0.41", 80, forward),),
-                cluster=(Target("10.180.0.1", 8080, local=True), Target("10.180.1.1", 8080, local=False)),
+                cluster=(Target("10.180.0.1", 8080, local=True), Target("10.180.1.1", 8080, local=False, remote=True)),
                 endpoints_total=2,
             )
         },

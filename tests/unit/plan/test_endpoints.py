@@ -235,3 +235,11 @@ def test_serving_is_everybody_who_answers() -> None:
 def test_ready_counts_as_serving() -> None:
     odd = replace(endpoint("10.0.0.1"), serving=False)
     assert serving([(odd, 80)]) == {("10.0.0.1", 80)}
+
+
+def test_only_an_endpoint_of_another_node_is_remote() -> None:
+    found = candidates("@me", "@other", "")
+    here = [(each.local, each.remote) for each in select(found, VIEW, uses_cluster=True, uses_local=False).cluster]
+    assert here == [(True, False), (False, True), (False, False)]
+    nowhere = select(found, replace(VIEW, node=""), uses_cluster=True, uses_local=False).cluster
+    assert not any(each.local or each.remote for each in nowhere)
