@@ -1,0 +1,42 @@
+"""One line when contact is lost, one when it is back."""
+
+from __future__ import annotations
+
+import pytest
+
+from kproxy.daemon.contact import Contact
+from kproxy.errors import ApiError, ApiRefused, ApiUnreachable, KproxyError, ResourceExpired
+from kproxy.model.enums import Kind
+
+LOST = "No news from the API server, trying again; rules in the kernel stay"
+BACK = "The API server answers again"
+
+
+def said(caplog: pytest.LogCaptureFixture, *reports: tuple[Kind, KproxyError | None]) -> list[str]:
+    contact = Contact()
+    with caplog.at_level("INFO", logger="kproxy"):
+        for kind, problem in reports:
+            contact.report(kind, problem)
+    return [record.message for record in caplog.records]
+
+
+def test_one_outage_of_all_kinds_is_one_line_and_its_end_another(caplog: pytest.LogCaptureFixture) -> None:
+    away = ApiUnreachable("refused")
+    reports = [(kind, away) for kind in Kind] * 3
+    assert said(caplog, *reports, (Kind.NODE, None), (Kind.SERVICE, None)) == [LOST, BACK]
+
+
+def test_an_expired_token_is_one_line_for_all_kinds(caplog: pytest.LogCaptureFixture) -> None:
+    expired = ApiRefused("renew", status=401)
+    assert said(caplog, (Kind.NODE, expired), (Kind.SERVICE, expired)) == [LOST]
+
+
+def test_a_kind_that_alone_is_refused_is_told_beside_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    forbidden = ApiRefused("grant it", status=403)
+    reports = [(Kind.NODE, forbidden), (Kind.NODE, forbidden), (Kind.SERVICE, ApiError("oops", status=500))]
+    assert said(caplog, *reports, (Kind.SERVICE, None)) == [LOST, LOST]
+    assert said(caplog, (Kind.NODE, forbidden), (Kind.NODE, None))[-1] == BACK
+
+
+def test_an_expired_version_is_part_of_the_protocol(caplog: pytest.LogCaptureFixture) -> None:
+    assert said(caplog, (Kind.SERVICE, ResourceExpired("410")), (Kind.SERVICE, None)) == []

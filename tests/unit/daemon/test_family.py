@@ -1,0 +1,125 @@
+"""One round, with the backend's and the doors' twins: what follows from success, and what failure leaves."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from msgspec.structs import replace
+
+from kproxy.backend.iptables.apply import IptablesBackend
+from kproxy.config import Config
+from kproxy.daemon.complaints import Complaints
+from kproxy.daemon.events import Recorder
+from kproxy.daemon.family import Family, Shared, now
+from kproxy.daemon.metrics import Metrics
+from kproxy.daemon.status import Health
+from kproxy.errors import KernelError, NotPermitted
+from kproxy.kernel.doors import Capabilities
+from kproxy.kernel.fake import FakeConntrack, FakeIptables
+from kproxy.model.change import Put
+from kproxy.model.enums import IPFamily, Kind, Protocol
+from kproxy.model.flow import Flow
+from tests.builders import cluster, node, service, slice_of, udp
+
+V4 = IPFamily.IPV4
+
+
+class World:
+    def __init__(self, *flows: Flow) -> None:
+        self.config = Config(hostname="n1", cluster_cidr=("10.0.0.0/8",))
+        self.cluster = cluster(
+            service("dns", ports=[udp(53)]), slice_of("dns", "10.1.0.1", protocol=Protocol.UDP), node()
+        )
+        self.door = FakeIptables()
+        self.conntrack = FakeConntrack(flows=flows)
+        self.health = Health((V4,), sync_period=30.0)
+        self.metrics = Metrics()
+        recorder = Recorder(None, "n1")
+        shared = Shared(
+            self.config,
+            self.cluster,
+            health=self.health,
+            metrics=self.metrics,
+            recorder=recorder,
+            complaints=Complaints(recorder, lambda _kind, _key: ""),
+            addresses=tuple,
+        )
+        backend = IptablesBackend(self.config, self.door, Capabilities(nfacct=False))
+        self.family = Family(V4, shared, backend, self.conntrack)
+        self.health.started(V4, now())
+        self.health.queued(V4, now())
+
+    def put_endpoint(self, ip: str) -> None:
+        slice_ = slice_of("dns", ip, protocol=Protocol.UDP)
+        change = Put(Kind.ENDPOINT_SLICE, slice_)
+        self.cluster.apply(change)
+        self.family.note(change)
+        self.health.queued(V4, now())
+
+
+def flow(endpoint: str) -> Flow:
+    return Flow(Protocol.UDP, "10.2.0.9", 4000, "172.30.0.41", 53, endpoint, 8080)
+
+
+async def test_a_round_brings_the_cluster_into_the_kernel_and_says_so() -> None:
+    world = World()
+    await world.family.sync(full=True)
+    assert world.health.ready
+    assert world.health.pending_seconds(V4, now()) == 0
+    assert world.family.synced.is_set()
+    assert any("10.1.0.1:8080" in rule for rules in world.door.tables["nat"].values() for rule in rules)
+    assert (
+        'kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv4"} 1.0'
+        in world.metrics.render().decode()
+    )
+
+
+async def test_a_failed_round_leaves_everything_pending() -> None:
+    world = World()
+    world.door.fail_next(NotPermitted("no"))
+    with pytest.raises(KernelError):
+        await world.family.sync(full=True)
+    assert not world.health.ready
+    assert world.health.pending_seconds(V4, now()) > 0
+    assert not world.family.synced.is_set()
+
+
+async def test_flows_to_an_endpoint_that_left_are_forgotten_after_success_alone() -> None:
+    world = World(flow("10.1.0.1"))
+    await world.family.sync(full=True)
+    assert world.conntrack.count() == 1
+    world.put_endpoint("10.1.0.2")
+    world.door.fail_next(NotPermitted("no"))
+    with pytest.raises(KernelError):
+        await world.family.sync(full=False)
+    assert world.conntrack.count() == 1
+    await world.family.sync(full=True)
+    assert world.conntrack.count() == 0
+
+
+async def test_flows_that_cannot_be_cleaned_are_tried_after_the_next_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(flow("10.1.0.9"))
+
+    async def refuse(_queries: object) -> list[Flow]:
+        raise KernelError("busy")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.conntrack, "dump", refuse)
+        await world.family.sync(full=True)
+    assert world.health.ready
+    assert world.conntrack.count() == 1
+    await world.family.sync(full=False)
+    assert world.conntrack.count() == 0
+
+
+async def test_the_latency_of_a_change_is_measured_when_it_arrives() -> None:
+    world = World()
+    await world.family.sync(full=True)
+    slice_ = slice_of("dns", "10.1.0.3", protocol=Protocol.UDP)
+    triggered = replace(slice_, triggered=time.time() + 60)
+        **{name: getattr(slice_, name) for name in slice_.__struct_fields__[:-1]}, triggered=time.time() + 60
+    )
+    world.family.note(Put(Kind.ENDPOINT_SLICE, triggered))
+    await world.family.sync(full=False)
+    assert 'network_programming_duration_seconds_count{ip_family="IPv4"} 1.0' in world.metrics.render().decode()
