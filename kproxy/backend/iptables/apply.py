@@ -16,6 +16,7 @@ refuses, and that is the case that matters.
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Collection, Iterable, Iterator
 
@@ -91,12 +92,19 @@ class IptablesBackend:
         self._applied = wanted
         return self._report(wanted, rules, written, full=full, refused=refused)
 
+    @property
+    def _chunk(self) -> int | None:
+        """Service ports in one transaction; None: any number, for on legacy each costs a copy of the whole table."""
+        return self._config.restore_chunk if self._door.variant is IptablesVariant.NFT else None
+
     # --- one transaction, or its stages -----------------------------------------------------------------------
 
     async def _delta(self, applied: Ruleset | None, wanted: Ruleset) -> Delta:
         if applied is not None:
             return diff(applied, wanted)
-        return repair(read_save(await self._saved()), wanted)
+        lines = await self._saved()
+        # Seconds of arithmetic at 10,000 services: in a thread, so that whoever asks for our health gets an answer.
+        return await asyncio.to_thread(lambda: repair(read_save(lines), wanted))
 
     async def _saved(self) -> Iterable[str]:
         kept = io.BytesIO()
@@ -108,8 +116,7 @@ class IptablesBackend:
     async def _write(self, delta: Delta, written: Written) -> None:
         if delta.is_empty:
             return
-        staged = self._door.variant is IptablesVariant.NFT
-        for stage in stages(delta, self._config.restore_chunk if staged else None):
+        for stage in stages(delta, self._chunk):
             await self._door.restore(stage_input(stage, written))
 
     # --- when it is refused -----------------------------------------------------------------------------------
@@ -135,10 +142,9 @@ class IptablesBackend:
             return wanted, 1
         refused = 3 if delta.gone else 2
         first = [patch.key for patch in delta.patches] if before is None else list(_changed(before, wanted))
-        for suspects in (first, [key for key in wanted.services if key not in set(first)]):
-            refused += await Trial(self._door, self._config.restore_chunk, wanted, delta, written).run(
-                suspects, self._quarantine
-            )
+        rest = list(wanted.services.keys() - set(first))
+        for suspects in (first, rest):
+            refused += await Trial(self._door, self._chunk, wanted, delta, written).run(suspects, self._quarantine)
             wanted = self._tolerated(rules)
             delta = await self._delta(None, wanted)
             if await self._succeeds(delta, written):

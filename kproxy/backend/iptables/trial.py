@@ -27,7 +27,7 @@ Quarantine = dict[ServicePortKey, tuple[ServicePlan, str]]  # the plan that was 
 class Trial:
     """``delta``: what the tables lack for ``wanted``, read from the kernel."""
 
-    def __init__(self, door: IptablesDoor, chunk: int, wanted: Ruleset, delta: Delta, written: Written) -> None:
+    def __init__(self, door: IptablesDoor, chunk: int | None, wanted: Ruleset, delta: Delta, written: Written) -> None:
         self._door = door
         self._chunk = chunk
         self._wanted = wanted
@@ -38,7 +38,8 @@ class Trial:
         """Try all suspects and put those who are refused into ``quarantine``; returns how many trials failed."""
         if self._delta.fixed:
             await self._restore(Stage(self._delta.dialect, self._delta.fixed))
-        pieces = (suspects[start : start + self._chunk] for start in range(0, len(suspects), self._chunk))
+        size = self._chunk or max(len(suspects), 1)
+        pieces = (suspects[start : start + size] for start in range(0, len(suspects), size))
         return sum([await self._halve(piece, quarantine) for piece in pieces])
 
     async def _halve(self, suspects: Sequence[ServicePortKey], quarantine: Quarantine) -> int:

@@ -204,7 +204,7 @@ async def test_what_the_node_cannot_do_is_reported() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_under_faults_the_tables_converge(seed: int) -> None:
-    random = Random(seed)  # noqa: S311 -- which faults happen is no secret
+    random = Random(seed)
     kernel = FakeIptables()
     proxy = IptablesBackend(TREES, Faulty(kernel, 4, random), Capabilities(nfacct=False))
     rules: Ruleset | None = None
