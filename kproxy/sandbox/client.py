@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import aiohttp
@@ -176,6 +177,15 @@ class Known:
         except TimeoutError:
             return False
 
+    async def catch_up(self, deadline: float) -> bool:
+        """Wait until everything is known that the API server has now; False when that takes too long."""
+        for kind, known in self._objects.items():
+            listed = (await self._client.list(kind))["items"]
+            versions = {name_of(item): int(item["metadata"]["resourceVersion"]) for item in listed}
+            if not await self.when(partial(_includes, known, versions), deadline):
+                return False
+        return True
+
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """List every kind, then follow the changes in ``tasks``."""
         for kind in self._objects:
@@ -187,7 +197,8 @@ class Known:
 
     async def _list(self, kind: str) -> str:
         answer = await self._client.list(kind)
-        self._objects[kind] = {name_of(item): item for item in answer["items"]}
+        self._objects[kind].clear()
+        self._objects[kind].update({name_of(item): item for item in answer["items"]})
         self._tell()
         return str(answer["metadata"]["resourceVersion"])
 
@@ -204,6 +215,14 @@ class Known:
             except ApiError:
                 await asyncio.sleep(_AGAIN)
                 version = await self._list(kind)
+
+
+def _includes(known: Mapping[Name, Json], versions: Mapping[Name, int]) -> bool:
+    """Whether all objects are known in these versions or later ones. Kubernetes' versions are ordered numbers."""
+    return all(
+        name in known and int(known[name]["metadata"]["resourceVersion"]) >= version
+        for name, version in versions.items()
+    )
 
 
 def _namespace(resource: Resource, item: Json) -> str:

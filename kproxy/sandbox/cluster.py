@@ -34,8 +34,8 @@ SETTLE_DEADLINE = 30.0  # seconds until all pods serve and all kproxys have writ
 _AGAIN = 0.05  # seconds between two looks at a server that cannot tell when it is ready
 
 
-def proxy_command(node: Node, kubeconfig: Path, families: Iterable[int]) -> list[str]:
-    """How a kproxy daemon is started on a node; kube-proxy would be started with the same flags."""
+def proxy_command(node: Node, kubeconfig: Path, families: Iterable[int], flags: Sequence[str] = ()) -> list[str]:
+    """How a kproxy daemon is started on a node; kube-proxy would be started with the same flags, but for ``flags``."""
     return [
         sys.executable,
         "-m",
@@ -50,6 +50,7 @@ def proxy_command(node: Node, kubeconfig: Path, families: Iterable[int]) -> list
         "--iptables-min-sync-period=100ms",  # people wait for it; a busy cluster would rather wait for more changes
         "--conntrack-max-per-core=0",  # the size of the connection table belongs to the whole machine
         "--oom-score-adj=0",
+        *flags,
     ]
 
 
@@ -75,22 +76,28 @@ class Cluster:
             await self.client.apply(document)
 
     async def settle(self) -> None:
-        """Wait until all pods serve; raises KernelError naming what does not."""
-        if not await self.known.when(lambda: controllers.is_settled(self.known), SETTLE_DEADLINE):
-            late = [pod["metadata"]["name"] for pod in self.known.all("Pod") if not controllers.is_ready(pod)]
-            raise KernelError(
-                f"not ready after {SETTLE_DEADLINE:g} s: {', '.join(late) or 'a Deployment or LoadBalancer'}"
-            )
+        """Wait until all pods serve; raises KernelError naming what does not, at once where waiting cannot help."""
+        known = self.known
 
-    async def start_proxy(self, node: Node, tasks: asyncio.TaskGroup) -> None:
+        def is_decided() -> bool:
+            return controllers.is_settled(known) or any(map(controllers.trouble_of, known.all("Pod")))
+
+        in_time = await known.catch_up(SETTLE_DEADLINE) and await known.when(is_decided, SETTLE_DEADLINE)
+        late = [pod for pod in known.all("Pod") if not controllers.is_ready(pod)]
+        if late or not in_time:
+            why = [f"{pod['metadata']['name']} {controllers.trouble_of(pod)}".strip() for pod in late]
+            raise KernelError(f"not ready: {'; '.join(why) or 'a Deployment or a LoadBalancer'}")
+
+    async def start_proxy(self, node: Node, tasks: asyncio.TaskGroup, flags: Sequence[str] = ()) -> None:
         """Start kproxy on a node; if it ends by itself, so do ``tasks``."""
+        checkout = str(Path(kproxy.__file__).parents[1])
         environment = {
             **os.environ,
-            "PYTHONPATH": str(Path(kproxy.__file__).parents[1]),
+            "PYTHONPATH": os.pathsep.join(filter(None, (checkout, os.environ.get("PYTHONPATH")))),
             "XTABLES_LOCKFILE": str(self.directory / f"{node.name}.xtables.lock"),
         }
         with self.log(node.name).open("wb") as log:
-            command = proxy_command(node, self.kubeconfig, self.world.families)
+            command = proxy_command(node, self.kubeconfig, self.world.families, flags)
             process = await node.popen(command, stdout=log, stderr=log, env=environment)
         self.proxies[node.name] = process
         tasks.create_task(self._mind(node.name, process), name=f"kproxy on {node.name}")
@@ -133,10 +140,11 @@ async def running_cluster(
     families: Sequence[int] = (4, 6),
     proxies: bool = True,
     names: Path | None = None,
+    flags: Sequence[str] = (),
 ) -> AsyncIterator[Cluster]:
     """A cluster during the block, with its files in ``directory``, which exists; without ``proxies`` no Service works.
 
-    ``names`` is World's.
+    ``names`` is World's; ``flags`` are more flags for kproxy.
     The calling thread is on the host cp meanwhile: what it connects to, it connects to from there.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -145,13 +153,15 @@ async def running_cluster(
         stack.enter_context(control_plane.inside())
         address = control_plane.ips[0]
         ranges = [SERVICES[family] for family in world.families]
-        api = await stack.enter_async_context(ApiServer(host=address, port=API_PORT, service_cidrs=ranges))
+        api = await stack.enter_async_context(
+            ApiServer(host=address, port=API_PORT, service_cidrs=ranges, graceful_pods=True)
+        )
         client = await stack.enter_async_context(Client(api.url))
         kubeconfig = directory / "kubeconfig"
         api.kubeconfig(kubeconfig)
         cluster = Cluster(world, client, Known(client, KINDS), directory, kubeconfig)
         async with asyncio.TaskGroup() as tasks:
-            background = await _start(cluster, tasks, proxies=proxies)
+            background = await _start(cluster, tasks, flags if proxies else None)
             yield cluster
             cluster.proxies_may_end = True
             background.cancel()
@@ -160,14 +170,14 @@ async def running_cluster(
                     await node.stop(cluster.proxies[node.name])
 
 
-async def _start(cluster: Cluster, tasks: asyncio.TaskGroup, *, proxies: bool) -> asyncio.Task[None]:
+async def _start(cluster: Cluster, tasks: asyncio.TaskGroup, flags: Sequence[str] | None) -> asyncio.Task[None]:
     await controllers.register_nodes(cluster.client, cluster.world)
     ready = asyncio.Event()
     background = tasks.create_task(_control(cluster, ready), name="controllers")
     await ready.wait()
-    if proxies:
+    if flags is not None:
         for node in cluster.world.nodes:
-            await cluster.start_proxy(node, tasks)
+            await cluster.start_proxy(node, tasks, flags)
     return background
 
 

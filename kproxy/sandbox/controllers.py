@@ -125,6 +125,12 @@ def is_ready(pod: Json) -> bool:
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
+def trouble_of(pod: Json) -> str:
+    """Why a pod cannot start, as its kubelet said; empty if nothing is wrong."""
+    containers = (pod.get("status") or {}).get("containerStatuses") or ()
+    return next((state["waiting"]["message"] for item in containers if "waiting" in (state := item["state"])), "")
+
+
 def is_settled(known: Known) -> bool:
     """Whether every Deployment has all its pods ready and every LoadBalancer Service its address."""
     waiting = any(

@@ -35,8 +35,17 @@ _NAMES = Path("/run/netns")
 _INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 _REFUSED_EXAMPLE = "07"
 _WIDTHS = (8, 41, 32)  # characters: who asks, whom, who answered
+_NARROW_WIDTHS = (8, 22, 31)
+_WIDE = 120  # columns that a terminal needs for the former
 _PIPE_WIDTH = 160
 _CHAINS = ("KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXT", "KUBE-SVC", "KUBE-SVL", "KUBE-SEP")  # as a packet meets them
+_NEEDED = {  # program → Debian's package
+    "ip": "iproute2",
+    "iptables-restore": "iptables",
+    "nginx": "nginx-light",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+}
 _SHELL_POD = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -51,6 +60,12 @@ def run_sandbox(*, keep: bool, demo: bool) -> int:
     Call it last: the process waits behind the walls from then on.
     """
     flags = [*(["--demo"] if demo else []), *(["--keep"] if keep or not demo else [])]
+    # An ordinary user's PATH lacks the directory in which iptables and nginx are, and becomes root's behind the walls.
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    missing = sorted({package for program, package in _NEEDED.items() if shutil.which(program) is None})
+    if missing:
+        sys.stderr.write(f"kproxy sandbox: programs are missing; install the packages {' '.join(missing)}\n")
+        return 1
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     try:
@@ -67,14 +82,14 @@ class Demo:
         self._cluster = cluster
         self._console = console
         self._tour = tour.Tour(cluster)
+        self._narrow = console.width < _WIDE
         self._kubectl = shutil.which("kubectl") is not None
         self.asked = 0
         self.wrong = 0
 
     async def show(self) -> None:
         """All examples in their order, then the rules of one Service."""
-        await self._cluster.client.apply(_SHELL_POD)
-        heading = _table()
+        heading = self._table()
         heading.add_row("", *(f"[dim]{text}[/]" for text in ("asked by", "whom", "who answered", "and saw the asker")))
         self._console.print(f"  [dim]{tour.SHELL} is a pod on node-1, client is outside the cluster[/]")
         self._console.print()
@@ -123,7 +138,7 @@ class Demo:
             return
         with self._console.status("asking"):
             results = [await tour.go(self._cluster.world, question) for question in questions]
-        table = _table()
+        table = self._table()
         for result in results:
             question = result.question
             self.asked += 1
@@ -133,7 +148,7 @@ class Demo:
                 question.asker,
                 escape(question.target),
                 _tally(result),
-                f"[red]{escape(result.problem)}[/]" if result.problem else _sources(result),
+                f"[red]{escape(result.problem)}[/]" if result.problem else _sources(result, brief=self._narrow),
             )
         self._console.print(table)
 
@@ -162,8 +177,11 @@ class Demo:
 
     async def _rules(self, service: str) -> None:
         """The part of node-1's nat table that belongs to one Service."""
-        finished = await self._cluster.world.node("node-1").run(("iptables-save", "-t", "nat"))
-        rules = _rules_of(f"default/{service}", finished.check().stdout.splitlines())
+        rules: list[str] = []
+        for program in ("iptables-save", "iptables-legacy-save"):  # whichever variant kproxy chose
+            if not rules and shutil.which(program):
+                finished = await self._cluster.world.node("node-1").run((program, "-t", "nat"))
+                rules = _rules_of(f"default/{service}", finished.check().stdout.splitlines())
         self._console.print()
         self._console.print(f"[bold]iptables-save -t nat[/]  [dim]what node-1 has for {service}[/]")
         for rule in rules:
@@ -176,26 +194,25 @@ class Demo:
         self.wrong += 1
         self._console.print(f"  [red]✗ {escape(why)}[/]")
 
-
-def _table() -> Table:
-    table = Table.grid(padding=(0, 1, 0, 0))
-    table.add_column(width=3, justify="right")
-    for width in _WIDTHS:
-        table.add_column(min_width=width, max_width=width, overflow="fold")
-    table.add_column(overflow="fold")  # whom the servers saw, or what went wrong
-    return table
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 1, 0, 0))
+        table.add_column(width=3, justify="right")
+        for width in _NARROW_WIDTHS if self._narrow else _WIDTHS:
+            table.add_column(min_width=width, max_width=width, overflow="fold")
+        table.add_column(overflow="fold")  # whom the servers saw, or what went wrong
+        return table
 
 
 def _tally(result: tour.Result) -> str:
     return escape("  ".join(f"{count} {name}" for name, count in sorted(result.servers.items())))
 
 
-def _sources(result: tour.Result) -> str:
-    """``as itself, 10.244.1.2`` or ``as node-1, 10.244.1.1 192.168.100.11``."""
+def _sources(result: tour.Result, *, brief: bool) -> str:
+    """``as itself, 10.244.1.2`` or ``as node-1, 10.244.1.1 192.168.100.11``; without the addresses if brief."""
     whom: dict[str, list[str]] = {}
     for address, owner in sorted(result.sources.items()):
         whom.setdefault("itself" if owner == result.question.asker else owner, []).append(address)
-    return escape("; ".join(f"as {owner}, {' '.join(addresses)}" for owner, addresses in whom.items()))
+    return escape("; ".join(f"as {owner}" + (f", {' '.join(ips)}" * (not brief)) for owner, ips in whom.items()))
 
 
 def _rules_of(service: str, lines: Sequence[str]) -> list[str]:
@@ -216,12 +233,14 @@ def _summary(path: Path) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _started(console: Console) -> AsyncIterator[Cluster]:
+async def _started(console: Console, flags: Sequence[str]) -> AsyncIterator[Cluster]:
     begun = time.monotonic()
     await asyncio.to_thread(_DIRECTORY.mkdir, parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         with console.status("making hosts, API server and one kproxy a node"):
-            cluster = await stack.enter_async_context(running_cluster(_DIRECTORY, names=_NAMES))
+            cluster = await stack.enter_async_context(running_cluster(_DIRECTORY, names=_NAMES, flags=flags))
+            await cluster.client.apply(_SHELL_POD)
+            await cluster.settle()
             await cluster.wait_for_proxies()
         hosts = "  ".join(f"{node.name} {' '.join(node.ips)}" for node in cluster.world.nodes)
         console.print(f"[bold]kproxy sandbox[/]  {hosts}  [dim]up in {time.monotonic() - begun:.1f} s[/]")
@@ -242,10 +261,11 @@ def _explain_entering(console: Console, cluster: Cluster) -> None:
     console.print(f"  hosts: {names}", soft_wrap=True, highlight=False)
     console.print("  from another terminal:", highlight=False)
     for command in (
+        f"cp kubectl apply -f {EXAMPLES}",
         "cp kubectl get services -A",
         "node-1 iptables-save -t nat",
-        "client curl http://192.168.100.11:30123",
-        "shell bash",
+        "client curl -s http://192.168.100.11:30123",
+        f"{tour.SHELL} {os.environ.get('SHELL', 'sh')}",
     ):
         console.print(f"    {enter} {command}", soft_wrap=True, highlight=False)
 
@@ -260,10 +280,10 @@ exec ip netns exec "$host" "$@"
 """
 
 
-async def _run(console: Console, *, keep: bool, demo: bool) -> int:
+async def _run(console: Console, *, keep: bool, demo: bool, flags: Sequence[str]) -> int:
     begun = time.monotonic()
     status = 0
-    async with _started(console) as cluster:
+    async with _started(console, flags) as cluster:
         if demo:
             showing = Demo(cluster, console)
             await showing.show()
@@ -280,9 +300,9 @@ async def _run(console: Console, *, keep: bool, demo: bool) -> int:
     return status
 
 
-def _run_or_say_why(console: Console, *, keep: bool, demo: bool) -> int:
+def _run_or_say_why(console: Console, *, keep: bool, demo: bool, flags: Sequence[str]) -> int:
     try:
-        return asyncio.run(_run(console, keep=keep, demo=demo))
+        return asyncio.run(_run(console, keep=keep, demo=demo, flags=flags))
     except* KproxyError as group:
         for text in _messages(group):
             sys.stderr.write(f"kproxy sandbox: {text}\n")
@@ -301,11 +321,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m kproxy.sandbox.demo")
     parser.add_argument("--demo", action="store_true")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--proxy-flag", action="append", default=[], help="a further flag for every kproxy; repeat")
     arguments = parser.parse_args()
     # A pipe has no width: the lines are then as long as they are.
     console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     try:
-        return _run_or_say_why(console, keep=arguments.keep, demo=arguments.demo)
+        return _run_or_say_why(console, keep=arguments.keep, demo=arguments.demo, flags=arguments.proxy_flag)
     except KeyboardInterrupt:
         console.print("\nstopped; nothing is left behind")
         return 0 if arguments.keep else _INTERRUPTED
