@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 
-class _Jump(selectors.DefaultSelector):  # type: ignore[misc, valid-type]  # chosen at run time
+class _Jump(selectors.DefaultSelector):
     """When nothing is ready and something is planned for later, later is now."""
 
     loop: "JumpingLoop"

@@ -55,7 +55,7 @@ def test_a_rejected_object_is_one_line_and_one_event(
     (event,) = ears.heard
     assert (event.reason, event.regarding, event.uid) == ("InvalidObject", KEY, "u1")
     (record,) = caplog.records
-    assert record.fields["field"] == "spec.a"
+    assert record.__dict__["fields"]["field"] == "spec.a"
 
 
 def test_another_problem_of_the_same_object_is_news(complaints: Complaints, ears: Ears) -> None:

@@ -85,7 +85,7 @@ def test_a_flood_is_cut_off_and_counted(jump: Jump, caplog: Any) -> None:
     events = [Event("Service", ObjectKey("a", f"s{number}"), "R", "n") for number in range(1500)]
     jump(play(posts, *events, 2000))
     assert len(posts.bodies) == 1000
-    assert [record.fields for record in caplog.records] == [{"dropped": 500}]
+    assert [record.__dict__["fields"] for record in caplog.records] == [{"dropped": 500}]
 
 
 def test_an_api_server_that_is_away_costs_an_event_and_nothing_else(jump: Jump) -> None:
