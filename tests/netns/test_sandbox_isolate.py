@@ -100,13 +100,15 @@ async def test_signals_go_in(signum: signal.Signals) -> None:
 async def test_nothing_is_left_after_kill_9(walls: bool) -> None:
     process = await start(*(WALLS if walls else ()), sys.executable, "-c", WORLD, "stay")
     assert process.stdout is not None
-    assert await process.stdout.readline() == b"ok\n"
-    below = descendants(process.pid)
-    inside = {network_namespace(pid) for pid in below} - {network_namespace("self")}
-    assert inside
-    handles = [os.pidfd_open(pid) for pid in below]
-    process.kill()
-    await process.communicate()
+    try:
+        assert await process.stdout.readline() == b"ok\n"
+        below = descendants(process.pid)
+        inside = {network_namespace(pid) for pid in below} - {network_namespace("self")}
+        assert inside
+        handles = [os.pidfd_open(pid) for pid in below]
+    finally:
+        process.kill()
+        await process.communicate()
     for handle in handles:
         assert select.select([handle], [], [], 20)[0], "a descendant lives on"
         os.close(handle)
