@@ -59,7 +59,7 @@ def restore_text(
     """One table's part of a restore input, in pieces that end with a newline.
 
     ``declare`` creates or empties chains without giving them rules. A deleted chain is emptied first, with all others,
-    so that no order of deletions can fail on a chain that is still referenced. ``write`` is walked twice.
+    so that no order of deletions can fail on a chain that is still referenced.
     """
     chains, gone = tuple(write), tuple(delete)
     yield f"*{table}\n"
