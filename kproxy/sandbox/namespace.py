@@ -76,7 +76,7 @@ def _outside_of_chroot() -> Iterator[None]:
     root, here = os.open("/", os.O_RDONLY | os.O_CLOEXEC), os.open(".", os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.chroot("/proc")
-        while not Path.cwd().samefile(".."):
+        while not Path().samefile(".."):
             os.chdir("..")
         os.chroot(".")
         yield
