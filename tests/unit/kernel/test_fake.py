@@ -132,7 +132,7 @@ async def test_faults_and_flushes_can_be_made() -> None:
 
 async def test_faulty_fails_about_one_call_in_n_before_or_after_the_deed() -> None:
     twin = FakeIptables()
-    faulty = Faulty(twin, 4, Random(1))  # noqa: S311 -- chance for a test
+    faulty = Faulty(twin, 4, Random(1))
     failed = {"before": 0, "after": 0}
     for number in range(400):
         try:

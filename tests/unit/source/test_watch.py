@@ -34,7 +34,7 @@ class Watching:
         self.waits: list[float] = []
         self.reports: list[KproxyError | None] = []
         self.clock = clock
-        chance = random.Random(1)  # noqa: S311 -- a repeatable test, no secret
+        chance = random.Random(1)
         self.changes = watch(
             client, selection, config, sleep=self._sleep, chance=chance, clock=clock, report=self._report
         )
@@ -356,7 +356,7 @@ async def test_a_resource_that_an_old_cluster_lacks_is_empty_and_asked_for_rarel
 
 def test_backoff_starts_again_after_a_healthy_while(api: Any) -> None:
     clock = api.Clock()
-    backoff = Backoff((1.0, 8.0), random.Random(2), clock)  # noqa: S311 -- a repeatable test, no secret
+    backoff = Backoff((1.0, 8.0), random.Random(2), clock)
     first = [backoff.next() for _ in range(50)]
     assert max(first) > 4.0
     assert max(first) <= 8.0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy import flags
+from kproxy.cli import flags
 from kproxy.config import Config, DetectLocalMode, EndpointsSource, IptablesVariant
 from kproxy.daemon.configz import go_duration
 from kproxy.errors import InvalidConfig

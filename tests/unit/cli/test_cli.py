@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from kproxy import __version__, cli, cli_parser
-from kproxy.cli_parser import Usage
+from kproxy import __version__, cli
+from kproxy.cli import parser
+from kproxy.cli.parser import Usage
 from kproxy.config import Config
 from kproxy.errors import KernelError
 
@@ -86,8 +87,8 @@ def test_version_in_both_spellings(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_kube_proxys_cleanup_flag_is_the_command() -> None:
-    assert cli_parser.parse(["--kubeconfig=x", "--cleanup"])[0].command == "cleanup"
-    assert cli_parser.parse(["--cleanup=false"])[0].command == "run"
+    assert parser.parse(["--kubeconfig=x", "--cleanup"])[0].command == "cleanup"
+    assert parser.parse(["--cleanup=false"])[0].command == "run"
 
 
 def test_help_names_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +109,7 @@ def test_an_error_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_a_problem_with_flags_is_usage_where_flags_have_no_meaning() -> None:
     with pytest.raises(Usage):
-        cli_parser.parse(["--keep"][1:])
+        parser.parse(["--keep"][1:])
 
 
 # --- plan and explain -----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from kproxy.backend.iptables.dialect import INVALID_COUNTER, LOCALHOST_COUNTER, 
 from kproxy.backend.iptables.diff import Delta, read_save, repair
 from kproxy.backend.iptables.rules import Entry, Table
 from kproxy.backend.iptables.text import render_rule
-from kproxy.cli_plan import load
+from kproxy.cli.plan import load
 from kproxy.config import Config, IptablesVariant
 from kproxy.daemon.addresses import LocalAddresses
 from kproxy.daemon.doors import choose_variant, make_door

@@ -11,8 +11,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Never
 
-from kproxy import flags
-from kproxy.flags import Flag
+from kproxy.cli import flags
+from kproxy.cli.flags import Flag
 
 EXIT_CODES = """\
 exit status:

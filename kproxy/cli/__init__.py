@@ -11,11 +11,12 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from kproxy import __version__, cli_parser
-from kproxy.cli_parser import Command, Usage
+from kproxy import __version__
+from kproxy.cli import parser
+from kproxy.cli.flags import to_config
+from kproxy.cli.parser import Command, Usage
 from kproxy.config import Config
 from kproxy.errors import InvalidConfig, KproxyError
-from kproxy.flags import to_config
 
 DONE, FAILED, MISUNDERSTOOD = 0, 1, 2
 
@@ -23,7 +24,7 @@ DONE, FAILED, MISUNDERSTOOD = 0, 1, 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the result is the exit status."""
     try:
-        command, problems = cli_parser.parse(sys.argv[1:] if argv is None else argv)
+        command, problems = parser.parse(sys.argv[1:] if argv is None else argv)
         return _dispatch(command, problems)
     except Usage as usage:
         _complain(str(usage))
@@ -46,7 +47,7 @@ def _dispatch(command: Command, problems: Sequence[str]) -> int:
         if problems:
             raise InvalidConfig(*problems)
         return _WITHOUT_CONFIG[command.command](command)
-    config = to_config(cli_parser.wanted(command), host=socket.gethostname(), problems=problems)
+    config = to_config(parser.wanted(command), host=socket.gethostname(), problems=problems)
     return _WITH_CONFIG[command.command](command, config)
 
 
@@ -64,11 +65,11 @@ def _sandbox(command: Command) -> int:
 def _run(command: Command, config: Config) -> int:
     from kproxy.daemon import main as daemon
 
-    return daemon.run(config, ignored=cli_parser.ignored(command), init_only=command.init_only)
+    return daemon.run(config, ignored=parser.ignored(command), init_only=command.init_only)
 
 
 def _plan(command: Command, config: Config) -> int:
-    from kproxy.cli_plan import FAMILIES, render_plan
+    from kproxy.cli.plan import FAMILIES, render_plan
 
     for line in render_plan(command.files, config, FAMILIES[command.family], warn=_complain):
         print(line)
@@ -76,7 +77,7 @@ def _plan(command: Command, config: Config) -> int:
 
 
 def _check(_command: Command, config: Config) -> int:
-    from kproxy.cli_check import check
+    from kproxy.cli.check import check
 
     try:
         differences, summary = check(config, warn=_complain)
@@ -89,7 +90,7 @@ def _check(_command: Command, config: Config) -> int:
 
 
 def _explain(command: Command) -> int:
-    from kproxy.cli_explain import explain
+    from kproxy.explain.packet import explain
 
     try:
         for line in explain(command.dump, command.source, command.destination, command.from_interface, command.local):
