@@ -89,7 +89,7 @@ def main() -> int:
         for size, variant in rounds:
             figures = _Bench(size, variant, arguments, _Bar(progress, bar, f"{size} {variant}")).measure()
             results.append(figures)
-            progress.console.print(_table(figures))
+            progress.console.print(_table(figures), *(f"  {note}" for note in _notes(figures)), "", sep="\n")
             report.save(arguments.output, {"before": before, "after": report.circumstances(), "results": results})
     console.print(f"saved: {arguments.output}")
     return 0
@@ -178,7 +178,7 @@ class _Bench:
 
     def _observe(self, host: Host, feed: Feed, clock: KernelClock, daemon: Daemon) -> KproxyFigures:
         daemon.wait_until_it_serves(600)
-        last = clock.settle(quiet=1.0, deadline=120) or daemon.began
+        last = clock.settle(quiet=3.0, deadline=120) or daemon.began  # what it does after the first sync is part of it
         first = daemon.spent()
         latencies: list[float] = []
         for number in self.chosen:
@@ -270,8 +270,6 @@ def _table(figures: dict[str, Any]) -> Table:
     if churned := ours["churn_rss_mb"]:
         shown = f"{churned[1]:.0f} ... {max(churned):.0f} ... {churned[-1]:.0f} MiB"
         table.add_row(f"  {_CHURNED} services {len(churned) - 1} times: first, most, last", "-", shown, "")
-    table.caption = "\n".join(_notes(figures))
-    table.caption_justify = "left"
     return table
 
 
