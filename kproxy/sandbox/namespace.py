@@ -56,36 +56,35 @@ def become_root_of_own_users(uid: int, gid: int) -> None:
 
 
 def make_mounts_private() -> None:
-    """Keep every later mount of this mount namespace out of the sight of the one it was copied from."""
-    with _outside_of_chroot():
-        _mount(None, "/", None, _MS_RECURSIVE | _MS_PRIVATE)
+    """Keep every later mount of this mount namespace out of the sight of the one it was copied from.
 
-
-@contextlib.contextmanager
-def _outside_of_chroot() -> Iterator[None]:
-    """Be at the root of the mount tree for a moment.
-
-    The propagation of mounts is set on mounts, and in a chroot (debootstrap, a build) the root directory is just a
-    directory of one. Root may climb out of it: a working directory above its root has no ceiling. Outside of a chroot,
-    and for anybody else, this does nothing.
+    Propagation is set on mounts, and in a chroot (debootstrap, a build) the root directory is just a directory of one:
+    then root climbs out for a moment and comes back to the same directory made a mount of its own, which is also what
+    programs such as ip(8) expect of a root directory.
     """
     mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
     if os.geteuid() != 0 or any(line.split()[4] == "/" for line in mounts.splitlines()):
-        yield
+        _mount(None, "/", None, _MS_RECURSIVE | _MS_PRIVATE)
         return
     root, here = os.open("/", os.O_RDONLY | os.O_CLOEXEC), os.open(".", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.chroot("/proc")
+        os.chroot("/proc")  # a working directory above the root has no ceiling
         while not Path().samefile(".."):
             os.chdir("..")
         os.chroot(".")
-        yield
+        _mount(None, "/", None, _MS_RECURSIVE | _MS_PRIVATE)
+        top, inside = _path_of(root), _path_of(here)
+        _mount(str(top), str(top), None, _MS_BIND | _MS_RECURSIVE)
+        os.chroot(top)
+        os.chdir("/" / inside.relative_to(top))
     finally:
-        os.fchdir(root)
-        os.chroot(".")
-        os.fchdir(here)
         os.close(root)
         os.close(here)
+
+
+def _path_of(directory: int) -> Path:
+    os.fchdir(directory)
+    return Path.cwd()
 
 
 def mount_proc() -> None:
