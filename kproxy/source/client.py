@@ -36,6 +36,7 @@ _SKEW = 20.0  # seconds before its end at which a credential counts as expired
 _BUFFER = 256 * 1024  # bytes read ahead of us before the server has to wait
 _SHOWN = 300  # characters of a server's message
 _LONGEST_WAIT = 300.0  # seconds; a Retry-After beyond it would be an outage of our own making
+_LARGEST = 512 * 1024 * 1024  # bytes; ten times the list of a big cluster, so this is no API server
 _TLS_ERRORS = (aiohttp.ClientSSLError, ssl.SSLError)
 
 Query = Mapping[str, str]
@@ -105,7 +106,7 @@ class Client:
         async with self._open(_Request("GET", path, query, what)) as response:
             with self.explained(what):
                 async with asyncio.timeout(10 * self._config.request_deadline):  # sock_read guards each piece of it
-                    return await response.read()
+                    return await self._read(response, what)
 
     @contextlib.asynccontextmanager
     async def stream(self, path: str, query: Query, *, what: str, silence: float) -> AsyncIterator[Stream]:
@@ -195,6 +196,16 @@ class Client:
                 # An endless body would have to be read to its end before the connection could serve again.
                 response.close() if request.endless else response.release()
 
+    async def _read(self, response: aiohttp.ClientResponse, what: str) -> bytes:
+        pieces, size = list[bytes](), 0
+        async for piece in response.content.iter_any():
+            pieces.append(piece)
+            size += len(piece)
+            if size > _LARGEST:
+                response.close()  # else the connection would be kept for the rest of it
+                raise ApiError(f"{self.server} sends an endless answer when asked to {what}: no API server?")
+        return b"".join(pieces)
+
     async def _refusal(self, response: aiohttp.ClientResponse, what: str) -> ApiError:
         with self.explained(what):
             async with asyncio.timeout(self._config.request_deadline):
@@ -251,7 +262,8 @@ class Client:
                 return True
             if self._credentials.token_file and self._reread_token():
                 return True
-            if not expired and self._clock() < self._resolved_at + self._config.backoff[1]:
+            # Whoever waited for the lock must not run a plugin again that has just failed for somebody else.
+            if self._clock() < self._resolved_at + (_SKEW if expired else self._config.backoff[1]):
                 return False
             self._resolved_at = self._clock()
             await self._adopt(await self._resolve(self._config))

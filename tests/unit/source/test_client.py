@@ -154,6 +154,21 @@ async def test_an_expiring_credential_is_resolved_before_it_expires(server: Any,
     assert resolver.calls == 2
 
 
+async def test_a_plugin_that_fails_at_expiry_is_run_once_for_all_who_wait(
+    server: Any, config: Config, api: Any
+) -> None:
+    first = Credentials(server=server.url, source="a test", authorization="Bearer first", expires=5000.0)
+    resolver, clock, wall = api.Resolver(first, BadCredentials("the plugin is gone")), api.Clock(), api.Clock()
+    paths = ("/services", "/slices", "/nodes")
+    for path in paths:
+        server.on(path, api.body({}))
+    async with Client(config, resolve=resolver, clock=clock, now=wall) as client:
+        clock.now, wall.now = clock.now + 60, 4990.0
+        found = await asyncio.gather(*(get(client, path) for path in paths), return_exceptions=True)
+    assert [type(each) for each in found] == [BadCredentials, bytes, bytes]  # the old ones may serve a little longer
+    assert resolver.calls == 2
+
+
 async def test_a_token_file_is_read_again_every_minute_and_on_401(
     server: Any, config: Config, api: Any, tmp_path: Path
 ) -> None:
@@ -232,6 +247,15 @@ async def test_a_body_that_stops_is_given_up(client: Client, server: Any, api: A
 async def test_a_body_that_breaks_off_is_unreachable(client: Client, server: Any, api: Any) -> None:
     server.on("/x", api.Answer(chunks=(b"{",), cut=True))
     with pytest.raises(ApiUnreachable, match="cannot be reached to list services"):
+        await get(client)
+
+
+async def test_an_endless_body_is_no_api_server(
+    client: Client, server: Any, api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kproxy.source.client._LARGEST", 10)
+    server.on("/x", api.Answer(chunks=(b"x" * 6, b"x" * 6), hold=True))
+    with pytest.raises(ApiError, match="sends an endless answer when asked to list services"):
         await get(client)
 
 
