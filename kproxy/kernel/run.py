@@ -20,7 +20,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 
-from kproxy.errors import NotPermitted, ProgramFailed, ProgramMissing, ProgramTimeout
+from kproxy.errors import KernelError, NotPermitted, ProgramFailed, ProgramMissing, ProgramTimeout
 from kproxy.kernel.doors import Chunks, Completed, Sink
 
 STDERR_LIMIT = 16 * 1024  # bytes kept; the first message is the one that explains
@@ -45,7 +45,7 @@ async def run(
 
     ``sink`` receives standard output in pieces as it comes. ``on_start`` hears the process id before anything else
     happens. ``environment`` adds to the clean one. With ``check``, a status other than 0 raises ProgramFailed. Also
-    raises ProgramMissing, ProgramTimeout and NotPermitted.
+    raises ProgramMissing, ProgramTimeout, NotPermitted, and KernelError where the machine can start no program now.
     """
     command = tuple(argv)
     began = time.monotonic()
@@ -128,6 +128,11 @@ def _start(command: tuple[str, ...], environment: dict[str, str]) -> subprocess.
         ) from None
     except PermissionError as error:
         raise NotPermitted(f"{command[0]} may not be executed ({error.strerror}); check its mode bits") from None
+    except OSError as error:  # no memory, processes or descriptors left; or no program for this machine
+        raise KernelError(
+            f"{command[0]} cannot be started ({error.strerror}); free memory, processes or open files, "
+            f"or install the package {package_of(command[0])} again"
+        ) from None
 
 
 class _Child:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import pytest
 import uvloop
 
-from kproxy.errors import NotPermitted, ProgramFailed, ProgramMissing, ProgramTimeout
+from kproxy.errors import KernelError, NotPermitted, ProgramFailed, ProgramMissing, ProgramTimeout
 from kproxy.kernel.doors import Completed
 from kproxy.kernel.run import STDERR_LIMIT, find_program, package_of, run
 
@@ -84,6 +84,15 @@ def test_a_program_that_may_not_run_is_told_apart(go: Go, tmp_path: os.PathLike[
     with open(path, "w") as plain:  # noqa: PTH123 -- no mode bits is the point
         plain.write("")
     with pytest.raises(NotPermitted, match="mode bits"):
+        go(run((path,), deadline=20))
+
+
+def test_a_program_that_cannot_be_started_is_a_sentence(go: Go, tmp_path: os.PathLike[str]) -> None:
+    path = f"{os.fspath(tmp_path)}/nonsense"
+    with open(path, "w") as nonsense:  # noqa: PTH123 -- as above
+        nonsense.write("no program")
+    os.chmod(path, 0o755)  # noqa: PTH101, S103 -- as above
+    with pytest.raises(KernelError, match=r"cannot be started .*free memory, processes or open files"):
         go(run((path,), deadline=20))
 
 
