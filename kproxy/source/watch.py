@@ -239,9 +239,9 @@ class _Reflector:
             silence=min(patience, self._config.request_deadline) if initial else patience,
         ) as stream:
             self._opened = True
+            self._report(self._selection.kind, None)  # not at the first line: a quiet cluster sends none for minutes
             async for line in stream:
                 event, metadata = self._read(line)
-                self._report(self._selection.kind, None)
                 if gathered is None:
                     if event.type != "BOOKMARK":
                         yield self._change(event)

@@ -33,6 +33,7 @@ class Watching:
     def __init__(self, client: Client, config: Config, clock: Any, selection: Selection = SERVICES) -> None:
         self.waits: list[float] = []
         self.reports: list[KproxyError | None] = []
+        self._news = asyncio.Event()
         self.clock = clock
         chance = random.Random(1)
         self.changes = watch(
@@ -47,6 +48,13 @@ class Watching:
     def _report(self, kind: Kind, problem: KproxyError | None) -> None:
         assert kind in Kind
         self.reports.append(problem)
+        self._news.set()
+
+    async def heard_after(self, failure: type[KproxyError]) -> None:
+        """Until contact (None) was reported after such a failure."""
+        while not (len(self.reports) > 1 and self.reports[-1] is None and isinstance(self.reports[-2], failure)):
+            self._news.clear()
+            await self._news.wait()
 
     @property
     def problems(self) -> list[KproxyError]:
@@ -290,6 +298,19 @@ async def test_half_a_line_at_the_end_is_not_an_event(watching: Watching, server
     server.on("/services", api.events(("ADDED", api.service("a", "6")), hold=True))
     assert await watching.names() == ["+a"]
     assert watching.problems == []
+
+
+async def test_a_stream_that_opens_is_contact_though_nothing_has_happened(
+    watching: Watching, server: Any, api: Any
+) -> None:
+    await start(watching, server, api)
+    server.on("/services", api.status(500), api.events(hold=True))
+    quiet = asyncio.ensure_future(watching.next())
+    async with asyncio.timeout(10):
+        await watching.heard_after(ApiError)
+    assert not quiet.done()
+    quiet.cancel()
+    await asyncio.gather(quiet, return_exceptions=True)
 
 
 # --- staying away -----------------------------------------------------------------------------------------------------
