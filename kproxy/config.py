@@ -87,7 +87,8 @@ class Config(Struct, frozen=True):
     bind_address_hard_fail: bool = False
     bind_retry: float = 5.0
 
-    # The node's conntrack table; 0 leaves a setting alone, and nothing is ever lowered
+    # The node's conntrack table; 0 leaves a setting alone. Its size is only ever raised; timeouts are set exactly
+    # as asked, as kube-proxy does: its day for established flows is below the kernel's five.
     conntrack_max_per_core: int = 32768
     conntrack_min: int = 131072
     conntrack_tcp_timeout_established: float = 86400.0
