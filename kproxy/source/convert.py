@@ -50,13 +50,14 @@ Outcome = Usable | NotOurs | Rejection
 class Converter:
     """Converts one stream of objects; keeps nothing but what repeats among them, shared.
 
-    ``default_namespace`` is for manifests, which may leave the namespace out; an API server never does.
+    ``manifests``: the objects come from files, so what kubectl and the API server would fill in may be missing: the
+    namespace, and the names of ports. Everything else that the API defaults is forgiven everywhere.
     """
 
-    def __init__(self, *, service_proxy_name: str = "", default_namespace: str = "") -> None:
+    def __init__(self, *, service_proxy_name: str = "", manifests: bool = False) -> None:
         self._service_proxy_name = service_proxy_name
-        self._default_namespace = default_namespace
-        self._endpoints = EndpointsConverter()
+        self._default_namespace = "default" if manifests else ""
+        self._endpoints = EndpointsConverter(api_defaults=manifests)
 
     def convert(self, kind: Kind, data: Raw | bytes) -> Outcome:
         """Decode and convert one object. Never raises."""

@@ -28,9 +28,13 @@ _NEVER = frozenset({"0.0.0.0", "::", "::1"})  # noqa: S104 -- refused, not bound
 
 
 class EndpointsConverter:
-    """Converts slices and Endpoints; remembers the sets of hints, which repeat from endpoint to endpoint."""
+    """Converts slices and Endpoints; remembers the sets of hints, which repeat from endpoint to endpoint.
 
-    def __init__(self) -> None:
+    ``api_defaults``: the objects have not been through an API server, so what it fills in is filled in here.
+    """
+
+    def __init__(self, *, api_defaults: bool = False) -> None:
+        self._unnamed = "" if api_defaults else None  # what a port without a name is called; None: it is no port
         self._sets: dict[tuple[str, ...], frozenset[str]] = {}
 
     def convert_slice(
@@ -56,7 +60,7 @@ class EndpointsConverter:
             key=key,
             service=ObjectKey(key.namespace, labels.service_name),
             family=family,
-            ports=_slice_ports(given.ports or []),
+            ports=_slice_ports(given.ports or [], self._unnamed),
             endpoints=tuple(self._endpoints(given.endpoints or [], family, review)),
             triggered=_seconds(metadata.annotations.triggered) if metadata.annotations else 0.0,
         )
@@ -118,16 +122,17 @@ class EndpointsConverter:
         return shared
 
 
-def _slice_ports(given: list[wire.EndpointPort]) -> tuple[SlicePort, ...]:
+def _slice_ports(given: list[wire.EndpointPort], unnamed: str | None) -> tuple[SlicePort, ...]:
     """A port without a name or a number is not matched with any Service port, and skipped as upstream does."""
+    named = (unnamed if each.name is None else each.name for each in given)
     return tuple(
         SlicePort(
-            sys.intern(port_name(each.name, f"ports[{index}].name")),
+            sys.intern(port_name(name, f"ports[{index}].name")),
             protocol(each.protocol, f"ports[{index}].protocol"),
             port_number(each.port, f"ports[{index}].port"),
         )
-        for index, each in enumerate(given)
-        if each.name is not None and each.port
+        for index, (each, name) in enumerate(zip(given, named, strict=True))
+        if name is not None and each.port
     )
 
 

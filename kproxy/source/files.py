@@ -28,7 +28,7 @@ from kproxy.model.keys import ObjectKey
 from kproxy.model.service import Service
 from kproxy.source import wire
 from kproxy.source.convert import Converter, NotOurs, Outcome, Usable, gather
-from kproxy.source.manifest import SUFFIXES, Manifest, parse
+from kproxy.source.manifest import LARGEST, SUFFIXES, Manifest, parse
 
 _Signature = tuple[int, int, int]
 
@@ -48,7 +48,7 @@ def read_manifests(
     endpoints_source: EndpointsSource = EndpointsSource.SLICES,
 ) -> tuple[list[Listed], list[InvalidObject]]:
     """Files and directories, once: one ``Listed`` for each kind, and every problem found. Raises ``InvalidConfig``."""
-    converter = Converter(service_proxy_name=service_proxy_name, default_namespace="default")
+    converter = Converter(service_proxy_name=service_proxy_name, manifests=True)
     files: dict[Path, _File] = {}
     for given in map(Path, paths):
         try:
@@ -79,7 +79,7 @@ class Directory:
     def __init__(self, config: Config) -> None:
         self._path = Path(config.manifests)
         self._endpoints_source = config.endpoints_source
-        self._converter = Converter(service_proxy_name=config.service_proxy_name, default_namespace="default")
+        self._converter = Converter(service_proxy_name=config.service_proxy_name, manifests=True)
         self._files: dict[Path, _File] = {}
         self._taken: dict[Path, _Signature] = {}  # what we have acted on
         self._seen: dict[Path, _Signature] | None = None  # what was there at the last look
@@ -155,7 +155,8 @@ def _scan(directory: Path) -> dict[Path, _Signature]:
 def _load(path: Path, converter: Converter, old: _File) -> _File:
     """Read one file; keep what it said before where it cannot be parsed. Raises ``OSError``."""
     try:
-        manifests = parse(path, path.read_bytes())
+        with path.open("rb") as file:
+            manifests = parse(path, file.read(LARGEST + 1))
     except InvalidObject as problem:
         return replace(old, problem=problem)
     ours = [(manifest, manifest.kind) for manifest in manifests if manifest.kind is not None]

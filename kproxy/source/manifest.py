@@ -2,6 +2,9 @@
 
 YAML becomes JSON first, so that manifests and API answers go the same way through ``wire`` and ``convert``. YAML costs
 about 1 ms for an object, JSON 0.1 ms: whoever generates thousands of objects writes JSON.
+
+A file may be wrong, or hostile, and must not cost the node its memory: its size, its depth, and what YAML's aliases
+make of it are limited. Rejected: refusing aliases altogether, which kubectl accepts.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ _KINDS = {
 _BYTE = re.compile(r"\(byte (\d+)\)")
 _UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)  # binary, cycles, integers of 100 digits
 _BRACKET = re.compile(rb"[\[\]{}]")
+LARGEST = 64 << 20  # bytes; 10,000 Services with 10 endpoints each are 20 MB
 _DEEPEST = 500
+_GROWTH, _ALLOWANCE = 4, 1 << 20  # a file may stand for so many times its size, and so many bytes more
 # A line may open a level with each "- " or "? ", and with each space of its indentation.
 _DEEP_LINE = re.compile(rb"(?:[-?][ \t]+){%d}|^ {%d}[ -]*[\w\"']" % (_DEEPEST, 4 * _DEEPEST), re.MULTILINE)
 _REMEDY = "repair the file; until then what it said before stays in force"
@@ -65,6 +70,8 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 def parse(path: PurePath, content: bytes) -> list[Manifest]:
     """Every object of one file. Raises ``InvalidObject``, which names the file and the line."""
+    if len(content) > LARGEST:
+        raise _problem(path, 0, f"is larger than {LARGEST >> 20} MB; split it")
     if path.suffix == ".json":
         return list(_unfold(path, content, 0, content))
     try:
@@ -90,9 +97,15 @@ def _parse_yaml(path: PurePath, content: bytes) -> Iterator[Manifest]:
     if _is_too_deep(content):
         raise _problem(path, 0, f"nests more than {_DEEPEST} levels deep")
     loader = _Loader(content)
+    has_aliases = b"*" in content and b"&" in content
+    room = _GROWTH * len(content) + _ALLOWANCE
     try:
         while loader.check_node():
             node = loader.get_node()
+            if has_aliases and node is not None:
+                room -= _expanded(path, node)
+                if room < 0:
+                    raise _problem(path, node.start_mark.line + 1, "repeats itself by aliases beyond all measure")
             value = None if node is None else loader.construct_document(node)
             if node is None or value is None:
                 continue  # nothing between two "---"
@@ -104,6 +117,38 @@ def _parse_yaml(path: PurePath, content: bytes) -> Iterator[Manifest]:
             yield from _unfold(path, encoded, line, b"")
     finally:
         loader.dispose()
+
+
+def _expanded(path: PurePath, root: yaml.Node) -> int:
+    """About how many bytes the document is when every alias is written out. Each node is visited once."""
+    sizes: dict[int, int] = {}
+    opened: set[int] = set()
+    waiting = [root]
+    while waiting:
+        node = waiting[-1]
+        if id(node) in sizes:
+            waiting.pop()
+            continue
+        children = _children(node)
+        unknown = [child for child in children if id(child) not in sizes]
+        if not unknown:
+            sizes[id(node)] = 1 + (len(node.value) if not children else sum(sizes[id(child)] for child in children))
+        elif id(node) in opened:
+            raise _problem(path, node.start_mark.line + 1, "holds an alias of something inside itself")
+        else:
+            opened.add(id(node))
+            waiting += unknown
+    return sizes[id(root)]
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    match node:
+        case yaml.MappingNode():
+            return [part for pair in node.value for part in pair]
+        case yaml.SequenceNode():
+            return list(node.value)
+        case _:
+            return []
 
 
 def _unfold(path: PurePath, data: Raw | bytes, line: int, source: bytes) -> Iterator[Manifest]:

@@ -124,7 +124,7 @@ def test_cluster_wide_objects_have_no_namespace() -> None:
 def test_a_manifest_may_leave_its_namespace_out() -> None:
     data = b'{"metadata":{"name":"web"}}'
     assert isinstance(Converter().convert(Kind.SERVICE, data), Rejection)
-    assert isinstance(Converter(default_namespace="default").convert(Kind.SERVICE, data), Usable)
+    assert isinstance(Converter(manifests=True).convert(Kind.SERVICE, data), Usable)
 
 
 @pytest.mark.parametrize("name", ["web.example.com", "web-abc"])

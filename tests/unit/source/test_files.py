@@ -12,7 +12,7 @@ from kproxy.config import Config, EndpointsSource
 from kproxy.errors import InvalidConfig
 from kproxy.model.change import Change, Listed
 from kproxy.model.cluster import Cluster
-from kproxy.model.enums import Kind
+from kproxy.model.enums import Kind, Protocol
 from kproxy.model.keys import ObjectKey
 from kproxy.source.files import Directory, read_manifests, watch_manifests
 
@@ -185,6 +185,23 @@ def test_slices_count_where_no_endpoints_do_when_asked_so(tmp_path: Path) -> Non
     assert found[ObjectKey("default", "b")][0].endpoints[0].ip == "10.0.0.1"
 
 
+def test_what_an_api_server_would_fill_in_is_filled_in(looking: Looking) -> None:
+    bare = endpoint_slice("a-1", "a") + "ports: [{port: 8080}, {name: null, port: 53, protocol: UDP}, {name: x}]\n"
+    looking.write("a.yaml", service("a") + bare)
+    looking.look()
+    snapshot, key = looking.cluster.snapshot(), ObjectKey("default", "a")
+    (port,) = snapshot.services[key].ports
+    (found,) = snapshot.slices[key]
+    assert (port.name, port.protocol) == ("", Protocol.TCP)
+    assert [(each.name, each.protocol, each.port) for each in found.ports] == [
+        ("", Protocol.TCP, 8080),
+        ("", Protocol.UDP, 53),
+    ]
+    (endpoint,) = found.endpoints
+    assert (endpoint.ready, endpoint.serving, endpoint.terminating) == (True, True, False)
+    assert looking.problems == []
+
+
 @pytest.mark.parametrize(
     ("spec", "noted"), [("{}", True), ("{clusterIP: None}", False), ("{type: ExternalName}", False)]
 )
@@ -228,6 +245,15 @@ def test_a_file_that_is_a_directory_is_a_problem(looking: Looking) -> None:
     looking.look()
     assert looking.services() == ["default/b"]
     assert "cannot be read" in looking.problems[0]
+
+
+def test_no_more_of_a_file_is_read_than_may_be_in_it(looking: Looking) -> None:
+    with (looking.path / "a.yaml").open("wb") as file:
+        file.truncate(1 << 40)  # a hole: takes no room on the disk, and would take all of the memory
+    looking.write("b.yaml", service("b"))
+    looking.look()
+    assert looking.services() == ["default/b"]
+    assert "a.yaml: (the file) is larger than 64 MB" in looking.problems[0]
 
 
 def test_a_config_map_mount_swaps_its_directory(looking: Looking) -> None:

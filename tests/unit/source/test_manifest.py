@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from kproxy.errors import InvalidObject
 from kproxy.model.enums import Kind
+from kproxy.source import manifest
 from kproxy.source.manifest import Manifest, parse
 
 
@@ -103,6 +104,60 @@ def test_a_broken_file_is_named_with_the_line(name: str, content: bytes, field: 
     assert error.value.name == name
     assert error.value.field == field
     assert "what it said before stays in force" in str(error.value)
+
+
+def bomb(levels: int) -> bytes:
+    """A few hundred bytes that stand for 10 ** levels."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
+    return "\n".join([*lines, "kind: Service", ""]).encode()
+
+
+def merging_bomb(levels: int) -> bytes:
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, levels)]
+    return "\n".join([*lines, "kind: Service", ""]).encode()
+
+
+def in_many_documents(levels: int) -> bytes:
+    return b"---\n".join([bomb(levels)] * 1000)
+
+
+def wide() -> bytes:
+    return b"a: &a [" + b"x, " * 20_000 + b"]\nb: [" + b"*a, " * 20_000 + b"]\nkind: Service\n"
+
+
+@pytest.mark.parametrize("content", [bomb(30), merging_bomb(30), in_many_documents(6), wide()])
+def test_aliases_that_multiply_are_refused(content: bytes) -> None:
+    with pytest.raises(InvalidObject, match=r"manifest a.yaml: line \d+ repeats itself by aliases"):
+        parse(PurePath("a.yaml"), content)
+
+
+def test_a_long_chain_of_aliases_is_followed_without_recursion() -> None:
+    lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 3000)), "kind: Service", ""]
+    with pytest.raises(InvalidObject, match=r"a.yaml: line 1 "):
+        parse(PurePath("a.yaml"), "\n".join(lines).encode())
+
+
+def test_ordinary_aliases_are_served() -> None:
+    found = yaml(
+        """\
+        apiVersion: v1
+        kind: List
+        items:
+        - {apiVersion: v1, kind: Service, metadata: &m {name: a}, spec: &s {ports: [{port: 80}]}}
+        - {apiVersion: v1, kind: Service, metadata: {<<: *m, name: b}, spec: *s}
+        """
+    )
+    assert [name for _, name, _ in names(found)] == ["a", "b"]
+    assert msgspec.json.decode(found[1].data)["spec"] == {"ports": [{"port": 80}]}
+
+
+def test_a_file_that_is_too_large_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "LARGEST", 3 << 20)
+    for name in ("a.yaml", "a.json"):
+        with pytest.raises(InvalidObject, match=r"a\.\w+: \(the file\) is larger than 3 MB"):
+            parse(PurePath(name), b" " * ((3 << 20) + 1))
 
 
 @given(st.sampled_from(["a.yaml", "a.json"]), st.binary() | st.text().map(str.encode))
