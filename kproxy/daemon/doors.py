@@ -11,7 +11,7 @@ from kproxy.backend.iptables.apply import IptablesBackend
 from kproxy.backend.iptables.dialect import INVALID_COUNTER, LOCALHOST_COUNTER
 from kproxy.config import Config, IptablesVariant
 from kproxy.daemon.log import Log
-from kproxy.errors import KernelError, NotPermitted, ProgramMissing, XtablesLocked
+from kproxy.errors import KernelError, ProgramFailed, ProgramMissing, XtablesLocked
 from kproxy.kernel.doors import Capabilities, NfacctDoor, SysctlDoor, Verdict
 from kproxy.kernel.iptables import Iptables
 from kproxy.kernel.sysctl import TCP_BE_LIBERAL
@@ -42,16 +42,17 @@ async def choose_variant(config: Config) -> Verdict:
 
 
 async def find_families(config: Config, variant: IptablesVariant) -> dict[IPFamily, tuple[Iptables, Capabilities]]:
-    """The families that can be programmed. Raises NotPermitted, and KernelError where there is none."""
+    """The families that can be programmed. Raises KernelError where there is none.
+
+    Also where a program does not answer: that passes, and a family that is left out is left out for good.
+    """
     found = {}
     problems = []
     for family in IPFamily:
         door = make_door(config, family, variant)
         try:
             capabilities = await _try_family(door)
-        except NotPermitted:
-            raise
-        except KernelError as error:
+        except (ProgramFailed, ProgramMissing) as error:
             problems.append(f"{family.value}: {error}")
             _log.info("This family cannot be programmed here and is left out", family=family, why=error)
             continue

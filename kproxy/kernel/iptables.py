@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kproxy.config import IptablesVariant
-from kproxy.errors import KernelError, NotPermitted, ProgramFailed, RestoreRefused, XtablesLocked
+from kproxy.errors import KernelError, NotPermitted, ProgramFailed, ProgramMissing, RestoreRefused, XtablesLocked
 from kproxy.kernel import netlink, probe
 from kproxy.kernel.doors import Capabilities, Chunks, Completed, Sink, TableState
 from kproxy.kernel.monitor import legacy_tables, read_legacy_state
@@ -140,7 +140,11 @@ class Iptables:
         return parse_version(done.stdout.decode())
 
     async def is_present(self) -> bool:
-        """Spec: iptables.md 14, presence test; a permission that is missing is an error, not an absence."""
+        """Spec: iptables.md 14, presence test.
+
+        A permission that is missing, a held lock or a machine too busy to answer is an error, not an absence: whoever
+        takes it for one would leave the family out for as long as the daemon lives.
+        """
         if self._family is IPFamily.IPV6 and not _has_ipv6():
             return False
         try:
@@ -150,7 +154,7 @@ class Iptables:
             if isinstance(failed, XtablesLocked | NotPermitted):
                 raise failed from None
             return False
-        except KernelError:
+        except ProgramMissing:
             return False
         return True
 

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from unittest.mock import AsyncMock
+
 import pytest
 
-from kproxy.errors import KernelError, NotPermitted, ProgramFailed, RestoreRefused, Retry, XtablesLocked
+from kproxy.config import IptablesVariant
+from kproxy.errors import (
+    KernelError,
+    NotPermitted,
+    ProgramFailed,
+    ProgramMissing,
+    ProgramTimeout,
+    RestoreRefused,
+    Retry,
+    XtablesLocked,
+)
 from kproxy.kernel import iptables
-from kproxy.kernel.iptables import _WholeLines, explain_failure, parse_version
+from kproxy.kernel.iptables import Iptables, _WholeLines, explain_failure, parse_version
+from kproxy.model.enums import IPFamily
 
 RESTORE = ("iptables-nft-restore", "-w", "5")
 
@@ -81,3 +94,29 @@ def test_pieces_are_cut_at_line_ends() -> None:
         lines(piece)
     lines.end()
     assert got == [b"ab\n", b"cd\n", b"e"]
+
+
+def _door() -> Iptables:
+    return Iptables(IPFamily.IPV4, IptablesVariant.NFT, wait=1, deadline=1, restore=1)
+
+
+@pytest.mark.parametrize("error", [ProgramTimeout("slow"), KernelError("cannot be started")])
+async def test_a_busy_machine_is_not_a_missing_family(monkeypatch: pytest.MonkeyPatch, error: KernelError) -> None:
+    monkeypatch.setattr(iptables, "run", AsyncMock(side_effect=error))
+    with pytest.raises(type(error)):
+        await _door().is_present()
+
+
+async def test_no_program_is_a_missing_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iptables, "run", AsyncMock(side_effect=ProgramMissing("install it")))
+    assert not await _door().is_present()
+
+
+@pytest.mark.parametrize("error", [XtablesLocked("held"), ProgramTimeout("slow")])
+async def test_a_lock_or_a_busy_machine_is_not_a_missing_match(
+    monkeypatch: pytest.MonkeyPatch, error: KernelError
+) -> None:
+    door = _door()
+    monkeypatch.setattr(door, "restore", AsyncMock(side_effect=error))
+    with pytest.raises(type(error)):
+        await door.probe()
