@@ -44,10 +44,10 @@ class Contact:
 
     def _recovered(self, kind: Kind) -> None:
         """An answer about one kind ends what concerned all of them: a quiet kind has no news to tell for minutes."""
-        before = len(self._troubles)
-        self._troubles.pop(kind, None)
-        self._troubles = {each: trouble for each, trouble in self._troubles.items() if trouble not in _SHARED}
-        if before and not self._troubles:
+        before = self._troubles
+        self._troubles = {each: trouble for each, trouble in before.items() if each != kind and trouble not in _SHARED}
+        shared = not _SHARED.isdisjoint(before.values())  # its end is told even where one kind stays refused for ever
+        if shared or (before and not self._troubles):
             _log.info("The API server answers again")
 
 

@@ -38,5 +38,11 @@ def test_a_kind_that_alone_is_refused_is_told_beside_an_outage(caplog: pytest.Lo
     assert said(caplog, (Kind.NODE, forbidden), (Kind.NODE, None))[-1] == BACK
 
 
+def test_the_end_of_an_outage_is_told_where_one_kind_stays_refused(caplog: pytest.LogCaptureFixture) -> None:
+    absent, away = ApiError("no such resource", status=404), ApiUnreachable("refused")
+    reports = [(Kind.SERVICE_CIDR, absent), (Kind.SERVICE, away), (Kind.SERVICE, None), (Kind.SERVICE, None)]
+    assert said(caplog, *reports) == [LOST, LOST, BACK]
+
+
 def test_an_expired_version_is_part_of_the_protocol(caplog: pytest.LogCaptureFixture) -> None:
     assert said(caplog, (Kind.SERVICE, ResourceExpired("410")), (Kind.SERVICE, None)) == []
