@@ -105,7 +105,8 @@ async def watch(
                     yield change
         except (ApiError, BadCredentials) as error:
             problem = error
-            report(selection.kind, error)
+            # That this cluster does not have the resource is an answer, and for an old one a lasting one.
+            report(selection.kind, None if selection.optional and _is_unknown(error) else error)
         if selection.optional and isinstance(problem, ApiError) and problem.status in _ABSENT:
             if not absent:
                 yield Listed(selection.kind, ())
@@ -116,6 +117,10 @@ async def watch(
         elif clock() - started < config.backoff[1]:
             # A server that hangs up at once would otherwise be asked again at once, for ever.
             await sleep(backoff.next())
+
+
+def _is_unknown(error: ApiError | BadCredentials) -> bool:
+    return isinstance(error, ApiError) and error.status == 404
 
 
 class Backoff:
