@@ -12,9 +12,9 @@ from __future__ import annotations
 from msgspec import Struct
 
 from kproxy.config import IptablesVariant
-from kproxy.errors import KernelError, ProgramMissing
+from kproxy.errors import ProgramFailed, ProgramMissing
 from kproxy.kernel.doors import Verdict
-from kproxy.kernel.monitor import legacy_tables
+from kproxy.kernel.legacy import legacy_tables
 from kproxy.kernel.run import find_program, package_of, run
 from kproxy.model.enums import IPFamily
 
@@ -31,7 +31,7 @@ class _Seen(Struct):
 
 
 async def detect_variant(asked: IptablesVariant, *, deadline: float, save_deadline: float) -> Verdict:
-    """Raises ProgramMissing when the variant that was asked for, or any at all, is not installed."""
+    """Raises ProgramMissing when the variant that was asked for, or any at all, is not installed; KernelError."""
     installed = [variant for variant in _BOTH if find_program(f"iptables-{variant.value}-restore")]
     plain = await _plain_variant(deadline)
     if asked is not IptablesVariant.AUTO:
@@ -76,7 +76,10 @@ async def _look(variant: IptablesVariant, deadline: float) -> _Seen:
 
 
 async def _count(command: tuple[str, ...], seen: _Seen, deadline: float) -> None:
-    """Add one program's rules and hints to ``seen``; a program that cannot list has seen none."""
+    """Add one program's rules and hints to ``seen``; a program that cannot list has seen none.
+
+    Raises KernelError where it did not answer: a guess could put rules into both variants at once.
+    """
     heads = tuple(f":{name} " for name in HINTS)
     rest = ""
     table = ""
@@ -94,7 +97,7 @@ async def _count(command: tuple[str, ...], seen: _Seen, deadline: float) -> None
 
     try:
         await run(command, deadline=deadline, sink=collect)
-    except KernelError:
+    except (ProgramFailed, ProgramMissing):
         return
 
 
@@ -103,6 +106,6 @@ async def _plain_variant(deadline: float) -> IptablesVariant | None:
         return None
     try:
         said = (await run(("iptables", "--version"), deadline=deadline)).stdout
-    except KernelError:
+    except (ProgramFailed, ProgramMissing):
         return None
     return IptablesVariant.NFT if b"nf_tables" in said else IptablesVariant.LEGACY

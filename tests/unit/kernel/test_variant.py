@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kproxy.config import IptablesVariant
-from kproxy.errors import ProgramMissing
+from kproxy.errors import ProgramMissing, ProgramTimeout
 from kproxy.kernel import variant
-from kproxy.kernel.doors import Verdict
+from kproxy.kernel.doors import Completed, Verdict
 from kproxy.kernel.variant import _judge, _Seen, detect_variant
 
 AUTO, NFT, LEGACY = IptablesVariant.AUTO, IptablesVariant.NFT, IptablesVariant.LEGACY
@@ -63,3 +63,17 @@ async def test_what_is_installed_limits_the_choice(
         verdict = await detect_variant(asked, deadline=1, save_deadline=1)
         assert isinstance(verdict, Verdict)
         assert verdict.variant is expected
+
+
+async def test_a_program_that_does_not_answer_is_no_reason_to_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guessing wrong would put rules into both variants at once."""
+
+    async def run(command: tuple[str, ...], **_: object) -> Completed:
+        if command[0] == "iptables-nft-save":
+            raise ProgramTimeout("slow")
+        return Completed(0, b"iptables v1.8.9 (nf_tables)", "", 1, 0.1, 0.1, 1)
+
+    monkeypatch.setattr(variant, "run", run)
+    monkeypatch.setattr(variant, "find_program", lambda name: name)
+    with pytest.raises(ProgramTimeout):
+        await detect_variant(AUTO, deadline=1, save_deadline=1)
