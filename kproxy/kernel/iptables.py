@@ -20,12 +20,10 @@ from pathlib import Path
 from kproxy.config import IptablesVariant
 from kproxy.errors import KernelError, NotPermitted, ProgramFailed, ProgramMissing, RestoreRefused, XtablesLocked
 from kproxy.kernel import netlink, probe
-from kproxy.kernel.doors import Capabilities, Chunks, Completed, Sink, TableState
-from kproxy.kernel.monitor import legacy_tables, read_legacy_state
+from kproxy.kernel.doors import Capabilities, Chunks, Completed, Sink
+from kproxy.kernel.legacy import Footprint, legacy_tables
 from kproxy.kernel.run import find_program, run
 from kproxy.model.enums import IPFamily
-
-TABLES = ("mangle", "nat", "filter")
 
 _LINE = re.compile(r"\bline:? (\d+)\b")
 _VERSION = re.compile(r"v(\d+(?:\.\d+)+)")
@@ -49,7 +47,7 @@ class Iptables:
         # What a flush monitor needs to tell our own writes from other people's (see monitor.py).
         self.pids: deque[int] = deque(maxlen=64)
         self.windows: deque[tuple[int, int | None]] = deque(maxlen=64)  # nft generations (before, after) of a write
-        self.states: dict[str, TableState | None] = {}  # legacy tables as we left them
+        self.footprint = Footprint(family) if variant is IptablesVariant.LEGACY else None
 
     @property
     def family(self) -> IPFamily:
@@ -64,13 +62,24 @@ class Iptables:
         return f"{self._program}-restore"
 
     async def restore(self, chunks: Chunks) -> Completed:
-        before = self._generation()
+        if self.footprint is not None:
+            return await self._restore_legacy(chunks, self.footprint)
+        before = netlink.nft_generation()
         self.windows.append((before, None))
         try:
             return await self._restore(chunks)
         finally:
-            self.windows[-1] = (before, self._generation())
-            self._remember_states()
+            self.windows[-1] = (before, netlink.nft_generation())
+
+    async def _restore_legacy(self, chunks: Chunks, footprint: Footprint) -> Completed:
+        done = False
+        scan = footprint.begin()
+        try:
+            completed = await self._restore(scan.follow(chunks))
+            done = True
+        finally:
+            footprint.end(done=done)
+        return completed
 
     async def restore_test(self, chunks: Chunks) -> None:
         await self._restore(chunks, "--test")
@@ -83,6 +92,8 @@ class Iptables:
         return done
 
     async def save(self, table: str, sink: Sink | None = None) -> bytes:
+        if self.footprint is not None:
+            self.footprint.read(table)
         lines = _WholeLines(sink) if sink is not None else None
         # iptables-legacy-save takes no lock: the kernel hands out a table atomically (spec: iptables.md 14)
         command = (f"{self._program}-save", "-t", table)
@@ -164,13 +175,6 @@ class Iptables:
     def _is_absent(self, table: str) -> bool:
         """Has a legacy table never been used here? Listing it would create it, and nft tools would then warn of it."""
         return self._variant is IptablesVariant.LEGACY and table not in legacy_tables(self._family)
-
-    def _generation(self) -> int:
-        return netlink.nft_generation() if self._variant is IptablesVariant.NFT else 0
-
-    def _remember_states(self) -> None:
-        if self._variant is IptablesVariant.LEGACY:
-            self.states = {table: read_legacy_state(self._family, table) for table in TABLES}
 
 
 def program_prefix(family: IPFamily, variant: IptablesVariant) -> str:

@@ -25,8 +25,8 @@ from msgspec import Struct
 
 import kproxy
 from kproxy.errors import KernelError, NotPermitted, ProgramFailed, XtablesLocked
+from kproxy.kernel.legacy import legacy_tables
 from kproxy.kernel.lock import xtables_lock
-from kproxy.kernel.monitor import legacy_tables
 from kproxy.kernel.run import run
 from kproxy.model.enums import IPFamily
 
@@ -114,9 +114,9 @@ def main() -> int:
 def _serve(request: Request) -> Answer:
     if request.table not in legacy_tables(request.family):
         return Answer()  # opening it would create it
-    with xtables_lock(request.lock_deadline):
-        import iptc
+    import iptc  # a second of CPU: not while every other program waits for the lock
 
+    with xtables_lock(request.lock_deadline):
         kind = iptc.Table if request.family is IPFamily.IPV4 else iptc.Table6
         table = kind(request.table, autocommit=False)
         if request.remove_jumps_to or request.remove_chains:

@@ -2,21 +2,16 @@
 
 nft variant: the kernel announces every transaction. What it deleted and, at its end, its number and the process that
 made it are read from the netlink group; our own transactions are told by process id.
-legacy variant: nothing is announced, and listing a table costs as much as writing it. But IPT_SO_GET_INFO returns the
-number and size of a table's rules in microseconds, without a copy: what we left after our own last write is compared
-with what is there now, once a second.
+legacy variant: nothing is announced, so the tables are measured once a second (legacy.py).
 Rejected: kube-proxy's canary chain polled with ``iptables -S`` every syncPeriod (spec: iptables.md 13): slow to notice,
-costly on big tables, and blind to ``iptables -F``. An edit that keeps number, size and base chains is not seen on
-legacy; the periodic full comparison is for that. Source: linux/netfilter/nf_tables.h, ip_tables.h.
+costly on big tables, and blind to ``iptables -F``. Source: linux/netfilter/nf_tables.h.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import socket
-import struct
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
@@ -25,13 +20,12 @@ from typing import Protocol
 from msgspec import Struct
 
 from kproxy.config import IptablesVariant
-from kproxy.errors import KernelError, NotPermitted
 from kproxy.kernel import netlink
-from kproxy.kernel.doors import Flush, TableState
+from kproxy.kernel.doors import Flush
+from kproxy.kernel.legacy import TABLES, Footprint
 from kproxy.model.enums import IPFamily
 
 PREFIX = "KUBE-"
-TABLES = ("mangle", "nat", "filter")
 BASE_CHAINS = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"})
 
 _GROUP_NFTABLES = 7
@@ -44,9 +38,6 @@ _NAME_OF_CHAIN = 3  # NFTA_CHAIN_NAME; in a rule the chain is number 2
 _FAMILIES = {2: IPFamily.IPV4, 10: IPFamily.IPV6}
 _COMM = 15  # characters of a process name that the kernel keeps
 _INIT_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, a constant of the kernel's interface
-
-_GET_INFO = 64  # IPT_SO_GET_INFO and IP6T_SO_GET_INFO alike
-_INFO = struct.Struct("=32sI5I5III")
 
 
 class Deleted(Struct, frozen=True):
@@ -77,47 +68,7 @@ class Writer(Protocol):
 
     pids: deque[int]
     windows: deque[tuple[int, int | None]]
-    states: dict[str, TableState | None]
-
-
-# --- legacy ---------------------------------------------------------------------------------------------------
-
-
-def legacy_tables(family: IPFamily) -> frozenset[str]:
-    """The legacy tables in use in this network namespace; asking for another one would create it."""
-    name = "ip_tables_names" if family is IPFamily.IPV4 else "ip6_tables_names"
-    try:
-        return frozenset(Path("/proc/net", name).read_text(encoding="ascii").split())
-    except OSError:
-        return frozenset()  # no legacy iptables in this kernel
-
-
-def read_legacy_state(family: IPFamily, table: str) -> TableState | None:
-    """The table measured from outside; None where it does not exist. Raises NotPermitted, KernelError.
-
-    Through ctypes, because the table's name goes in by the buffer that getsockopt fills, and socket.getsockopt starts
-    with an empty one.
-    """
-    if table not in legacy_tables(family):
-        return None
-    buffer = ctypes.create_string_buffer(table.encode(), _INFO.size)
-    length = ctypes.c_uint32(_INFO.size)
-    domain, level = (socket.AF_INET, socket.SOL_IP) if family is IPFamily.IPV4 else (socket.AF_INET6, 41)
-    # A UDP socket serves: the request passes through any socket of the domain, and this needs no CAP_NET_RAW.
-    with socket.socket(domain, socket.SOCK_DGRAM) as door:
-        libc = _libc()
-        if libc.getsockopt(door.fileno(), level, _GET_INFO, buffer, ctypes.byref(length)) != 0:
-            number = ctypes.get_errno()
-            if number == errno.EPERM:
-                raise NotPermitted(f"measure legacy table {table}: EPERM; run kproxy as root or with CAP_NET_ADMIN")
-            raise KernelError(f"measure legacy table {table}: {errno.errorcode.get(number, number)}")
-    _, _, *numbers = _INFO.unpack(buffer.raw)
-    entries, size = numbers[-2:]
-    return TableState(entries=entries, size=size, hooks=tuple(numbers[:10]))
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
+    footprint: Footprint | None  # legacy only
 
 
 # --- nft ------------------------------------------------------------------------------------------------------
@@ -252,16 +203,13 @@ class FlushMonitor:
             events.close()
 
     def compare(self) -> list[Flush]:
-        """Legacy tables that differ from what our last write left; each difference is told once."""
-        found = []
-        for writer in self._writers:
-            for table, left in writer.states.items():
-                now = read_legacy_state(writer.family, table)
-                if left is None or now == left:
-                    continue
-                writer.states[table] = now
-                found.append(Flush(writer.family, table, _difference(left, now)))
-        return found
+        """Legacy tables that somebody else changed; each change is told once. Raises KernelError."""
+        return [
+            Flush(writer.family, table, why)
+            for writer in self._writers
+            if writer.footprint is not None
+            for table, why in writer.footprint.differences().items()
+        ]
 
     def judge(self, generation: Generation) -> list[Flush]:
         """The flushes in a transaction: none when it is ours, or removed nothing of ours."""
@@ -303,10 +251,3 @@ def _describe(deleted: frozenset[Deleted], family: IPFamily, table: str) -> str:
     names = sorted({gone.chain for gone in mine})
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return f"rules of {shown} in table {table}"
-
-
-def _difference(left: TableState, now: TableState | None) -> str:
-    if now is None:
-        return "the table is gone"
-    what = "its base chains changed" if left.hooks != now.hooks and left.entries == now.entries else "it changed"
-    return f"{what} since our last write: {left.entries} entries, now {now.entries}"

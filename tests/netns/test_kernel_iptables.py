@@ -13,8 +13,8 @@ from kproxy.config import IptablesVariant
 from kproxy.errors import NotPermitted, RestoreRefused, XtablesLocked
 from kproxy.kernel.doors import Capabilities
 from kproxy.kernel.iptables import Iptables, explain_failure
+from kproxy.kernel.legacy import legacy_tables
 from kproxy.kernel.lock import xtables_lock
-from kproxy.kernel.monitor import legacy_tables
 from kproxy.kernel.nfacct import Nfacct
 from kproxy.kernel.probe import CHAIN
 from kproxy.kernel.variant import detect_variant

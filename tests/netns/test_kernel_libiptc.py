@@ -7,9 +7,9 @@ import pytest
 from kproxy.config import IptablesVariant
 from kproxy.errors import XtablesLocked
 from kproxy.kernel.iptables import Iptables
+from kproxy.kernel.legacy import legacy_tables
 from kproxy.kernel.libiptc import LegacyTables
 from kproxy.kernel.lock import xtables_lock
-from kproxy.kernel.monitor import legacy_tables
 from kproxy.kernel.nfacct import Nfacct
 from kproxy.model.enums import IPFamily
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from kproxy.config import IptablesVariant
-from kproxy.kernel.doors import Flush, TableState
+from kproxy.kernel.doors import Completed, Flush, TableState
 from kproxy.kernel.iptables import Iptables
-from kproxy.kernel.monitor import FlushMonitor, NftEvents, legacy_tables, read_legacy_state
+from kproxy.kernel.legacy import legacy_tables, read_legacy_state
+from kproxy.kernel.monitor import FlushMonitor, NftEvents
 from kproxy.model.enums import IPFamily
 from tests.netns.conftest import Namespace
 
@@ -125,3 +127,58 @@ async def test_legacy_tells_foreign_flushes_and_not_our_own_writes(inside: Names
     assert (flush.family, flush.table) == (family, "nat")
     assert monitor.compare() == []
     await flushes.aclose()  # type: ignore[attr-defined]
+
+
+INNER = b"*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -j ACCEPT\nCOMMIT\n"
+
+
+@pytest.mark.parametrize("text", [INNER, TEXT], ids=["elsewhere", "into base chains"])
+async def test_a_flush_between_our_commit_and_our_look_at_it_is_told(
+    inside: Namespace, family: IPFamily, text: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = door(family, LEGACY)
+    monitor = FlushMonitor(LEGACY, [ours])
+    await ours.restore(TEXT)
+    await ours.restore(text)
+    assert monitor.compare() == []
+    restore = ours._restore
+
+    async def then_flush(*arguments: Any) -> Completed:
+        done = await restore(*arguments)
+        inside.run((f"{PROGRAMS[family]}-legacy", "-t", "nat", "-F"))
+        return done
+
+    monkeypatch.setattr(ours, "_restore", then_flush)
+    await ours.restore(text)
+    assert [(flush.family, flush.table) for flush in monitor.compare()] == [(family, "nat")]
+    assert monitor.compare() == []
+
+
+async def test_a_foreign_change_just_before_our_write_is_told(inside: Namespace, family: IPFamily) -> None:
+    ours = door(family, LEGACY)
+    monitor = FlushMonitor(LEGACY, [ours])
+    await ours.restore(TEXT)
+    inside.run((f"{PROGRAMS[family]}-legacy", "-t", "filter", "-F", "KUBE-FORWARD"))
+    await ours.restore(INNER)
+    assert [flush.table for flush in monitor.compare()] == ["filter"]
+
+
+@pytest.mark.usefixtures("inside")
+async def test_half_of_our_own_write_is_not_told(family: IPFamily) -> None:
+    ours = door(family, LEGACY)
+    monitor = FlushMonitor(LEGACY, [ours])
+    await ours.restore(TEXT)
+    before = read_legacy_state(family, "filter")
+
+    async def halves() -> AsyncIterator[bytes]:
+        first, second = TEXT.split(b"*nat")
+        # more than the program's buffer holds, so that it commits the first half before it sees the second
+        yield first + b"#" * 65536 + b"\n"
+        async with asyncio.timeout(20):
+            while read_legacy_state(family, "filter") == before:  # noqa: ASYNC110 -- the kernel announces nothing
+                await asyncio.sleep(0.001)
+        assert monitor.compare() == []
+        yield b"*nat" + second
+
+    await ours.restore(halves())
+    assert monitor.compare() == []
