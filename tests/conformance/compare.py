@@ -1,0 +1,57 @@
+"""Judges a record against the recorded one: equal, probe by probe, but for what the scenario calls the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+_UNORDERED = {"out"}  # the two variants list tables in different orders
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One probe whose result is not the recorded one."""
+
+    probe: str
+    recorded: Json | None
+    got: Json | None
+
+    def document(self) -> Json:
+        return {"probe": self.probe, "recorded": self.recorded, "got": self.got}
+
+
+def differences(
+    recorded: Mapping[str, Json], got: Mapping[str, Json], accepted: Mapping[str, Any]
+) -> Iterator[Difference]:
+    """All probes that differ; ``accepted`` holds the ``accept`` of the probes that have one."""
+    for probe in sorted({*recorded, *got}):
+        want, have = recorded.get(probe), got.get(probe)
+        if want is None or have is None or not is_same(want, have):
+            if have is not None and _is_accepted(have, accepted.get(probe)):
+                continue
+            yield Difference(probe, want, have)
+
+
+def is_same(recorded: Json, got: Json) -> bool:
+    """Whether all that was recorded is found; ``balanced`` may be judged where the record did not."""
+    keys = {*recorded, *got} - ({"balanced"} - recorded.keys())
+    return all(_equal(key, recorded.get(key), got.get(key)) for key in keys)
+
+
+def _equal(key: str, recorded: Any, got: Any) -> bool:
+    if key in _UNORDERED and isinstance(recorded, list) and isinstance(got, list):
+        return sorted(map(str, recorded)) == sorted(map(str, got))
+    return bool(recorded == got)
+
+
+def _is_accepted(got: Json, accept: Any) -> bool:
+    """``accept: refused``, ``accept: "ok=p1a,p1b"`` or a list of those."""
+    for each in [accept] if isinstance(accept, str) else accept or []:
+        outcome, _, backends = str(each).partition("=")
+        if outcome == "reject":
+            outcome = got["outcome"] if got.get("outcome") in {"refused", "icmp-unreachable"} else outcome
+        if got.get("outcome") == outcome and (not backends or got.get("backends") == sorted(backends.split(","))):
+            return True
+    return False
