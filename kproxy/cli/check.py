@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing
 
 from kproxy.backend.iptables import names
@@ -101,19 +101,22 @@ async def _second_opinion(door: Iptables, wanted: Ruleset) -> list[str]:
     """Legacy only: the entry rules and the canaries as libiptc sees them."""
     if door.variant is not IptablesVariant.LEGACY:
         return []
-    reader = LegacyTables(door.family)
-    found = []
-    for table in (Table.NAT, Table.FILTER):  # where the jumps are; each reading starts a program
-        entries = [entry for entry in wanted.entries if entry.table is table]
-        seen = await reader.read(table.value, sorted({*(entry.hook for entry in entries), names.CANARY}))
-        if names.CANARY not in seen:
-            found.append(f"table {table}: libiptc sees no {names.CANARY}")
-        found += [
-            f"table {table}: libiptc sees no jump from {entry.hook} to {_jumps_to(entry)}"
-            for entry in entries
-            if not any(rule.endswith(f"-j {_jumps_to(entry)}") for rule in seen.get(entry.hook, ()))
-        ]
-    return found
+    chains = {table.value: {names.CANARY} for table in Table}
+    for entry in wanted.entries:
+        chains[entry.table.value].add(entry.hook)
+    seen = await LegacyTables(door.family).read({table: sorted(wanted) for table, wanted in chains.items()})
+    return list(doubts(wanted.entries, seen))
+
+
+def doubts(entries: Iterable[Entry], seen: Mapping[str, Mapping[str, Iterable[str]]]) -> Iterator[str]:
+    """What of ours is not among the rules that were seen, by table and chain."""
+    for table in Table:
+        if names.CANARY not in seen.get(table.value, {}):
+            yield f"table {table}: libiptc sees no {names.CANARY}"
+    for entry in entries:
+        rules = seen.get(entry.table.value, {}).get(entry.hook, ())
+        if not any(rule.endswith(f"-j {_jumps_to(entry)}") for rule in rules):
+            yield f"table {entry.table}: libiptc sees no jump from {entry.hook} to {_jumps_to(entry)}"
 
 
 def _jumps_to(entry: Entry) -> str:

@@ -1,8 +1,8 @@
 """Legacy tables read and edited through libiptc (python-iptables): the second pair of eyes.
 
 It shares no code with the iptables programs' text, so it can prove that base jumps, canaries and chosen chains are
-what we think they are (tests, ``kproxy check``), and it makes the small structured edits of ``cleanup``. Never the bulk
-path: a rule costs it 0.14 ms. It sees legacy tables only.
+what we think they are (tests, ``kproxy check``), and ``cleanup`` has it remove the jumps from base chains: by their
+target, in whatever words they were written. Never the bulk path: a rule costs it 0.14 ms. It sees legacy tables only.
 
 It runs in a child, ``python -m kproxy.kernel.libiptc``, one for each request: the package takes no lock (the child
 does, see lock.py), its IPv6 targets fail in a process that used IPv4 before, importing it takes 30 MB, and a fault in
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,39 +39,42 @@ _NOT_MATCHES = frozenset({*_HEADER, "target", "goto", "counters", "fragment"})
 
 
 class Request(Struct, frozen=True):
-    """What the child shall do with one table. Nothing to remove: read."""
+    """What the child shall do under one holding of the lock."""
 
     family: IPFamily
-    table: str
     lock_deadline: float  # seconds
-    chains: tuple[str, ...] = ()  # to read; empty: all
-    remove_jumps_to: tuple[str, ...] = ()  # rules of base chains with these targets
-    remove_chains: tuple[str, ...] = ()  # emptied and deleted; absent ones are passed over
+    tables: dict[str, tuple[str, ...]]  # chains to read, none: all; or the targets whose jumps shall go
+    remove: bool = False
 
 
 class Answer(Struct, frozen=True):
-    chains: dict[str, tuple[str, ...]] = {}  # rules as iptables-save words them; absent chains are left out
-    removed: int = 0  # rules of base chains, and chains
+    tables: dict[str, dict[str, tuple[str, ...]]] = {}  # table, chain, rules as iptables-save words them
+    removed: int = 0
 
 
 class LegacyTables:
-    """The daemon's side: one child a call."""
+    """Our side: one child a call."""
 
     def __init__(self, family: IPFamily, *, lock_deadline: float = 5.0, deadline: float = 30.0) -> None:
         self._family = family
         self._lock_deadline = lock_deadline
         self._deadline = deadline
 
-    async def read(self, table: str, chains: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
-        """The rules of these chains, or of all. Raises XtablesLocked, NotPermitted, KernelError."""
-        return (await self._ask(Request(self._family, table, self._lock_deadline, tuple(chains)))).chains
+    async def read(self, tables: Mapping[str, Sequence[str]]) -> dict[str, dict[str, tuple[str, ...]]]:
+        """The rules of these chains of each table, of all where none is named; what is absent is left out.
 
-    async def remove(self, table: str, *, jumps_to: Sequence[str] = (), chains: Sequence[str] = ()) -> int:
-        """Delete jumps from base chains, then chains, in one commit; returns how many were there."""
-        request = Request(
-            self._family, table, self._lock_deadline, remove_jumps_to=tuple(jumps_to), remove_chains=tuple(chains)
-        )
-        return (await self._ask(request)).removed
+        Raises XtablesLocked, NotPermitted, KernelError.
+        """
+        wanted = {table: tuple(chains) for table, chains in tables.items()}
+        return (await self._ask(Request(self._family, self._lock_deadline, wanted))).tables
+
+    async def remove_jumps(self, tables: Mapping[str, Sequence[str]]) -> int:
+        """Delete the rules of base chains that jump to these chains of each table; returns how many there were.
+
+        One commit a table, in the given order. Raises as ``read``; a table is then as it was, or done.
+        """
+        targets = {table: tuple(chains) for table, chains in tables.items()}
+        return (await self._ask(Request(self._family, self._lock_deadline, targets, remove=True))).removed
 
     async def _ask(self, request: Request) -> Answer:
         command = (sys.executable, "-m", "kproxy.kernel.libiptc")
@@ -105,49 +108,45 @@ def main() -> int:
         return {XtablesLocked: _LOCKED, NotPermitted: _FORBIDDEN}.get(type(error), _FAILED)
     except Exception as error:  # noqa: BLE001 -- iptc raises its own kinds, OSError and AttributeError alike
         said = str(error)
-        sys.stderr.write(f"python-iptables, table {request.table}: {type(error).__name__}: {said}\n")
+        sys.stderr.write(f"python-iptables, {', '.join(request.tables)}: {type(error).__name__}: {said}\n")
         return _FORBIDDEN if "ermission" in said else _FAILED
     sys.stdout.buffer.write(msgspec.json.encode(answer))
     return 0
 
 
 def _serve(request: Request) -> Answer:
-    if request.table not in legacy_tables(request.family):
-        return Answer()  # opening it would create it
+    used = legacy_tables(request.family)
+    asked = {name: frozenset(chains) for name, chains in request.tables.items() if name in used}
+    if not asked:
+        return Answer()  # opening a table that is not in use would create it
     import iptc  # a second of CPU: not while every other program waits for the lock
 
+    ipv6 = request.family is IPFamily.IPV6
+    kind = iptc.Table6 if ipv6 else iptc.Table
     with xtables_lock(request.lock_deadline):
-        kind = iptc.Table if request.family is IPFamily.IPV4 else iptc.Table6
-        table = kind(request.table, autocommit=False)
-        if request.remove_jumps_to or request.remove_chains:
-            return Answer(removed=_remove(table, request))
-        return Answer(chains=dict(_read(iptc, table, request)))
+        opened = {name: kind(name, autocommit=False) for name in asked}
+        if request.remove:
+            return Answer(removed=sum(_remove_jumps(opened[name], targets) for name, targets in asked.items()))
+        return Answer({name: dict(_read(iptc, opened[name], chains, ipv6=ipv6)) for name, chains in asked.items()})
 
 
-def _read(iptc: Any, table: Any, request: Request) -> Iterator[tuple[str, tuple[str, ...]]]:
-    wanted = frozenset(request.chains)
+def _read(iptc: Any, table: Any, wanted: frozenset[str], *, ipv6: bool) -> Iterator[tuple[str, tuple[str, ...]]]:
     for chain in table.chains:
         if not wanted or chain.name in wanted:
-            ipv6 = request.family is IPFamily.IPV6
             decoded = (iptc.easy.decode_iptc_rule(rule, ipv6=ipv6) for rule in chain.rules)
             yield chain.name, tuple(render_rule(chain.name, rule) for rule in decoded)
 
 
-def _remove(table: Any, request: Request) -> int:
-    targets = frozenset(request.remove_jumps_to)
+def _remove_jumps(table: Any, targets: frozenset[str]) -> int:
     count = 0
     for chain in table.chains:
         if chain.is_builtin():
             for rule in [rule for rule in chain.rules if rule.target.name in targets]:
                 chain.delete_rule(rule)
                 count += 1
-    doomed = [name for name in request.remove_chains if table.is_chain(name)]
-    for name in doomed:  # all are emptied first, for they may jump to each other
-        table.flush_entries(name)
-    for name in doomed:
-        table.delete_chain(name)
-    table.commit()
-    return count + len(doomed)
+    if count:
+        table.commit()
+    return count
 
 
 def render_rule(chain: str, rule: dict[str, Any]) -> str:

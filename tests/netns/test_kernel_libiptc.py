@@ -59,29 +59,36 @@ async def iptables(request: pytest.FixtureRequest) -> Iptables:
 async def test_it_reads_in_the_same_words_as_iptables_save(iptables: Iptables) -> None:
     text = (await iptables.save("nat")).decode().replace("name  k", "name k")  # nfacct's second space
     saved = [line for line in text.splitlines() if line.startswith("-A")]
-    read = await LegacyTables(iptables.family).read("nat")
-    assert [rule for rules in read.values() for rule in rules] == saved
+    read = await LegacyTables(iptables.family).read({"nat": ()})
+    assert [rule for rules in read["nat"].values() for rule in rules] == saved
     assert "\n".join(saved) + "\n" == RULES.format(**WORDS[iptables.family])
 
 
-async def test_it_reads_chosen_chains(iptables: Iptables) -> None:
-    read = await LegacyTables(iptables.family).read("nat", ["PREROUTING", "POSTROUTING", "ABSENT"])
-    assert {chain: len(rules) for chain, rules in read.items()} == {"PREROUTING": 1, "POSTROUTING": 0}
+async def test_it_reads_chosen_chains_of_several_tables(iptables: Iptables) -> None:
+    await iptables.restore(b"*filter\n:KUBE-X - [0:0]\n-A FORWARD -j KUBE-X\nCOMMIT\n")
+    asked = {"nat": ["PREROUTING", "POSTROUTING", "ABSENT"], "filter": ["FORWARD"]}
+    read = await LegacyTables(iptables.family).read(asked)
+    counts = {table: {chain: len(rules) for chain, rules in chains.items()} for table, chains in read.items()}
+    assert counts == {"nat": {"PREROUTING": 1, "POSTROUTING": 0}, "filter": {"FORWARD": 1}}
 
 
-async def test_it_removes_jumps_and_chains_and_nothing_else(iptables: Iptables) -> None:
-    reader = LegacyTables(iptables.family)
-    assert await reader.remove("nat", jumps_to=["KUBE-SERVICES"], chains=[*CHAINS, "ABSENT"]) == 1 + len(CHAINS)
-    left = await reader.read("nat")
-    assert not {chain for chain in left if chain.startswith("KUBE-")}
-    assert [rule for rules in left.values() for rule in rules] == ["-A OUTPUT -j RETURN"]
+async def test_it_removes_jumps_and_nothing_else(iptables: Iptables) -> None:
+    await iptables.restore(b"*filter\n:KUBE-X - [0:0]\n-A FORWARD -g KUBE-X\n-A INPUT -m mark --mark 1\nCOMMIT\n")
+    editor = LegacyTables(iptables.family)
+    before = await editor.read({"nat": (), "filter": ()})
+    assert await editor.remove_jumps({"nat": [*CHAINS, "ABSENT"], "filter": ["KUBE-X"], "raw": ["KUBE-X"]}) == 2
+    after = await editor.read({"nat": (), "filter": ()})
+    assert (before["nat"].pop("PREROUTING"), after["nat"].pop("PREROUTING")) == ((RULES.splitlines()[0],), ())
+    assert (before["filter"].pop("FORWARD"), after["filter"].pop("FORWARD")) == (("-A FORWARD -g KUBE-X",), ())
+    assert after == before
+    assert await editor.remove_jumps({"nat": CHAINS}) == 0
 
 
 async def test_an_unused_table_is_not_created(iptables: Iptables) -> None:
-    assert await LegacyTables(iptables.family).read("raw") == {}
+    assert await LegacyTables(iptables.family).read({"raw": ()}) == {}
     assert "raw" not in legacy_tables(iptables.family)
 
 
 async def test_it_waits_for_the_lock(iptables: Iptables) -> None:
     with xtables_lock(0), pytest.raises(XtablesLocked, match="held by another program"):
-        await LegacyTables(iptables.family, lock_deadline=0).read("nat")
+        await LegacyTables(iptables.family, lock_deadline=0).read({"nat": ()})

@@ -4,7 +4,8 @@ Ours are the chains whose names say so and every rule of a built-in chain that j
 an earlier version of us, or of kube-proxy, wrote it. KUBE-FIREWALL and its jumps stay: the kubelet relies on them
 (spec: iptables.md 16). A chain of ours that somebody else's chain jumps to cannot be deleted; it is emptied.
 
-Each table is one transaction, read first. Not undone: sysctls, nfacct objects, conntrack entries.
+Each table is one transaction, read first; jumps that somebody removed before are not missed. Not undone: sysctls,
+nfacct objects, conntrack entries.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from kproxy.backend.iptables.rules import Table
 from kproxy.backend.iptables.text import restore_text
 from kproxy.kernel.doors import IptablesDoor
 
+ORDER = (Table.NAT, Table.FILTER, Table.MANGLE)
+
 
 class Cleaned(Struct, frozen=True):
     rules: int  # jumps from built-in chains
@@ -25,11 +28,11 @@ class Cleaned(Struct, frozen=True):
     kept: tuple[str, ...] = ()  # emptied, but somebody else's rules still refer to them
 
 
-async def cleanup(door: IptablesDoor) -> Cleaned:
+async def cleanup(door: IptablesDoor, tables: Iterable[Table] = ORDER) -> Cleaned:
     """Remove our rules and chains. Raises KernelError; run it again, it takes what is left."""
     rules = chains = 0
     kept: list[str] = []
-    for table in (Table.NAT, Table.FILTER, Table.MANGLE):
+    for table in tables:
         found = _ours((await door.save(table.value)).decode(errors="replace").splitlines(), table)
         if not found.chains:
             continue

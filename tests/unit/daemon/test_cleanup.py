@@ -1,36 +1,65 @@
-"""What a saved table loses. The real tables are in test_e2e_daemon.py."""
+"""Clean-up, one table at a time: what is tried again and what is said.
 
+What counts as ours is test_cleanup.py's of the backend; real tables are in tests/netns/test_cleanup.py.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from kproxy.backend.iptables.cleanup import Cleaned
 from kproxy.backend.iptables.rules import Table
-from kproxy.daemon.cleanup import removal
+from kproxy.daemon.cleanup import _describe, clean_table
+from kproxy.errors import NotPermitted, XtablesLocked
+from kproxy.kernel.doors import Chunks, Completed
+from kproxy.kernel.fake import FakeIptables
+from kproxy.kernel.iptables import Iptables
 
-SAVED = """\
-*nat
-:PREROUTING ACCEPT [0:0]
-:DOCKER - [0:0]
-:KUBE-SERVICES - [0:0]
-:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]
-:KUBE-FIREWALL - [0:0]
--A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
--A PREROUTING -m comment --comment "mine -j KUBE-SERVICES" -j DOCKER
--A OUTPUT -j KUBE-FIREWALL
--A KUBE-SERVICES -d 10.0.0.1/32 -j KUBE-SVC-AAAAAAAAAAAAAAAA
-COMMIT
-""".splitlines()
+OURS = b"*nat\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\nCOMMIT\n"
 
 
-def test_jumps_then_chains_and_nothing_of_others() -> None:
-    chains, text = removal(Table.NAT, SAVED)
-    assert chains == ["KUBE-SERVICES", "KUBE-SVC-AAAAAAAAAAAAAAAA"]
-    assert text.splitlines() == [
-        "*nat",
-        ":KUBE-SERVICES - [0:0]",
-        ":KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]",
-        '-D PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
-        "-X KUBE-SERVICES",
-        "-X KUBE-SVC-AAAAAAAAAAAAAAAA",
-        "COMMIT",
-    ]
+class Busy(FakeIptables):
+    """Somebody else is at work in the table."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__()
+        self.errors = list(errors)
+
+    async def restore(self, chunks: Chunks) -> Completed:
+        if self.errors:
+            raise self.errors.pop()
+        return await super().restore(chunks)
 
 
-def test_of_kube_proxys_tables_kube_firewall_stays() -> None:
-    assert removal(Table.FILTER, ["*filter", ":KUBE-FIREWALL - [0:0]", "-A INPUT -j KUBE-FIREWALL"])[0] == []
+async def clean(door: FakeIptables) -> Cleaned:
+    return await clean_table(cast("Iptables", door), Table.NAT)
+
+
+async def busy(*errors: Exception) -> Busy:
+    door = Busy()
+    await door.restore(OURS)
+    door.errors += errors
+    return door
+
+
+async def test_a_table_that_somebody_writes_meanwhile_is_tried_again() -> None:
+    door = await busy(XtablesLocked("held"), XtablesLocked("held"))
+    assert await clean(door) == Cleaned(rules=1, chains=1)
+    assert await clean(door) == Cleaned(0, 0)
+
+
+@pytest.mark.parametrize("errors", [[XtablesLocked("held")] * 3, [NotPermitted("no")]])
+async def test_not_for_ever_and_not_without_hope(errors: list[Exception]) -> None:
+    door = await busy(*errors)
+    with pytest.raises(type(errors[0])):
+        await clean(door)
+    assert door.errors == []
+
+
+def test_what_was_done_is_said() -> None:
+    assert list(_describe("iptables-nft table nat", Cleaned(0, 0))) == []
+    (removed, kept) = _describe("iptables-nft table nat", Cleaned(2, 5, ("KUBE-A",)))
+    assert removed == "iptables-nft table nat: removed 5 chains and what jumped to them"
+    assert kept == "iptables-nft table nat: emptied KUBE-A; rules of others jump there, so the chains stay"

@@ -5,11 +5,15 @@ Real tables are in tests/netns/test_kernel_libiptc.py.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kproxy.kernel.libiptc import render_rule
+from kproxy.kernel import libiptc
+from kproxy.kernel.libiptc import Answer, Request, render_rule
+from kproxy.model.enums import IPFamily
 
 
 @pytest.mark.parametrize(
@@ -28,3 +32,31 @@ from kproxy.kernel.libiptc import render_rule
 )
 def test_a_rule_in_words(rule: dict[str, Any], text: str) -> None:
     assert render_rule("X", rule) == text
+
+
+IPTC = """
+import fcntl, os
+with open(os.environ["XTABLES_LOCKFILE"], "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+class Table:
+    chains = ()
+    def __init__(self, name, autocommit):
+        with open(os.environ["XTABLES_LOCKFILE"], "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            raise AssertionError("opened without the lock")
+"""
+
+
+def test_the_package_is_imported_before_the_lock_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "iptc.py").write_text(IPTC)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "iptc", raising=False)
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
+    monkeypatch.setattr(libiptc, "legacy_tables", lambda _: frozenset({"nat"}))
+    try:
+        assert libiptc._serve(Request(IPFamily.IPV4, 0, {"nat": (), "raw": ()})) == Answer({"nat": {}})
+    finally:
+        sys.modules.pop("iptc", None)
