@@ -15,7 +15,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from kproxy.daemon.log import Log
-from kproxy.daemon.server import listen, respond
+from kproxy.daemon.server import Server, listen, respond
 from kproxy.daemon.status import Answer, Health, Instant
 from kproxy.model.enums import IPFamily
 from kproxy.plan.plan import HealthCheck, NodePorts
@@ -66,7 +66,7 @@ class HealthCheckPorts:
     async def _open(self, address: str, port: int) -> Failure | None:
         check = self._checks[port]
         if self._runner is None:
-            self._runner = web.ServerRunner(web.Server(self._answer, access_log=None))
+            self._runner = web.ServerRunner(Server(self._answer, access_log=None))
             await self._runner.setup()
         try:
             site = web.SockSite(self._runner, listen(address, port, one_family=True))

@@ -22,7 +22,7 @@ from kproxy.daemon.addresses import LocalAddresses
 from kproxy.daemon.doors import choose_variant, find_families
 from kproxy.daemon.log import Log, configure
 from kproxy.daemon.service import Daemon
-from kproxy.daemon.setup import become_unlikely_victim, prepare
+from kproxy.daemon.setup import allow_many_files, become_unlikely_victim, prepare
 from kproxy.errors import KproxyError
 from kproxy.kernel.address import Addresses
 from kproxy.kernel.monitor import FlushMonitor
@@ -79,6 +79,7 @@ async def _init(config: Config) -> None:
 
 async def _serve(config: Config) -> None:
     become_unlikely_victim(config.oom_score_adj)
+    allow_many_files()
     prepare(config, Sysctl())
     verdict = await choose_variant(config)
     found = await find_families(config, verdict.variant)

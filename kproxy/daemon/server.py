@@ -30,6 +30,7 @@ from kproxy.model.node import Node
 
 _log = Log(__name__)
 _BACKLOG = 128
+_CONNECTIONS = 64  # at once, for each server; a kubelet, a load balancer and a collector need a handful
 _TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
 
 Page = Callable[[Mapping[str, str]], Answer]  # the query's parameters → the answer
@@ -80,6 +81,21 @@ def respond(answer: Answer) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, headers={**answer.headers, "Server": "kproxy"})
 
 
+class Server(web.Server):
+    """Closes its oldest connection when there are too many.
+
+    Whoever reaches the port could otherwise take every file descriptor of the process by connecting and saying
+    nothing, and without descriptors no iptables program can be started. Refusing the newest instead was rejected: it
+    would keep the kubelet out.
+    """
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        living = [each for each in self.connections if each.transport is not None]
+        for each in living[:-_CONNECTIONS]:
+            each.force_close()
+
+
 async def serve(
     name: str,
     address: str,
@@ -92,7 +108,7 @@ async def serve(
 
     Raises CannotListen where the address cannot be bound and the configuration calls that fatal.
     """
-    runner = web.ServerRunner(web.Server(handler, access_log=None))
+    runner = web.ServerRunner(Server(handler, access_log=None))
     await runner.setup()
     try:
         listener = await _listen_for_ever(name, address, config)

@@ -11,6 +11,7 @@ Source: spec: runtime.md 6, iptables.md 15.
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 from kproxy.config import Config
@@ -21,6 +22,7 @@ from kproxy.model.enums import IPFamily
 from kproxy.plan.node_ports import node_ports
 
 _log = Log(__name__)
+_FILES = 65536  # more than any node needs; some programs that we start would walk through a limit of a billion
 
 
 def prepare(config: Config, sysctl: SysctlDoor) -> tuple[SysctlOutcome, ...]:
@@ -48,3 +50,11 @@ def become_unlikely_victim(adjustment: int, path: Path = Path("/proc/self/oom_sc
         path.write_text(f"{adjustment}\n", encoding="ascii")
     except OSError as error:
         _log.warning("The OOM score stays as it is", wanted=adjustment, why=error.strerror)
+
+
+def allow_many_files() -> None:
+    """A socket for each health-check node port and address can exceed the usual 1024 open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -65,6 +65,19 @@ async def test_the_metrics_servers_pages() -> None:
         assert (await http.get(f"{url}/livez")).status == 404
 
 
+async def test_connections_that_say_nothing_give_way_to_newer_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kproxy.daemon.server._CONNECTIONS", 3)
+    pages = of_health(Health((IPFamily.IPV4,), sync_period=30), Metrics())
+    async with serving(pages) as url, _session() as http, asyncio.timeout(10):
+        host, port = split_address(url.removeprefix("http://"))
+        silent = [await asyncio.open_connection(host, port) for _ in range(3)]
+        assert (await http.get(f"{url}/livez")).status == 200  # the fourth
+        assert await silent[0][0].read() == b""  # closed
+        assert not silent[1][0].at_eof()
+        for _, writer in silent:
+            writer.close()
+
+
 async def test_the_wildcard_answers_both_families() -> None:
     with listen("0.0.0.0", 0) as listener:
         port = listener.getsockname()[1]

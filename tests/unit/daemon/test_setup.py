@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 
 from kproxy.config import Config
-from kproxy.daemon.setup import become_unlikely_victim, prepare
+from kproxy.daemon.setup import allow_many_files, become_unlikely_victim, prepare
 from kproxy.kernel.fake import FakeSysctl
 
 ROUTE = "net/ipv4/conf/all/route_localnet"
@@ -39,3 +40,23 @@ def test_the_oom_score_is_best_effort(tmp_path: Path, caplog: pytest.LogCaptureF
     assert (tmp_path / "score").read_text(encoding="ascii") == "-5\n"
     become_unlikely_victim(-5, tmp_path / "no" / "score")
     assert "The OOM score stays" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [((1024, 4096), (4096, 4096)), ((1024, resource.RLIM_INFINITY), (65536, resource.RLIM_INFINITY))],
+)
+def test_the_limit_of_open_files_is_raised(
+    monkeypatch: pytest.MonkeyPatch, given: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    wanted: list[tuple[int, tuple[int, int]]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: given)
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: wanted.append((which, limits)))
+    allow_many_files()
+    assert wanted == [(resource.RLIMIT_NOFILE, expected)]
+
+
+def test_a_limit_that_suffices_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100_000, 200_000))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: pytest.fail("lowered or raised for nothing"))
+    allow_many_files()
