@@ -254,7 +254,7 @@ def _explain_entering(console: Console, cluster: Cluster) -> None:
     script.chmod(0o755)
     outside = os.environ.get(isolate.OUTER_PID, "?")
     own_users = not Path("/proc/self/uid_map").read_text(encoding="ascii").split()[2].startswith("4294967295")
-    enter = f"nsenter -t {outside} {'-U --preserve-credentials ' if own_users else ''}-m -n -p {script}"
+    enter = f"nsenter -t {outside} {'-U --preserve-credentials ' if own_users else ''}-m -n -p -r {script}"
     names = " ".join(host for host in cluster.world.hosts if host != "lan")
     console.print()
     console.print(f"[bold]The sandbox stays up until Ctrl-C.[/]  [dim]kubeconfig inside: {cluster.kubeconfig}[/]")

@@ -78,6 +78,7 @@ def _make_walls() -> None:
     try:
         namespace.make_mounts_private()
         namespace.mount_run()
+        namespace.raise_loopback()
     except KernelError as error:
         raise NotPermitted(_MAY_NOT.format(why=error, setting=_blame())) from error
 

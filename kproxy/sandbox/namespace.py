@@ -1,4 +1,4 @@
-"""The five system calls with which the sandbox makes its walls: unshare, setns, mount, prctl, and two files in /proc.
+"""The few system calls that make the walls: unshare, setns, mount, prctl, an ioctl, and two files in /proc.
 
 Called through ctypes, because ``os.unshare`` and ``os.setns`` come only with Python 3.12 and mount(2) never came.
 The programs unshare(1) and mount(8) were rejected where a process must change itself: util-linux 2.38 blocks
@@ -13,7 +13,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
+import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +31,7 @@ _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND = 2, 4, 8, 4096
 _MS_RECURSIVE, _MS_PRIVATE = 1 << 14, 1 << 18
 _MNT_DETACH = 2
 _PR_SET_PDEATHSIG = 1
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1  # netdevice(7)
 _SIGKILL = 9
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -95,6 +99,12 @@ def mount_proc() -> None:
 def mount_run() -> None:
     """Cover /run with an empty, writable directory: xtables.lock and namespace names live there."""
     _mount("tmpfs", "/run", "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=0755")
+
+
+def raise_loopback() -> None:
+    """Switch lo on, which is off in every new network namespace: servers on 127.0.0.1 and ::1 need it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 
 
 def bind(source: str, target: Path) -> None:
