@@ -13,6 +13,9 @@ from kproxy.model.enums import IPFamily, Kind
 from kproxy.model.keys import ObjectKey
 
 
+_MOST = 100  # moments kept for a Service; while rounds fail for days, changes go on coming
+
+
 class Triggers:
     """For one family. ``since``: seconds since the epoch."""
 
@@ -27,7 +30,7 @@ class Triggers:
         match change:
             case Put(object=EndpointSlice() as slice_) if slice_.family is self._family:
                 if slice_.triggered > self._since:
-                    self._waiting.setdefault(slice_.service, []).append(slice_.triggered)
+                    _append(self._waiting, slice_.service, [slice_.triggered])
                     self._slices[slice_.key] = slice_.service
             case Removed(kind=Kind.ENDPOINT_SLICE, key=key):
                 service = self._slices.pop(key, None)
@@ -39,7 +42,7 @@ class Triggers:
     def take(self) -> None:
         """A round has read the slices."""
         for service, moments in self._waiting.items():
-            self._taken.setdefault(service, []).extend(moments)
+            _append(self._taken, service, moments)
         self._waiting = {}
         self._slices = {}
 
@@ -48,3 +51,9 @@ class Triggers:
         seconds = [max(0.0, wall - moment) for moments in self._taken.values() for moment in moments]
         self._taken = {}
         return seconds
+
+
+def _append(to: dict[ObjectKey, list[float]], service: ObjectKey, moments: list[float]) -> None:
+    """The first ones stay: they have waited longest."""
+    kept = to.setdefault(service, [])
+    kept.extend(moments[: _MOST - len(kept)])

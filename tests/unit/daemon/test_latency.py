@@ -37,6 +37,17 @@ def test_a_failed_round_keeps_its_moments_for_the_next() -> None:
     assert triggers.arrived(130) == [20]
 
 
+def test_what_waits_for_ever_is_bounded() -> None:
+    triggers = noted(*(changed(110 + moment) for moment in range(1000)))
+    triggers.take()
+    for moment in range(1000):
+        triggers.note(changed(2000 + moment))
+        triggers.take()
+    waited = triggers.arrived(5000)
+    assert len(waited) == 100
+    assert max(waited) == 5000 - 110
+
+
 def test_what_happened_before_we_began_is_not_ours() -> None:
     triggers = noted(changed(99), changed(0), Listed(Kind.ENDPOINT_SLICE, ()))
     triggers.take()
