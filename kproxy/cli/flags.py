@@ -27,6 +27,7 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|m|us|µs|ns|s)")
 _ENDPOINT = re.compile(
     r"\[(?P<bracketed>[^\]]+)\](?::(?P<port6>[0-9]{1,5}))?|(?P<plain>[^:]+):(?P<port>[0-9]{1,5})|(?P<bare>.+)"
 )
+_INTERFACE = re.compile(r"[A-Za-z0-9_.@][A-Za-z0-9_.@-]*")
 _TRUE = {"1", "t", "T", "true", "TRUE", "True"}
 _FALSE = {"0", "f", "F", "false", "FALSE", "False"}
 
@@ -50,6 +51,14 @@ class Flag(NamedTuple):
 
 def text(value: str) -> str:
     return value.strip()
+
+
+def interface(value: str, longest: int) -> str:
+    """A name, or the beginning of one, that goes into rules as it is."""
+    name = value.strip()
+    if name and (len(name) > longest or not _INTERFACE.fullmatch(name)):
+        raise ValueError(f"at most {longest} letters, digits and . _ @ -, as the kernel names interfaces")
+    return name
 
 
 def boolean(value: str) -> bool:
@@ -195,8 +204,14 @@ TRAFFIC = (
         "MODE",
         "how this node's pods are recognised: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix",
     ),
-    Flag("pod-bridge-interface", "pod_bridge_interface", text, "NAME", "for BridgeInterface"),
-    Flag("pod-interface-name-prefix", "pod_interface_name_prefix", text, "PREFIX", "for InterfaceNamePrefix"),
+    Flag("pod-bridge-interface", "pod_bridge_interface", partial(interface, longest=15), "NAME", "for BridgeInterface"),
+    Flag(
+        "pod-interface-name-prefix",
+        "pod_interface_name_prefix",
+        partial(interface, longest=14),  # 15 with the + that a rule adds
+        "PREFIX",
+        "for InterfaceNamePrefix",
+    ),
     Flag(
         "nodeport-addresses",
         "nodeport_addresses",

@@ -77,6 +77,9 @@ def test_a_value_becomes_a_field(name: str, value: str, field: str, expected: An
         ("feature-gates", "AllAlpha", "pairs such as"),
         ("conntrack-min", "x", "a whole number of 0 or more"),
         ("config", "/etc/x", "give the same settings as flags"),
+        ("pod-interface-name-prefix", '"; -j ACCEPT', "as the kernel names interfaces"),
+        ("pod-interface-name-prefix", "x" * 15, "at most 14 letters"),
+        ("pod-bridge-interface", "cni0\n-A INPUT -j ACCEPT", "as the kernel names interfaces"),
     ],
 )
 def test_a_bad_value_names_the_flag_the_value_and_what_is_accepted(name: str, value: str, accepted: str) -> None:
