@@ -76,7 +76,7 @@ class Cluster:
         namespace = short.get("ns", "default")
         self.api.delete("Service", name, namespace)
         for each in self.api.list("EndpointSlice", namespace):
-            if each["metadata"]["labels"].get("kubernetes.io/service-name") == name:
+            if each["metadata"].get("labels", {}).get("kubernetes.io/service-name") == name:
                 self.delete_slice(each["metadata"]["name"], namespace)
 
     def delete_slice(self, name: str, namespace: str = "default") -> None:
@@ -84,8 +84,12 @@ class Cluster:
 
     def clear(self) -> None:
         """Delete all that the scenario wrote, and put the Nodes back."""
-        for name in tuple(self.services):
-            self.delete(name)
+        self.services.clear()
+        for kind in ("Service", "EndpointSlice"):
+            for each in self.api.list(kind):
+                namespace, name = each["metadata"]["namespace"], each["metadata"]["name"]
+                if namespace != "hx-system" and (namespace, name) != ("default", "kubernetes"):
+                    self.api.delete(kind, name, namespace)
         for name in NODES:
             self._put(objects.node(name))
 

@@ -1,4 +1,8 @@
-"""Judges a record against the recorded one: equal, probe by probe, but for what the scenario calls the same."""
+"""Judges a record against the recorded one: equal, probe by probe, but for what the scenario calls the same.
+
+A scenario without a record, one of ours, is judged by what its probes say: ``expect`` in the scenarios' words
+(``ok=p1a,p1b``, ``reject``, ``timeout``) and ``want``, parts that the result must contain.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +42,15 @@ def is_same(recorded: Json, got: Json) -> bool:
     """Whether all that was recorded is found; ``balanced`` may be judged where the record did not."""
     keys = {*recorded, *got} - ({"balanced"} - recorded.keys())
     return all(_equal(key, recorded.get(key), got.get(key)) for key in keys)
+
+
+def is_expected(probe: Json, got: Json) -> bool:
+    """Whether a result is what the probe expects by itself."""
+    expect = probe.get("expect", "")
+    if isinstance(expect, dict):
+        expect = expect.get("iptables", "")
+    parts = all(got.get(key) == value for key, value in probe.get("want", {}).items())
+    return parts and (not expect or _is_accepted(got, expect))
 
 
 def _equal(key: str, recorded: Any, got: Any) -> bool:

@@ -34,7 +34,7 @@ _END_DEADLINE = 10.0  # seconds from SIGTERM
 _WIPE = """
 for i in iptables ip6tables; do for t in filter nat mangle raw; do
   $i -t $t -F; $i -t $t -X; for c in INPUT FORWARD OUTPUT; do [ $t = filter ] && $i -P $c ACCEPT; done; done; done
-nft flush ruleset; conntrack -F
+nft flush ruleset; conntrack -F; sysctl -qw net.ipv4.conf.all.route_localnet=0
 true
 """
 

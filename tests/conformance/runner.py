@@ -71,10 +71,15 @@ def needs_own_proxy(scenario: Json) -> bool:
 
 
 class Runner:
-    """Runs scenarios on one iptables variant; ``report`` is called after each."""
+    """Runs scenarios on one iptables variant; ``report`` is called after each.
 
-    def __init__(self, directory: Path, variant: str, report: Callable[[Verdict], None]) -> None:
-        self._directory, self._variant, self._report = directory, variant, report
+    ``dumps`` is a directory for what iptables-save says at the end of each scenario.
+    """
+
+    def __init__(
+        self, directory: Path, variant: str, report: Callable[[Verdict], None], *, dumps: Path | None = None
+    ) -> None:
+        self._directory, self._variant, self._report, self._dumps = directory, variant, report, dumps
         self._shared = False  # whether the proxy that runs is the shared one
 
     async def run(self, scenarios: Iterable[Json]) -> list[Verdict]:
@@ -98,7 +103,7 @@ class Runner:
         verdict, began = Verdict(scenario["name"]), time.monotonic()
         recorded = read_record(scenario["name"])
         later = [key for key in _NOT_YET if key in scenario]
-        if "iptables" not in scenario.get("modes", ["iptables"]) or recorded is None or later:
+        if "iptables" not in scenario.get("modes", ["iptables"]) or later:
             verdict.skipped = f"needs {', '.join(later)}, which comes later" if later else "not of this mode"
             return verdict
         scene = Scene(scenario, recorded, world.hosts, cluster, prober, proxy)
@@ -112,7 +117,13 @@ class Runner:
         except Exception:  # noqa: BLE001 - one broken scenario must not end the run
             verdict.failed = f"{traceback.format_exc()}\n{proxy.tail()}"
         if not verdict.skipped and not verdict.failed:
-            verdict.differences = list(differences(recorded, scene.results, scene.accepted))
+            verdict.differences = scene.unexpected
+            if recorded is not None:
+                verdict.differences = list(differences(recorded, scene.results, scene.accepted))
+        if self._dumps:
+            for program in ("iptables", "ip6tables"):
+                saved = (await proxy.shell(f"{program}-save")).stdout
+                (self._dumps / f"{verdict.name}.{program}.txt").write_text(saved, encoding="utf-8")
         self._shared = self._shared and not verdict.failed
         cluster.clear()
         verdict.seconds = time.monotonic() - began

@@ -53,13 +53,15 @@ class Scene:
     """One scenario being performed; ``results`` by probe."""
 
     scenario: Json
-    recorded: Json  # the record's probes, which a probe with ``until`` waits for
+    recorded: Json | None  # the record's probes; None where expectations decide
     hosts: dict[str, Host]
     cluster: Cluster
     prober: Prober
     proxy: Proxy
     results: dict[str, Json] = field(default_factory=dict)
     accepted: dict[str, Any] = field(default_factory=dict)
+    unexpected: list[compare.Difference] = field(default_factory=list)  # without a record
+    _is_served: bool = True
     _lines: dict[str, Line] = field(default_factory=dict)
     _busy: dict[str, tuple[asyncio.Task[None], Counter[str]]] = field(default_factory=dict)
 
@@ -72,6 +74,7 @@ class Scene:
         finally:
             for task, _ in self._busy.values():
                 task.cancel()
+            await self._apiserver("start")
             for line in self._lines.values():
                 line.writer.transport.abort()
             await asyncio.gather(*(task for task, _ in self._busy.values()), return_exceptions=True)
@@ -87,7 +90,9 @@ class Scene:
             "lb": self._lb,
             "node": self._node,
             "object": self._object,
+            "load": self._load,
             "bulk": self._bulk,
+            "delete_bulk": self._delete_bulk,
             "proxy": self._proxy,
             "apiserver": self._apiserver,
             "conn": self._conn,
@@ -110,13 +115,25 @@ class Scene:
         name = probe_id(probe)
         if "accept" in probe:
             self.accepted[name] = probe["accept"]
-        self.results[name] = await ask()
+        got = await ask()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(probe.get("until", 0)):
-                while not compare.is_same(self.recorded.get(name, {}), self.results[name]):
+                while not self._is_right(probe, name, got):
                     await asyncio.sleep(_PAUSE)
-                    self.results[name] = await ask()
+                    got = await ask()
+        self._note(probe, name, got)
         return False
+
+    def _is_right(self, probe: Json, name: str, got: Json) -> bool:
+        if self.recorded is None:
+            return compare.is_expected(probe, got)
+        return compare.is_same(self.recorded.get(name, {}), got)
+
+    def _note(self, probe: Json, name: str, got: Json) -> None:
+        self.results[name] = got
+        if self.recorded is None and not compare.is_expected(probe, got):
+            wanted: Json = {key: probe[key] for key in ("expect", "want") if key in probe}
+            self.unexpected.append(compare.Difference(name, wanted, got))
 
     async def _probes(self, probes: list[Json]) -> bool:
         for probe in probes:
@@ -166,10 +183,19 @@ class Scene:
         self.cluster.api.apply(document)
         return True
 
+    async def _load(self, documents: list[Json]) -> bool:
+        self.cluster.api.load(documents)  # unseen, for what no API server would let pass
+        return True
+
     async def _bulk(self, step: Json) -> bool:
         for short in objects.bulk(step):
             self.cluster.write(short)
             await asyncio.sleep(0)
+        return True
+
+    async def _delete_bulk(self, step: Json) -> bool:
+        for number in range(step["count"]):
+            self.cluster.delete(f"{step['prefix']}{number}")
         return True
 
     async def _sleep(self, seconds: float) -> bool:
@@ -177,15 +203,19 @@ class Scene:
         return False
 
     async def _apiserver(self, what: str) -> bool:
-        await (self.cluster.api.start() if what == "start" else self.cluster.api.stop())
-        return what == "start"
+        if what == "stop":
+            await self.cluster.api.stop()
+        elif not self._is_served:
+            await self.cluster.api.start()
+        self._is_served = what == "start"
+        return self._is_served
 
     async def _shell(self, step: Json) -> bool:
         if step.get("ns", "n1") != "n1":
             raise Skipped(f"shell on {step['ns']}")
         done = await self.proxy.shell(step["cmd"])
         if "id" in step:
-            self.results[step["id"]] = {"out": done.stdout.splitlines(), "rc": done.status}
+            self._note(step, step["id"], {"out": done.stdout.splitlines(), "rc": done.status})
         return False
 
     async def _proxy(self, step: str | Json) -> bool:
@@ -206,24 +236,25 @@ class Scene:
         else:
             raise Skipped(f"proxy step {do}")
         if "id" in step:
-            self.results[step["id"]] = record
+            self._note(step, step["id"], record)
         return do in {"start", "restart"} and self.proxy.is_running
 
     async def _conn(self, step: Json) -> bool:
-        do, cid = step["do"], step["cid"]
+        do, cid, record = step["do"], step["cid"], dict[str, Any]()
         if do == "open":
             try:
                 self._lines[cid] = await self._open(step)
                 record = {"outcome": "ok"}
             except (OSError, EOFError):
                 record = {"outcome": "failed"}
-            self.results[step["id"]] = record
+            self._note(step, step["id"], record)
         elif do == "check":
             line = self._lines.get(cid)
             try:
-                self.results[step["id"]] = {"outcome": "alive", "same": bool(line) and await line.say() == line.name}  # type: ignore[union-attr]
+                record = {"outcome": "alive", "same": line is not None and await line.say() == line.name}
             except (OSError, EOFError) as error:
-                self.results[step["id"]] = {"outcome": f"dead: {type(error).__name__}"}
+                record = {"outcome": f"dead: {type(error).__name__}"}
+            self._note(step, step["id"], record)
         elif cid in self._lines:
             self._lines.pop(cid).writer.transport.abort()
         return False
@@ -244,7 +275,8 @@ class Scene:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         drops = {outcome: number for outcome, number in counts.items() if outcome != "ok"}
-        self.results[step["id"]] = {"outcome": f"drops: {drops} of {counts.total()}" if drops else "no-drop"}
+        outcome = f"drops: {drops} of {counts.total()}" if drops else "no-drop"
+        self._note(step, step["id"], {"outcome": outcome})
         return False
 
     async def _ask_on(self, step: Json, counts: Counter[str]) -> None:
