@@ -90,6 +90,9 @@ def number(value: str, low: int, high: int) -> int:
 
 
 def choice(value: str, kind: type[StrEnum]) -> StrEnum:
+    """An empty value is kube-proxy's way of saying the default, which each kind names first."""
+    if not value:
+        return next(iter(kind))
     for each in kind:
         if each.value == value:
             return each

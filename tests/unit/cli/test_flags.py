@@ -126,3 +126,8 @@ def test_without_flags_the_defaults_of_config_hold() -> None:
 def test_no_value_is_more_than_a_problem(name: str, value: str) -> None:
     with contextlib.suppress(InvalidConfig):
         read((name, value))
+
+
+def test_an_empty_mode_is_the_default() -> None:
+    config = read(("proxy-mode", ""), ("detect-local-mode", ""))
+    assert (config.proxy_mode, config.detect_local_mode) == (Config().proxy_mode, Config().detect_local_mode)
