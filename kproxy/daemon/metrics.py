@@ -11,6 +11,7 @@ Rejected: labels that name a Service. Children of a metric are never forgotten, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import urlsplit
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -93,6 +94,10 @@ class Metrics:
     def observe_nfacct(self, read: Callable[[], Mapping[str, int]]) -> None:
         """Show kube-proxy's packet counters, read at each scrape: packets by the nfacct object's name."""
         self._registry.register(_Accounts(read))
+
+    def observe_requests(self, server: Callable[[], str], read: Callable[[], Mapping[tuple[str, str], int]]) -> None:
+        """Show client-go's counter of requests, read at each scrape: how many by code and method, and to which URL."""
+        self._registry.register(_Requests(server, read))
 
     # --- fed by the source ------------------------------------------------------------------------------------
 
@@ -177,6 +182,21 @@ class _Pending(Collector):
         )
         for family in self._families:
             metric.add_metric((family,), self._read(family))
+        yield metric
+
+
+class _Requests(Collector):
+    def __init__(self, server: Callable[[], str], read: Callable[[], Mapping[tuple[str, str], int]]) -> None:
+        self._server = server
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        metric = CounterMetricFamily(
+            "rest_client_requests", "Requests to the API server", labels=("code", "host", "method")
+        )
+        host = urlsplit(self._server()).netloc
+        for (code, method), requests in sorted(self._read().items()):
+            metric.add_metric((code, host, method), requests)
         yield metric
 
 

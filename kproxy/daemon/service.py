@@ -49,6 +49,8 @@ class Daemon:
         self._client = client
         self._cluster = Cluster(config.hostname)
         self._metrics = Metrics()
+        if client is not None:
+            self._metrics.observe_requests(lambda: client.server, lambda: client.requests)
         self._health = Health(found, sync_period=config.iptables_sync_period)
         self._recorder = events.Recorder(client, config.hostname)
         complaints = Complaints(self._recorder, self._uid)

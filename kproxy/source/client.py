@@ -14,6 +14,7 @@ import platform
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
@@ -84,6 +85,7 @@ class Client:
         self._generation = 0  # counts credentials; tells a 401 for old ones from a 401 for these
         self._resolved_at = self._token_read_at = clock()
         self._renewing = asyncio.Lock()
+        self.requests = Counter[tuple[str, str]]()  # how often, by the answer's code and the method; for /metrics
 
     async def __aenter__(self) -> Self:
         """Raises ``BadCredentials``."""
@@ -176,7 +178,7 @@ class Client:
         if request.endless:
             headers["Accept-Encoding"] = "identity"  # a compressor would hold events back
         async with self._link.use() as session:
-            async with asyncio.timeout(deadline):
+            async with self._counted(request.method), asyncio.timeout(deadline):
                 response = await session.request(
                     request.method,
                     credentials.server + request.path,
@@ -190,11 +192,21 @@ class Client:
                         sock_connect=deadline, sock_read=None if request.endless else deadline
                     ),
                 )
+            self.requests[str(response.status), request.method] += 1
             try:
                 yield response
             finally:
                 # An endless body would have to be read to its end before the connection could serve again.
                 response.close() if request.endless else response.release()
+
+    @contextlib.asynccontextmanager
+    async def _counted(self, method: str) -> AsyncIterator[None]:
+        """Count a request that gets no answer, under the code that client-go gives it."""
+        try:
+            yield
+        except (aiohttp.ClientError, OSError):
+            self.requests["<error>", method] += 1
+            raise
 
     async def _read(self, response: aiohttp.ClientResponse, what: str) -> bytes:
         pieces, size = list[bytes](), 0

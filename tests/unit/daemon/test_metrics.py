@@ -27,6 +27,7 @@ def fed() -> Metrics:
     metrics.answered_livez(200)
     metrics.observe_pending([V4], lambda _: 1.5)
     metrics.observe_nfacct(lambda: {"ct_state_invalid_dropped_pkts": 7, "somebody_elses": 1})
+    metrics.observe_requests(lambda: "https://api:6443", lambda: {("200", "GET"): 4, ("<error>", "GET"): 1})
     return metrics
 
 
@@ -77,6 +78,8 @@ def test_values() -> None:
     assert "kubeproxy_iptables_ct_state_invalid_dropped_packets_total 7.0" in text
     assert "kubeproxy_sync_proxy_rules_service_changes_pending 2.0" in text
     assert 'kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family="IPv4"} 1.0' in text
+    assert 'rest_client_requests_total{code="200",host="api:6443",method="GET"} 4.0' in text
+    assert 'rest_client_requests_total{code="<error>",host="api:6443",method="GET"} 1.0' in text
     assert "_created" not in text
 
 

@@ -44,6 +44,16 @@ async def test_a_selector_is_encoded(client: Client, server: Any, api: Any) -> N
     assert server.queries() == [{"labelSelector": "!a/b", "fieldSelector": "spec.clusterIP!=None"}]
 
 
+async def test_requests_are_counted_by_code_and_method(client: Client, server: Any, api: Any) -> None:
+    server.on("/x", api.body({}), api.body({}))
+    server.on("/events", api.status(500))
+    await get(client)
+    await get(client)
+    with pytest.raises(ApiError):
+        await client.post("/events", b"{}", what="create events")
+    assert dict(client.requests) == {("200", "GET"): 2, ("500", "POST"): 1}
+
+
 async def test_an_event_is_posted(client: Client, server: Any, api: Any) -> None:
     server.on("/events", api.body({}, 201))
     await client.post("/events", b'{"note":"x"}', what="create events")
@@ -221,6 +231,7 @@ async def test_a_dead_port_is_unreachable_and_says_what_to_check(config: Config,
     async with Client(config, resolve=resolver) as client:
         with pytest.raises(ApiUnreachable, match="is it running, and is the address in kubeconfig /k right"):
             await get(client)
+        assert dict(client.requests) == {("<error>", "GET"): 1}
 
 
 async def test_in_a_pod_the_service_ip_cannot_work_before_we_do(config: Config, api: Any) -> None:
