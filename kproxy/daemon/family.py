@@ -82,8 +82,11 @@ class Family(Generic[R]):
         """A change that concerns this family was applied to the cluster."""
         self._triggers.note(change)
 
-    async def sync(self, full: bool) -> None:
-        """One round. Raises KernelError where the kernel could not be made to agree."""
+    async def sync(self, full: bool) -> bool:
+        """One round; says whether it left nothing out. Raises KernelError where the kernel could not be made to agree.
+
+        Left out are service ports that the kernel refused, ports that are somebody else's, flows not yet forgotten.
+        """
         began = time.monotonic()
         self._take()
         try:
@@ -97,6 +100,7 @@ class Family(Generic[R]):
         self._succeed(plan, report, began)
         await self._open_ports(plan)
         await self._forget_stale_flows(plan)
+        return not (report.quarantined or self._ports.failed or self._suspects)
 
     async def close(self) -> None:
         await self._ports.close()

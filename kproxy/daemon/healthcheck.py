@@ -45,6 +45,11 @@ class HealthCheckPorts:
         self._failed: set[tuple[str, int]] = set()
         self._runner: web.ServerRunner | None = None
 
+    @property
+    def failed(self) -> bool:
+        """Some port could not be opened."""
+        return bool(self._failed)
+
     async def reconcile(self, checks: Iterable[HealthCheck], node_ports: NodePorts) -> list[Failure]:
         """Close what is not wanted, open what is missing; say once what cannot be opened, and try again next time."""
         self._checks = {check.port: check for check in checks}
@@ -66,7 +71,7 @@ class HealthCheckPorts:
     async def _open(self, address: str, port: int) -> Failure | None:
         check = self._checks[port]
         if self._runner is None:
-            self._runner = web.ServerRunner(Server(self._answer, access_log=None))
+            self._runner = web.ServerRunner(Server(self._answer))
             await self._runner.setup()
         try:
             site = web.SockSite(self._runner, listen(address, port, one_family=True))

@@ -12,7 +12,6 @@ from kproxy.model.endpoint import EndpointSlice
 from kproxy.model.enums import IPFamily, Kind
 from kproxy.model.keys import ObjectKey
 
-
 _MOST = 100  # moments kept for a Service; while rounds fail for days, changes go on coming
 
 

@@ -12,12 +12,14 @@ which describe a Go process.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Never
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from kproxy.config import Config
 from kproxy.daemon import metrics as exposition
@@ -81,6 +83,17 @@ def respond(answer: Answer) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, headers={**answer.headers, "Server": "kproxy"})
 
 
+class _Mistakes(logging.Filter):
+    """Lets our own mistakes through and not a stranger's: a traceback for each bad request would fill the disk."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_http = logging.getLogger(f"{__name__}.http")
+_http.addFilter(_Mistakes())
+
+
 class Server(web.Server):
     """Closes its oldest connection when there are too many.
 
@@ -88,6 +101,9 @@ class Server(web.Server):
     nothing, and without descriptors no iptables program can be started. Refusing the newest instead was rejected: it
     would keep the kubelet out.
     """
+
+    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
+        super().__init__(handler, access_log=None, logger=_http)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
@@ -108,7 +124,7 @@ async def serve(
 
     Raises CannotListen where the address cannot be bound and the configuration calls that fatal.
     """
-    runner = web.ServerRunner(Server(handler, access_log=None))
+    runner = web.ServerRunner(Server(handler))
     await runner.setup()
     try:
         listener = await _listen_for_ever(name, address, config)

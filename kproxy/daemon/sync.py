@@ -21,7 +21,8 @@ from kproxy.model.enums import IPFamily
 
 _log = Log(__name__)
 
-Round = Callable[[bool], Awaitable[None]]  # the argument: compare with the kernel instead of trusting memory
+# The argument: compare with the kernel instead of trusting memory; the result: nothing was left out.
+Round = Callable[[bool], Awaitable[bool]]
 
 
 class Runner:
@@ -42,8 +43,8 @@ class Runner:
         while True:
             await self._until_due()
             full = self._schedule.begin(loop.time())
-            succeeded = await self._attempt(full=full)
-            self._schedule.finish(loop.time(), succeeded=succeeded)
+            complete = await self._attempt(full=full)
+            self._schedule.finish(loop.time(), succeeded=complete is not None, complete=complete is True)
 
     async def _until_due(self) -> None:
         loop = asyncio.get_running_loop()
@@ -58,18 +59,19 @@ class Runner:
             except TimeoutError:
                 return
 
-    async def _attempt(self, *, full: bool) -> bool:
+    async def _attempt(self, *, full: bool) -> bool | None:
+        """Was nothing left out? None: it failed."""
         try:
-            await self._work(full)
+            complete = await self._work(full)
         except KproxyError as error:
             if str(error) != self._said:  # the same sentence at each retry helps nobody
                 _log.error("Sync failed, trying again; rules in the kernel stay", family=self._family, err=error)
             self._said = str(error)
-            return False
+            return None
         except Exception as error:  # noqa: BLE001 -- see above: a mistake of ours must not silence the other family
             _log.crash("Sync failed by a mistake in kproxy, trying again; please report it", error, family=self._family)
-            return False
+            return None
         if self._said:
             _log.info("Sync works again", family=self._family)
             self._said = ""
-        return True
+        return complete

@@ -7,7 +7,9 @@ import time
 import pytest
 from msgspec.structs import replace
 
+from kproxy.backend.base import Quarantined, SyncReport
 from kproxy.backend.iptables.apply import IptablesBackend
+from kproxy.backend.iptables.compile import Ruleset
 from kproxy.config import Config
 from kproxy.daemon.complaints import Complaints
 from kproxy.daemon.events import Recorder
@@ -20,6 +22,7 @@ from kproxy.kernel.fake import FakeConntrack, FakeIptables
 from kproxy.model.change import Put
 from kproxy.model.enums import IPFamily, Kind, Protocol
 from kproxy.model.flow import Flow
+from kproxy.model.keys import ServicePortKey
 from tests.builders import cluster, node, service, slice_of, udp
 
 V4 = IPFamily.IPV4
@@ -106,11 +109,25 @@ async def test_flows_that_cannot_be_cleaned_are_tried_after_the_next_round(monke
 
     with monkeypatch.context() as patched:
         patched.setattr(world.conntrack, "dump", refuse)
-        await world.family.sync(full=True)
+        assert not await world.family.sync(full=True)
     assert world.health.ready
     assert world.conntrack.count() == 1
-    await world.family.sync(full=False)
+    assert await world.family.sync(full=False)
     assert world.conntrack.count() == 0
+
+
+async def test_a_service_port_that_is_left_out_calls_for_another_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    apply = IptablesBackend.apply
+    left_out = Quarantined(ServicePortKey("default", "dns", "", Protocol.UDP), "no memory")
+
+    async def leave_out(backend: IptablesBackend, rules: Ruleset, *, full: bool = False) -> SyncReport:
+        return replace(await apply(backend, rules, full=full), quarantined=(left_out,))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(IptablesBackend, "apply", leave_out)
+        assert not await world.family.sync(full=True)
+    assert await world.family.sync(full=True)
 
 
 async def test_the_latency_of_a_change_is_measured_when_it_arrives() -> None:

@@ -119,8 +119,54 @@ def test_success_ends_the_retries() -> None:
     assert made.due() == 101.0
 
 
+def test_what_was_left_out_is_tried_again_ever_more_rarely_and_never_more_rarely_than_idle() -> None:
+    made, now = schedule(), 0.0
+    made.request()
+    waits = []
+    for _ in range(12):
+        assert made.begin(now)
+        made.finish(now, succeeded=True, complete=False)
+        due = made.due()
+        assert due is not None
+        waits.append(due - now)
+        now = due
+    assert waits[:4] == [30.0, 60.0, 120.0, 240.0]
+    assert waits[-1] == 3600.0
+    made.begin(now)
+    made.finish(now, succeeded=True)
+    assert made.due() == now + 3600.0
+
+
+def test_steady_changes_do_not_put_off_what_was_left_out() -> None:
+    made = schedule()
+    made.request()
+    made.begin(0.0)
+    made.finish(0.0, succeeded=True, complete=False)
+    full = []
+    for second in range(1, 95):
+        made.request()
+        assert made.due() == second
+        full.append(made.begin(float(second)))
+        made.finish(float(second), succeeded=True, complete=False)
+    assert [second for second, each in enumerate(full, 1) if each] == [30, 90]
+
+
+def test_a_failure_keeps_what_was_left_out_in_mind() -> None:
+    made = synced_at(0.0)
+    made.request()
+    made.begin(1.0)
+    made.finish(1.0, succeeded=True, complete=False)
+    made.request()
+    made.begin(2.0)
+    made.finish(2.0, succeeded=False)
+    assert made.due() == 3.0
+    assert made.begin(3.0)
+    made.finish(3.0, succeeded=True)
+    assert made.due() == 3603.0
+
+
 @given(
-    st.lists(st.sampled_from(["request", "heal", "succeed", "fail"]), max_size=60),
+    st.lists(st.sampled_from(["request", "heal", "succeed", "fail", "omit"]), max_size=60),
     st.integers(0, 10),  # whole seconds: sums of floats would blur the limits
     st.integers(10, 60),
     st.integers(60, 4000),
@@ -142,8 +188,8 @@ def test_rounds_keep_their_distance_and_none_is_forgotten(
             assert now - ended >= min(minimum, HEALING_GAP) - 1e-9
             assert due - ended <= idle
         made.begin(now)
-        made.finish(now, succeeded=step == "succeed")
+        made.finish(now, succeeded=step != "fail", complete=step != "omit")
         ended = now
         due = made.due()
         assert due is not None
-        assert due - ended <= (idle if step == "succeed" else retry) + 1e-9
+        assert due - ended <= (retry if step == "fail" else idle) + 1e-9

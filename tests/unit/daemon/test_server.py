@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import pytest
 from kproxy.config import Config
 from kproxy.daemon.metrics import Metrics
 from kproxy.daemon.server import Page, answer_by_path, health_pages, listen, metrics_pages, serve, split_address
-from kproxy.daemon.status import Health, Instant
+from kproxy.daemon.status import Answer, Health, Instant
 from kproxy.errors import CannotListen
 from kproxy.model.enums import IPFamily
 from kproxy.model.node import Node
@@ -76,6 +77,25 @@ async def test_connections_that_say_nothing_give_way_to_newer_ones(monkeypatch: 
         assert not silent[1][0].at_eof()
         for _, writer in silent:
             writer.close()
+
+
+@pytest.mark.parametrize("request_", [b"NONSENSE\r\n\r\n", b"\x16\x03\x01\r\n\r\n"])
+async def test_bad_requests_do_not_fill_the_log(caplog: pytest.LogCaptureFixture, request_: bytes) -> None:
+    async with serving({}) as url, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(*split_address(url.removeprefix("http://")))
+        writer.write(request_)
+        assert b" 400 " in await reader.readline()
+        writer.close()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_our_own_mistakes_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_query: Mapping[str, str]) -> Answer:
+        raise ZeroDivisionError
+
+    async with serving({"/broken": broken}) as url, _session() as http:
+        assert (await http.get(f"{url}/broken")).status == 500
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_the_wildcard_answers_both_families() -> None:

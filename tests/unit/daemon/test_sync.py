@@ -15,18 +15,20 @@ Jump = Callable[[Any], Any]
 
 
 class Rounds:
-    """Work that takes a second and notes when it began; ``outcomes`` says which rounds fail."""
+    """Work that takes a second and notes when it began; ``outcomes`` says which rounds fail or leave something out."""
 
-    def __init__(self, *outcomes: Exception | None) -> None:
+    def __init__(self, *outcomes: Exception | bool | None) -> None:
         self.outcomes = list(outcomes)
         self.began: list[tuple[float, bool]] = []
 
-    async def __call__(self, full: bool) -> None:
+    async def __call__(self, full: bool) -> bool:
         loop = asyncio.get_running_loop()
         self.began.append((loop.time() - 1000.0, full))
         await asyncio.sleep(1.0)
-        if self.outcomes and (error := self.outcomes.pop(0)):
-            raise error
+        outcome = self.outcomes.pop(0) if self.outcomes else None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome is not False
 
 
 async def play(work: Rounds, script: Callable[[Runner], Any], seconds: float) -> None:
@@ -46,6 +48,16 @@ def test_nothing_runs_before_a_request(jump: Jump) -> None:
 
     jump(play(work, script, 10_000))
     assert work.began == []
+
+
+def test_what_a_round_left_out_is_tried_again(jump: Jump) -> None:
+    work = Rounds(False, False, True)
+
+    async def script(runner: Runner) -> None:
+        runner.request()
+
+    jump(play(work, script, 1000))
+    assert work.began == [(0.0, True), (31.0, True), (92.0, True)]
 
 
 def test_many_requests_during_a_round_are_one_more_after_the_minimum(jump: Jump) -> None:
