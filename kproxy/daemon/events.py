@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Never, Protocol
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -111,7 +112,8 @@ class Recorder:
             return
         filed = self._filed.setdefault(event, _Filed(count=1))
         namespace = event.regarding.namespace or "default"
-        path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
+        # quoted, because a malformed object's namespace can be anything, a path included
+        path = f"/apis/events.k8s.io/v1/namespaces/{quote(namespace, safe='')}/events"
         body = json.dumps(self._render(event, namespace, filed.count)).encode()
         filed.posted, filed.count = asyncio.get_running_loop().time(), 0
         try:

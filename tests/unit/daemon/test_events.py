@@ -65,6 +65,13 @@ def test_an_event_names_the_object_the_reason_and_us(jump: Jump) -> None:
     }
 
 
+def test_a_hostile_namespace_leads_nowhere(jump: Jump) -> None:
+    posts = Posts()
+    jump(play(posts, Event("Service", ObjectKey("a/../../b?c#d", "web"), "InvalidObject", "no namespace"), 1))
+    ((path, _),) = posts.bodies
+    assert path == "/apis/events.k8s.io/v1/namespaces/a%2F..%2F..%2Fb%3Fc%23d/events"
+
+
 def test_the_same_event_again_is_counted_and_goes_out_as_a_series(jump: Jump) -> None:
     posts = Posts()
     jump(play(posts, EVENT, 1, EVENT, EVENT, 1, EVENT, 700, EVENT, 1))
