@@ -13,6 +13,7 @@ Source: spec iptables.md 11 and 14; the messages were read from iptables 1.8.9, 
 from __future__ import annotations
 
 import re
+import shlex
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,6 +147,17 @@ class Iptables:
             return None
         raise failure
 
+    async def has_rule(self, table: str, rule: str) -> bool:
+        command = (self._program, *self._wait, "-t", table, "-C", *shlex.split(rule)[1:])
+        done = await run(command, deadline=self._deadline, check=False)
+        if done.status == 0:
+            return True
+        # 1: no such rule; 2: no such target chain; 3, nft: a rule that it cannot read stands in the way
+        failure = explain_failure(command, done.status, done.stderr)
+        if type(failure) is ProgramFailed:
+            return False
+        raise failure
+
     async def version(self) -> tuple[int, ...]:
         done = await run((self._program, "--version"), deadline=self._deadline)
         return parse_version(done.stdout.decode())
@@ -202,6 +214,11 @@ def explain_failure(command: tuple[str, ...], status: int, stderr: str) -> Kerne
         return _not_permitted(command, said)
     if "initialize" in said and "table" in said and not _has_net_admin():
         return _not_permitted(command, said)  # the legacy program does not say why it cannot
+    if "arsing nftables rule failed" in said:  # somebody wrote with nft into a table that is iptables'
+        return KernelError(
+            f"`{' '.join(command)}`: the table holds rules that iptables cannot read ({said[:200]}); "
+            "move them into a table of their own, or install a newer iptables"
+        )
     if command[0].endswith("-restore"):
         line = _LINE.search(stderr)
         return RestoreRefused(command, status, stderr, line=int(line[1]) if line else 0)

@@ -78,6 +78,13 @@ def test_legacy_does_not_say_why_so_our_own_capability_tells(
     assert type(explain_failure(RESTORE, 2, said)) is kind
 
 
+def test_a_table_that_iptables_cannot_read_is_named_with_a_remedy() -> None:
+    said = "Error: unknown ipv4 meta key\niptables-nft-save v1.8.9 (nf_tables): Parsing nftables rule failed\nPerhaps"
+    failure = explain_failure(("iptables-nft-save", "-t", "filter"), 3, said)
+    assert "`iptables-nft-save -t filter`: the table holds rules that iptables cannot read" in str(failure)
+    assert "a table of their own" in str(failure)
+
+
 def test_other_programs_fail_plainly() -> None:
     assert type(explain_failure(("iptables",), 1, "No chain/target/match by that name.")) is ProgramFailed
 
