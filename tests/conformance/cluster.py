@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -32,6 +33,7 @@ class Cluster:
     def __init__(self) -> None:
         self.api = ApiServer(host=NAMES["cp"][4], port=6443, controllers=False)
         self.services: dict[str, Json] = {}  # the shorthands by name
+        self.served_nodes: tuple[str, ...] = ("n1",)  # where a proxy runs
         self._moves = 0
 
     async def __aenter__(self) -> Self:
@@ -94,7 +96,7 @@ class Cluster:
             self._put(objects.node(name))
 
     async def converge(self, prober: Prober, deadline: float = 60.0) -> None:
-        """Move the sentinel and wait until the proxy on n1 shows it in both families; raises NotConverged."""
+        """Move the sentinel and wait until each proxy shows it in both families; raises NotConverged."""
         self._moves += 1
         port, target = 1000 + self._moves, 8080 + self._moves % 2
         pod = list(PODS)[self._moves % 3]
@@ -102,8 +104,9 @@ class Cluster:
         self._put(objects.service(short))
         self._put_slices(short)
         wanted = {4: f"{NAMES[pod][4]}:{target}", 6: f"[{NAMES[pod][6]}]:{target}"}
-        for family, where in ((4, "10.96.255.250"), (6, "[fd00:10:96::fffa]")):
-            question = {"from": "n1", "to": f"{where}:{port}", "timeout": _SENTINEL_PATIENCE}
+        sentinels = ((4, "10.96.255.250"), (6, "[fd00:10:96::fffa]"))
+        for node, (family, where) in itertools.product(self.served_nodes, sentinels):
+            question = {"from": node, "to": f"{where}:{port}", "timeout": _SENTINEL_PATIENCE}
             last = Answer("nothing")
             try:
                 async with asyncio.timeout(deadline):
@@ -112,7 +115,7 @@ class Cluster:
                         if last.outcome != "ok":
                             await asyncio.sleep(0.02)
             except TimeoutError:
-                raise NotConverged(f"IPv{family} sentinel after {deadline:g} s: {last}") from None
+                raise NotConverged(f"IPv{family} sentinel from {node} after {deadline:g} s: {last}") from None
 
     def _put_slices(self, short: Json) -> None:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

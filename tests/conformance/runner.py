@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tests.conformance.world import World
 
 Json = dict[str, Any]
 DATA = Path(__file__).parent / "data"
-_NOT_YET = ("config", "kubeconfig", "n2_proxy", "bare_flags")
+_NOT_YET = ("config", "kubeconfig", "bare_flags")
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ def read_record(name: str) -> Json | None:
 
 def needs_own_proxy(scenario: Json) -> bool:
     """Whether a scenario must not share the proxy of the others."""
-    return bool(scenario.get("fresh") or scenario.get("flags") or scenario.get("drop_flags") or "start" in scenario)
+    return "start" in scenario or any(scenario.get(key) for key in ("fresh", "flags", "drop_flags", "n2_proxy"))
 
 
 class Runner:
@@ -108,8 +109,9 @@ class Runner:
             return verdict
         scene = Scene(scenario, recorded, world.hosts, cluster, prober, proxy)
         try:
-            await self._prepare(scenario, scene)
-            await scene.perform()
+            async with self._second_proxy(scenario, world, cluster):
+                await self._prepare(scenario, scene)
+                await scene.perform()
         except Skipped as reason:
             verdict.skipped = str(reason)
         except NotConverged as error:
@@ -120,14 +122,33 @@ class Runner:
             verdict.differences = scene.unexpected
             if recorded is not None:
                 verdict.differences = list(differences(recorded, scene.results, scene.accepted))
-        if self._dumps:
-            for program in ("iptables", "ip6tables"):
-                saved = (await proxy.shell(f"{program}-save")).stdout
-                (self._dumps / f"{verdict.name}.{program}.txt").write_text(saved, encoding="utf-8")
+        await self._dump(verdict.name, proxy)
         self._shared = self._shared and not verdict.failed
         cluster.clear()
         verdict.seconds = time.monotonic() - began
         return verdict
+
+    @contextlib.asynccontextmanager
+    async def _second_proxy(self, scenario: Json, world: World, cluster: Cluster) -> AsyncIterator[None]:
+        """A proxy on n2, too, for scenarios that want one."""
+        if not scenario.get("n2_proxy"):
+            yield
+            return
+        second = Proxy(world.hosts["n2"], self._directory, self._variant, self._directory / "kubeconfig")
+        cluster.served_nodes = ("n1", "n2")
+        try:
+            await second.start(scenario.get("flags", ()), scenario.get("drop_flags", ()))
+            yield
+        finally:
+            cluster.served_nodes = ("n1",)
+            await second.end()
+            await second.wipe()
+
+    async def _dump(self, name: str, proxy: Proxy) -> None:
+        if self._dumps:
+            for program in ("iptables", "ip6tables"):
+                saved = (await proxy.shell(f"{program}-save")).stdout
+                (self._dumps / f"{name}.{program}.txt").write_text(saved, encoding="utf-8")
 
     async def _prepare(self, scenario: Json, scene: Scene) -> None:
         proxy, cluster = scene.proxy, scene.cluster
