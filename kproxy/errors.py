@@ -131,6 +131,17 @@ class RestoreRefused(ProgramFailed):
         self.line = line
 
 
+class UnreadableTable(ProgramFailed):
+    """A table holds a rule that iptables cannot print; the table can be written all the same."""
+
+    def __str__(self) -> str:
+        said = " ".join(self.stderr.split())
+        return (
+            f"`{' '.join(self.command)}`: the table holds rules that iptables cannot read ({said[:200]}); "
+            "move them into a table of their own, or install a newer iptables"
+        )
+
+
 class XtablesLocked(KernelError):
     """Another program held /run/xtables.lock for longer than we wait."""
 

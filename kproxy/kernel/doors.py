@@ -142,6 +142,13 @@ class IptablesDoor(Protocol):
         """The rules ("-A ...", as iptables-save prints them) of some chains; a chain that is absent is left out."""
         ...
 
+    async def has_rule(self, table: str, rule: str) -> bool:
+        """Is this rule ("-A CHAIN ...", as iptables-save prints it) there? Says no where it cannot be told.
+
+        Works also where another rule of the table makes ``save`` fail.
+        """
+        ...
+
     async def version(self) -> tuple[int, ...]: ...
 
     async def is_present(self) -> bool:

@@ -19,7 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kproxy.config import IptablesVariant
-from kproxy.errors import KernelError, NotPermitted, ProgramFailed, ProgramMissing, RestoreRefused, XtablesLocked
+from kproxy.errors import (
+    KernelError,
+    NotPermitted,
+    ProgramFailed,
+    ProgramMissing,
+    RestoreRefused,
+    UnreadableTable,
+    XtablesLocked,
+)
 from kproxy.kernel import netlink, probe
 from kproxy.kernel.doors import Capabilities, Chunks, Completed, Sink
 from kproxy.kernel.legacy import Footprint, legacy_tables
@@ -154,7 +162,7 @@ class Iptables:
             return True
         # 1: no such rule; 2: no such target chain; 3, nft: a rule that it cannot read stands in the way
         failure = explain_failure(command, done.status, done.stderr)
-        if type(failure) is ProgramFailed:
+        if type(failure) in {ProgramFailed, UnreadableTable}:
             return False
         raise failure
 
@@ -176,7 +184,7 @@ class Iptables:
             failed = explain_failure(failure.command, failure.status, failure.stderr)
             if isinstance(failed, XtablesLocked | NotPermitted):
                 raise failed from None
-            return False
+            return isinstance(failed, UnreadableTable)
         except ProgramMissing:
             return False
         return True
@@ -215,10 +223,7 @@ def explain_failure(command: tuple[str, ...], status: int, stderr: str) -> Kerne
     if "initialize" in said and "table" in said and not _has_net_admin():
         return _not_permitted(command, said)  # the legacy program does not say why it cannot
     if "arsing nftables rule failed" in said:  # somebody wrote with nft into a table that is iptables'
-        return KernelError(
-            f"`{' '.join(command)}`: the table holds rules that iptables cannot read ({said[:200]}); "
-            "move them into a table of their own, or install a newer iptables"
-        )
+        return UnreadableTable(command, status, stderr)
     if command[0].endswith("-restore"):
         line = _LINE.search(stderr)
         return RestoreRefused(command, status, stderr, line=int(line[1]) if line else 0)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from kproxy.config import IptablesVariant
-from kproxy.errors import NotPermitted, RestoreRefused, XtablesLocked
+from kproxy.errors import NotPermitted, RestoreRefused, UnreadableTable, XtablesLocked
 from kproxy.kernel.doors import Capabilities
 from kproxy.kernel.iptables import Iptables, explain_failure
 from kproxy.kernel.legacy import legacy_tables
@@ -19,6 +19,7 @@ from kproxy.kernel.nfacct import Nfacct
 from kproxy.kernel.probe import CHAIN
 from kproxy.kernel.variant import detect_variant
 from kproxy.model.enums import IPFamily
+from tests.netns.conftest import Namespace
 
 pytestmark = pytest.mark.root
 
@@ -74,6 +75,26 @@ async def test_rules_of_chosen_chains_are_listed_and_absent_chains_left_out(ipta
         "KUBE-SERVICES": (PARTS[3],),
         "POSTROUTING": (),
     }
+
+
+async def test_one_rule_is_asked_for(iptables: Iptables) -> None:
+    assert not await iptables.has_rule("nat", PARTS[3])
+    await iptables.restore(TEXT)
+    assert await iptables.has_rule("nat", PARTS[3])
+    assert not await iptables.has_rule("nat", PARTS[3].replace("443", "444"))
+    assert not await iptables.has_rule("nat", "-A PREROUTING -j KUBE-NONE")
+
+
+async def test_a_rule_that_iptables_cannot_print_leaves_the_others_to_be_asked_for(inside: Namespace) -> None:
+    iptables = door(IPFamily.IPV4, NFT)
+    await iptables.restore(TEXT.replace(b"COMMIT", b"-A POSTROUTING -j KUBE-SVC-A\nCOMMIT"))
+    inside.run(("nft", "add", "rule", "ip", "nat", "POSTROUTING", "meta", "time", "5", "accept"))
+    with pytest.raises(UnreadableTable, match="a table of their own"):
+        await iptables.save("nat")
+    assert await iptables.is_present()
+    assert await iptables.has_rule("nat", "-A POSTROUTING -j KUBE-SVC-A")
+    assert not await iptables.has_rule("nat", "-A POSTROUTING -j KUBE-SERVICES")
+    assert await iptables.has_rule("nat", PARTS[3])
 
 
 async def test_a_refused_line_is_numbered(iptables: Iptables) -> None:
