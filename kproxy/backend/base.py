@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan.plan import Plan
+from kproxy.plan.stale import Destination
 
 R = TypeVar("R")
 
@@ -16,6 +17,13 @@ class Quarantined(Struct, frozen=True):
     """A service port that the kernel refuses; everybody else is programmed without it."""
 
     key: ServicePortKey
+    why: str  # what the program said
+
+
+class Unread(Struct, frozen=True):
+    """A table that could not be read; it was programmed without comparing."""
+
+    table: str
     why: str  # what the program said
 
 
@@ -31,6 +39,8 @@ class SyncReport(Struct, frozen=True):
     refused: int = 0  # transactions that failed on the way
     quarantined: tuple[Quarantined, ...] = ()
     input_bytes: int = 0
+    unread: tuple[Unread, ...] = ()  # when the kernel was read last
+    orphans: tuple[Destination, ...] = ()  # the kernel sent their datagrams somewhere, and no wanted rule does
 
 
 class Backend(Protocol[R]):

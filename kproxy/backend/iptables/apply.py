@@ -7,8 +7,12 @@ A refused transaction must neither lose a change nor cost the other services the
 held the lock gets another moment; then the kernel is read again, for another program may have changed it under us;
 then the service ports that changed are tried in halves until the offender stands alone. A trial writes the service
 port's own chains and puts its dispatch rules into a chain that nothing jumps to, so what is live stays as it was until
-the answer is known. Offenders are quarantined: left out of the dispatch, reported with the program's words, and tried
-again when their plan changes or at the next full round. Everybody else is programmed.
+the answer is known. Offenders are quarantined: reported with the program's words, and tried again when their plan
+changes or at the next full round. Everybody else is programmed. Where even a trial without suspects is refused, the
+kernel is unwell and nobody an offender: the round fails.
+
+Nothing that works is taken away for an offence: a service port whose earlier rules are in the tables goes on with
+them, provided that all their addresses and ports are still its own. One without is left out of the dispatch.
 
 Rejected: mapping "line 4711 failed" to a service; the nft variant answers with the line of the COMMIT when the kernel
 refuses, and that is the case that matters.
@@ -17,23 +21,33 @@ refuses, and that is the case that matters.
 from __future__ import annotations
 
 import asyncio
-import io
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from kproxy.backend.base import Quarantined, SyncReport
+from kproxy.backend.base import Quarantined, SyncReport, Unread
+from kproxy.backend.iptables import reading
 from kproxy.backend.iptables.compile import Ruleset, compile_plan
 from kproxy.backend.iptables.dialect import INVALID_COUNTER, LOCALHOST_COUNTER, Abilities
 from kproxy.backend.iptables.diff import Delta, diff, read_save, repair
-from kproxy.backend.iptables.rules import Table
+from kproxy.backend.iptables.orphans import unwanted
 from kproxy.backend.iptables.stages import Written, stage_input, stages
-from kproxy.backend.iptables.trial import Quarantine, Trial
+from kproxy.backend.iptables.trial import Trial
 from kproxy.config import Config, IptablesVariant
 from kproxy.errors import KernelError, RestoreRefused, Retry
 from kproxy.kernel.doors import Capabilities, IptablesDoor
 from kproxy.model.keys import ServicePortKey
-from kproxy.plan.plan import Plan
+from kproxy.plan.plan import Plan, ServicePlan
+from kproxy.plan.stale import Destination
+
+
+class Offence(Struct, frozen=True):
+    """Why a service port is in quarantine."""
+
+    plan: ServicePlan  # what was refused
+    why: str  # the program's words
+    stays: ServicePlan | None  # what it goes on with; None: nothing
 
 
 class IptablesBackend:
@@ -62,13 +76,16 @@ class IptablesBackend:
             localhost_counter=capabilities.nfacct and LOCALHOST_COUNTER in counters,
             drop_invalid=drop_invalid,
         )
-        self._applied: Ruleset | None = None
-        self._quarantine: Quarantine = {}
+        self._applied: Ruleset | None = None  # what the last success left in the tables
+        self._is_certain = False  # they hold it still, as far as we know
+        self._quarantine: dict[ServicePortKey, Offence] = {}
+        self._unread: tuple[Unread, ...] = ()  # when the tables were read last
+        self._orphans: set[Destination] = set()  # found since the last success
 
     @property
     def applied(self) -> Ruleset | None:
         """What the tables hold as far as we know; None: they must be read."""
-        return self._applied
+        return self._applied if self._is_certain else None
 
     def compile(self, plan: Plan, previous: Ruleset | None = None) -> Ruleset:
         return compile_plan(plan, self._config, self._abilities, previous)
@@ -77,19 +94,19 @@ class IptablesBackend:
         """Make the tables hold ``rules``. Raises KernelError; then the next round is a full one."""
         if full:
             self._quarantine.clear()
-        full = full or self._applied is None
-        before, self._applied = self._applied, None
+        before = None if full else self.applied
+        full, self._is_certain = before is None, False
         written, refused = Written(), 0
         wanted = self._tolerated(rules)
         try:
-            await self._write(await self._delta(None if full else before, wanted), written)
+            await self._write(await self._delta(before, wanted), written)
         except KernelError as error:
             # In the way for a moment: the lock, or another program's change between our reading and our writing.
             if error.retry is Retry.NEVER:
                 raise
-            wanted, refused = await self._insist(None if full else before, rules, wanted, written)
+            wanted, refused = await self._insist(before, rules, wanted, written)
             full = True
-        self._applied = wanted
+        self._applied, self._is_certain = wanted, True
         return self._report(wanted, rules, written, full=full, refused=refused)
 
     @property
@@ -102,16 +119,13 @@ class IptablesBackend:
     async def _delta(self, applied: Ruleset | None, wanted: Ruleset) -> Delta:
         if applied is not None:
             return diff(applied, wanted)
-        lines = await self._saved()
+        dump = await reading.read_tables(self._door)
         # Seconds of arithmetic at 10,000 services: in a thread, so that whoever asks for our health gets an answer.
-        return await asyncio.to_thread(lambda: repair(read_save(lines), wanted))
-
-    async def _saved(self) -> Iterable[str]:
-        kept = io.BytesIO()
-        for table in Table:
-            await self._door.save(table.value, kept.write)
-        kept.seek(0)
-        return io.TextIOWrapper(kept, encoding="utf-8", errors="replace")
+        saved = await asyncio.to_thread(read_save, dump.lines)
+        self._unread = dump.unread
+        self._orphans |= unwanted(saved.datagrams, wanted.services.values())
+        delta = await asyncio.to_thread(repair, saved, wanted)
+        return await reading.without_doubt(delta, self._door, dump.unread) if dump.unread else delta
 
     async def _write(self, delta: Delta, written: Written) -> None:
         if delta.is_empty:
@@ -122,11 +136,21 @@ class IptablesBackend:
     # --- when it is refused -----------------------------------------------------------------------------------
 
     def _tolerated(self, rules: Ruleset) -> Ruleset:
-        """Without those in quarantine; a service port whose plan changed is let out."""
-        for key, (plan, _) in tuple(self._quarantine.items()):
-            if rules.services.get(key) != plan:
+        """With earlier plans, or none, for those in quarantine; a service port whose plan changed is let out."""
+        for key, offence in tuple(self._quarantine.items()):
+            if rules.services.get(key) != offence.plan:
                 del self._quarantine[key]
-        return rules.without(self._quarantine)
+        instead = {key: offence.stays for key, offence in self._quarantine.items() if offence.stays is not None}
+        return rules.without(self._quarantine, instead)
+
+    def _accuse(self, offenders: Mapping[ServicePortKey, str], rules: Ruleset) -> None:
+        for key, why in offenders.items():
+            new = rules.services[key]
+            old = self._applied.services.get(key) if self._applied else None
+            # Accused again while in quarantine: what it was to go on with is refused, too.
+            if old is not None and (key in self._quarantine or old == new or not _is_within(old, new)):
+                old = None
+            self._quarantine[key] = Offence(new, why, stays=old)
 
     async def _insist(
         self, before: Ruleset | None, rules: Ruleset, wanted: Ruleset, written: Written
@@ -141,15 +165,19 @@ class IptablesBackend:
         else:
             return wanted, 1
         refused = 3 if delta.gone else 2
-        first = [patch.key for patch in delta.patches] if before is None else list(_changed(before, wanted))
-        rest = list(wanted.services.keys() - set(first))
-        for suspects in (first, rest):
-            refused += await Trial(self._door, self._chunk, wanted, delta, written).run(suspects, self._quarantine)
+        suspects = [patch.key for patch in delta.patches] if before is None else list(_changed(before, wanted))
+        first = frozenset(suspects)
+        for _ in range(2):
+            trial = Trial(self._door, self._chunk, wanted, delta, written)
+            await trial.run(suspects)
+            self._accuse(trial.offenders, rules)
+            refused += trial.refused
             wanted = self._tolerated(rules)
             delta = await self._delta(None, wanted)
             if await self._succeeds(delta, written):
                 return wanted, refused
             refused += 1
+            suspects = [key for key in wanted.services if key not in first or key in self._quarantine]
         await self._write(delta, written)  # no service port is to blame: raises what is
         return wanted, refused
 
@@ -161,7 +189,8 @@ class IptablesBackend:
         return True
 
     def _report(self, wanted: Ruleset, rules: Ruleset, written: Written, *, full: bool, refused: int) -> SyncReport:
-        quarantined = (Quarantined(key, why) for key, (_, why) in self._quarantine.items())
+        orphans, self._orphans = tuple(sorted(self._orphans)), set()
+        quarantined = (Quarantined(key, _sentence(offence)) for key, offence in self._quarantine.items())
         return SyncReport(
             full=full,
             rules_total=wanted.rules_total(),
@@ -172,7 +201,20 @@ class IptablesBackend:
             refused=refused,
             quarantined=(*rules.unsupported, *quarantined),
             input_bytes=written.bytes,
+            unread=self._unread,
+            orphans=orphans,
         )
+
+
+def _is_within(old: ServicePlan, new: ServicePlan) -> bool:
+    """Whether everything on which the old plan listens is granted to the service port still."""
+    granted = {(frontend.ip, frontend.port) for frontend in new.frontends}
+    port = old.health_check_port
+    return granted.issuperset((each.ip, each.port) for each in old.frontends) and port in {0, new.health_check_port}
+
+
+def _sentence(offence: Offence) -> str:
+    return offence.why if offence.stays is None else f"{offence.why}; its rules from before stay"
 
 
 def _changed(before: Ruleset, wanted: Ruleset) -> Iterator[ServicePortKey]:

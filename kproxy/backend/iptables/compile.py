@@ -70,17 +70,21 @@ class Ruleset(Struct, frozen=True):
                 totals[chain.table] += len(chain.rules)
         return totals
 
-    def without(self, keys: Collection[ServicePortKey]) -> Ruleset:
-        """The same, as if these service ports did not exist."""
+    def without(self, keys: Collection[ServicePortKey], instead: Services | None = None) -> Ruleset:
+        """The same, as if these service ports did not exist, or were those of ``instead``."""
         removed = [self.services[key] for key in keys if key in self.services]
         if not removed:
             return self
+        instead = instead or {}
+        count = self.service_rules - sum(rule_count(plan, self.dialect) for plan in removed)
         return Ruleset(
             dialect=self.dialect,
             fixtures=self.fixtures,
-            services={key: plan for key, plan in self.services.items() if key not in keys},
-            dispatch=dispatch.edit(self.dispatch, removed, (), self.dialect.family),
-            service_rules=self.service_rules - sum(rule_count(plan, self.dialect) for plan in removed),
+            services={
+                key: instead.get(key, plan) for key, plan in self.services.items() if key in instead or key not in keys
+            },
+            dispatch=dispatch.edit(self.dispatch, removed, instead.values(), self.dialect.family),
+            service_rules=count + sum(rule_count(plan, self.dialect) for plan in instead.values()),
             unsupported=self.unsupported,
         )
 

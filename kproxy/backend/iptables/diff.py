@@ -22,11 +22,13 @@ from kproxy.backend.iptables import dispatch, names
 from kproxy.backend.iptables.compile import Ruleset
 from kproxy.backend.iptables.dialect import Dialect
 from kproxy.backend.iptables.dispatch import Listing
+from kproxy.backend.iptables.orphans import destination_of
 from kproxy.backend.iptables.rules import Chain, Entry, Table
 from kproxy.backend.iptables.service import is_served, service_chains
 from kproxy.backend.iptables.text import canonical, digest_chain, digest_save, render_rule
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan.plan import ServicePlan
+from kproxy.plan.stale import Destination
 
 ChainName = tuple[Table, str]
 
@@ -67,6 +69,7 @@ class Saved(Struct, frozen=True):
 
     digests: dict[ChainName, int]
     entered: frozenset[ChainName] = frozenset()  # (table, line) of rules in chains that are not ours alone
+    datagrams: frozenset[Destination] = frozenset()  # what was dispatched, of protocols whose flows can go stale
 
 
 def diff(applied: Ruleset, wanted: Ruleset) -> Delta:
@@ -143,6 +146,7 @@ def _unshared(listing: Listing, dialect: Dialect, other: Listing | None) -> Iter
 def read_save(lines: Iterable[str]) -> Saved:
     """What iptables-save printed, of all tables that matter, reduced to what ``repair`` needs."""
     entered: set[ChainName] = set()
+    datagrams: set[Destination] = set()
     mine = frozenset().union(*names.FIXED.values(), (names.FIREWALL,))
 
     def noticing() -> Iterator[str]:
@@ -155,12 +159,15 @@ def read_save(lines: Iterable[str]) -> Saved:
                     entered.add((table, canonical(line)))
             elif line.startswith(f"-A {names.FIREWALL} "):
                 entered.add((table, canonical(line)))
+            elif table is Table.NAT and (destination := destination_of(line)):
+                datagrams.add(destination)
             yield line
 
     digests = digest_save(noticing())
     return Saved(
         digests={(Table(table), chain): digest for (table, chain), digest in digests.items() if table in _TABLES},
         entered=frozenset(entered),
+        datagrams=frozenset(datagrams),
     )
 
 

@@ -45,6 +45,8 @@ HEALTH_BRANCH = "KUBE-HCN-"  # of filter KUBE-NODEPORTS
 TRIAL = "KUBE-SVC-TRIAL"  # where dispatch rules are tried before anything jumps to them
 FILTER_TRIAL = "KUBE-REJ-TRIAL"
 
+SCRATCH = ((Table.FILTER, FILTER_TRIAL), (Table.NAT, TRIAL))
+
 # Fixed names by table; KUBE-FIREWALL is not among them because it is not ours alone.
 FIXED = {
     Table.NAT: frozenset({SERVICES, NODE_PORTS, POSTROUTING, MARK_MASQ, CANARY}),

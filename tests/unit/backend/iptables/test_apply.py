@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 
 import pytest
@@ -11,12 +11,16 @@ from msgspec.structs import replace
 from kproxy.backend.iptables import names
 from kproxy.backend.iptables.apply import IptablesBackend
 from kproxy.backend.iptables.compile import Ruleset
+from kproxy.backend.iptables.rules import Table
+from kproxy.backend.iptables.text import render_rule
 from kproxy.config import Config, IptablesVariant
 from kproxy.errors import NotPermitted, RestoreRefused, XtablesLocked
-from kproxy.kernel.doors import Capabilities
+from kproxy.kernel.doors import Capabilities, Chunks, Completed
 from kproxy.kernel.fake import FakeIptables, Faulty
+from kproxy.model.enums import Protocol
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan.plan import FrontendKind, ServicePlan, Target
+from kproxy.plan.stale import Destination
 from tests.unit.backend.iptables.examples import PODS, plan_of, simple, targets
 
 TREES = replace(PODS, tree_threshold=10, endpoint_tree_threshold=4, large_cluster_endpoints=60, restore_chunk=8)
@@ -126,9 +130,12 @@ async def test_after_a_failure_the_next_round_reads_the_kernel() -> None:
 Poison = Callable[[ServicePlan], ServicePlan]
 
 
-@pytest.mark.parametrize("poison", [poisoned, poisoned_frontend])
+@pytest.mark.parametrize(
+    ("poison", "warm"),
+    # The addresses that were served before are somebody else's now: what was there cannot stay.
+    [(poisoned, False), (poisoned_frontend, False), (poisoned_frontend, True)],
+)
 @pytest.mark.parametrize("config", [PODS, TREES])
-@pytest.mark.parametrize("warm", [False, True])
 async def test_a_service_that_the_kernel_refuses_is_named_and_all_others_are_served(
     poison: Poison, config: Config, warm: bool
 ) -> None:
@@ -169,6 +176,172 @@ async def test_a_full_round_tries_those_in_quarantine_again() -> None:
     report = await proxy.apply(rules, full=True)
     assert report.refused > 0
     assert len(report.quarantined) == 1
+
+
+@pytest.mark.parametrize("config", [PODS, TREES])
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_service_whose_change_is_refused_goes_on_with_its_rules_from_before(config: Config, full: bool) -> None:
+    kernel = FakeIptables()
+    proxy = backend(kernel, config)
+    good = services(20)
+    await proxy.apply(proxy.compile(plan_of(*good)))
+    mixed = [poisoned(good[0]), *(replace(plan, affinity_seconds=60) for plan in good[1:])]
+    rules = proxy.compile(plan_of(*mixed), proxy.applied)
+    for _ in range(2):
+        report = await proxy.apply(rules, full=full)
+        (offender,) = report.quarantined
+        assert offender.key == good[0].key
+        assert offender.why.endswith("its rules from before stay")
+        assert held(kernel) == rendered(proxy.compile(plan_of(good[0], *mixed[1:])))
+    healed = await proxy.apply(proxy.compile(plan_of(*good)))
+    assert not healed.quarantined
+    assert held(kernel) == rendered(proxy.compile(plan_of(*good)))
+
+
+async def test_rules_from_before_that_the_kernel_does_not_take_any_more_are_given_up() -> None:
+    kernel = Ailing()
+    proxy = backend(kernel)
+    good = services(6)
+    await proxy.apply(proxy.compile(plan_of(*good)))
+    kernel.flush()
+    kernel.ails = lambda text: f"KUBE-SVC-{names.service_hash(good[0].key)}" in text
+    mixed = [poisoned(good[0]), *good[1:]]
+    report = await proxy.apply(proxy.compile(plan_of(*mixed)), full=True)
+    assert [(each.key, "from before" in each.why) for each in report.quarantined] == [(good[0].key, False)]
+    assert held(kernel) == rendered(proxy.compile(plan_of(*good[1:])))
+
+
+# --- a kernel that is unwell accuses nobody -------------------------------------------------------------------
+
+
+class Ailing(FakeIptables):
+    """Refuses what the test says: for want of memory, of a module, ..."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ails: Callable[[str], bool] = lambda _text: False
+
+    async def restore(self, chunks: Chunks) -> Completed:
+        assert isinstance(chunks, bytes | Iterable)
+        text = chunks if isinstance(chunks, bytes) else b"".join(chunks)
+        if self.ails(text.decode()):
+            raise RestoreRefused(("iptables-restore",), 4, "Cannot allocate memory")
+        return await super().restore(text)
+
+
+@pytest.mark.parametrize("config", [PODS, TREES])
+async def test_while_the_kernel_refuses_everything_the_round_fails_and_nobody_is_quarantined(config: Config) -> None:
+    kernel = Ailing()
+    proxy = backend(kernel, config)
+    rules = proxy.compile(plan_of(*services(20)))
+    await proxy.apply(rules)
+    kernel.flush()
+    kernel.ails = lambda _text: True
+    with pytest.raises(RestoreRefused, match="allocate memory"):
+        await proxy.apply(rules, full=True)
+    assert proxy.applied is None
+    kernel.ails = lambda _text: False
+    report = await proxy.apply(rules)
+    assert not report.quarantined
+    assert held(kernel) == rendered(rules)
+
+
+async def test_a_kernel_that_falls_ill_during_the_trials_makes_nobody_an_offender() -> None:
+    kernel = Ailing()
+    proxy = backend(kernel)
+    rules = proxy.compile(plan_of(*services(8)))
+    controls = 0
+
+    def ails(text: str) -> bool:
+        nonlocal controls
+        controls += f"-A {names.TRIAL} -j RETURN" in text
+        return controls != 1 or f"-A {names.TRIAL} -j RETURN" not in text
+
+    kernel.ails = ails
+    with pytest.raises(RestoreRefused, match="allocate memory"):
+        await proxy.apply(rules)
+    kernel.ails = lambda _text: False
+    assert not (await proxy.apply(rules)).quarantined
+
+
+async def test_a_module_that_comes_late_serves_everybody_at_the_next_full_round() -> None:
+    kernel = Ailing()
+    proxy = backend(kernel)
+    plain = services(4)
+    changed = [replace(plan, affinity_seconds=60) for plan in plain[:2]]
+    await proxy.apply(proxy.compile(plan_of(*plain)))
+    kernel.ails = lambda text: "-m recent" in text
+    rules = proxy.compile(plan_of(*changed, simple(9, targets(1)), *plain[2:]), proxy.applied)
+    assert len((await proxy.apply(rules)).quarantined) == 2
+    assert str(plain[0].key) in bearing(kernel)
+    kernel.ails = lambda _text: False
+    assert len((await proxy.apply(rules)).quarantined) == 2
+    assert not (await proxy.apply(rules, full=True)).quarantined
+    assert held(kernel) == rendered(rules)
+
+
+# --- a table that cannot be read ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [PODS, TREES])
+@pytest.mark.parametrize("table", ["filter", "nat"])
+async def test_a_table_that_cannot_be_read_is_programmed_all_the_same(config: Config, table: str) -> None:
+    kernel = FakeIptables()
+    kernel.unreadable.add(table)
+    firewall = b"*filter\n:KUBE-FIREWALL - [0:0]\n-A KUBE-FIREWALL -j RETURN\nCOMMIT\n"
+    await kernel.restore(firewall)
+    proxy = backend(kernel, config)
+    rules = proxy.compile(plan_of(*services(20)))
+    for _ in range(3):
+        report = await proxy.apply(rules, full=True)
+        assert [each.table for each in report.unread] == [table]
+        assert held(kernel) == rendered(rules)
+    for entry in rules.entries:
+        assert sum(names.FIREWALL in rule for rule in kernel.tables["filter"]["INPUT"]) == 1
+        assert kernel.tables[entry.table][entry.hook].count(render_rule("", entry.rule)[4:]) == 1
+    assert kernel.tables["filter"]["KUBE-FIREWALL"][-1] == "-j RETURN"
+    fewer = proxy.compile(plan_of(*services(5)), rules)
+    await proxy.apply(fewer)
+    assert held(kernel) == rendered(fewer)
+    kernel.unreadable.clear()
+    assert (await proxy.apply(fewer, full=True)).unread == ()
+    assert (await proxy.apply(fewer, full=True)).transactions == 0
+
+
+async def test_where_nothing_can_be_read_offenders_are_still_found() -> None:
+    kernel = FakeIptables()
+    kernel.unreadable.update(Table)
+    proxy = backend(kernel)
+    good = services(8)
+    report = await proxy.apply(proxy.compile(plan_of(*good[1:], poisoned(good[0]))))
+    assert [each.key for each in report.quarantined] == [good[0].key]
+    assert held(kernel) == rendered(proxy.compile(plan_of(*good[1:])))
+
+
+async def test_a_foreign_comment_with_a_carriage_return_is_one_line() -> None:
+    kernel = FakeIptables()
+    proxy = backend(kernel)
+    rules = proxy.compile(plan_of(*services(3)))
+    await proxy.apply(rules)
+    odd = b'-A INPUT -m comment --comment "one\r-A KUBE-SERVICES -j RETURN\rthree" -j ACCEPT'
+    await kernel.restore(b"*filter\n" + odd + b"\nCOMMIT\n")
+    assert (await proxy.apply(rules, full=True)).transactions == 0
+
+
+# --- what nobody wants any more -------------------------------------------------------------------------------
+
+
+async def test_datagrams_that_the_tables_still_dispatch_and_nobody_wants_are_reported_once() -> None:
+    kernel = FakeIptables()
+    first, second = backend(kernel, TREES), backend(kernel)
+    plans = [replace(plan, key=plan.key._replace(protocol=Protocol.UDP)) for plan in services(20)]
+    await first.apply(first.compile(plan_of(*plans)))
+    rules = second.compile(plan_of(*plans[2:]))
+    kernel.fail_next(XtablesLocked("held by a test"))
+    report = await second.apply(rules)
+    gone = [Destination(Protocol.UDP, each.ip, each.port) for plan in plans[:2] for each in plan.frontends]
+    assert report.orphans == tuple(sorted(gone))
+    assert (await second.apply(rules, full=True)).orphans == ()
 
 
 async def test_a_chain_that_somebody_else_refers_to_stays_and_blocks_nothing() -> None:

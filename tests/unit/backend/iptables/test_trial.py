@@ -9,24 +9,26 @@ from kproxy.backend.iptables.compile import compile_plan
 from kproxy.backend.iptables.diff import read_save, repair
 from kproxy.backend.iptables.rules import Table
 from kproxy.backend.iptables.stages import Written
-from kproxy.backend.iptables.trial import Quarantine, Trial
+from kproxy.backend.iptables.trial import Trial
 from kproxy.kernel.fake import FakeIptables
+from kproxy.model.keys import ServicePortKey
 from kproxy.plan.plan import Target
 from tests.unit.backend.iptables.examples import PLAIN, PODS, plan_of, simple, targets
 
 
-async def offenders(kernel: FakeIptables, bad: set[int], count: int = 40, chunk: int = 16) -> tuple[Quarantine, int]:
+async def offenders(
+    kernel: FakeIptables, bad: set[int], count: int = 40, chunk: int = 16
+) -> tuple[dict[ServicePortKey, str], int]:
     """Those found among service ports 0 to ``count``, and the number of restores."""
     services = [
         replace(plan, cluster=(Target("10.0.0.1", 70000, local=False),)) if number in bad else plan
         for number, plan in enumerate(simple(n, targets(2)) for n in range(count))
     ]
     rules = compile_plan(plan_of(*services), PODS, PLAIN)
-    quarantine: Quarantine = {}
     written = Written()
     trial = Trial(kernel, chunk, rules, repair(read_save(()), rules), written)
-    await trial.run([plan.key for plan in services], quarantine)
-    return quarantine, written.transactions
+    await trial.run([plan.key for plan in services])
+    return trial.offenders, written.transactions
 
 
 async def test_nobody_is_found_where_nobody_is_to_blame() -> None:
@@ -36,12 +38,12 @@ async def test_nobody_is_found_where_nobody_is_to_blame() -> None:
 async def test_all_offenders_are_found_with_the_programs_words() -> None:
     found, _ = await offenders(FakeIptables(), {3, 4, 39})
     assert {key.name for key in found} == {"s00003", "s00004", "s00039"}
-    assert all("70000" in why for _, why in found.values())
+    assert all("70000" in why for why in found.values())
 
 
 async def test_one_offender_costs_few_trials() -> None:
     _, transactions = await offenders(FakeIptables(), {7}, count=64, chunk=64)
-    assert transactions <= 2 * 6 + 2
+    assert transactions <= 2 * 6 + 2 + 2  # and two controls
 
 
 async def test_nothing_that_is_live_is_touched() -> None:
