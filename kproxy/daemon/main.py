@@ -1,9 +1,9 @@
 """``kproxy run``: find out what this node has, build everything, and let it run until a signal.
 
 All tasks live in one TaskGroup, so none can die unnoticed: one that raises ends the process with a sentence, and the
-supervisor starts it anew. The order is kube-proxy's (spec: runtime.md 2): node settings, programs, servers, sources,
-syncs. Nothing is written before the cluster is known, and SIGTERM leaves the rules: a node keeps serving while its
-kproxy is replaced (users.md 1.17).
+supervisor starts it anew. The order is kube-proxy's (spec: runtime.md 2) but for the servers, which come first: node
+settings, programs, sources, syncs. Nothing is written before the cluster is known, and SIGTERM leaves the rules: a
+node keeps serving while its kproxy is replaced (users.md 1.17).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from kproxy import __version__
 from kproxy.config import Config
 from kproxy.daemon.addresses import LocalAddresses
 from kproxy.daemon.doors import choose_variant, find_families
+from kproxy.daemon.front import Front
 from kproxy.daemon.log import Log, configure
 from kproxy.daemon.service import Daemon
 from kproxy.daemon.setup import allow_many_files, become_unlikely_victim, prepare
@@ -78,6 +79,13 @@ async def _init(config: Config) -> None:
 
 
 async def _serve(config: Config) -> None:
+    front = Front(config)
+    async with asyncio.TaskGroup() as group:
+        front.open(group)
+        await _work(config, front)
+
+
+async def _work(config: Config, front: Front) -> None:
     become_unlikely_victim(config.oom_score_adj)
     allow_many_files()
     prepare(config, Sysctl())
@@ -87,6 +95,6 @@ async def _serve(config: Config) -> None:
         addresses = LocalAddresses(await stack.enter_async_context(Addresses()), again=config.bind_retry)
         await addresses.refresh()
         client = None if config.manifests else await stack.enter_async_context(Client(config))
-        await Daemon(config, found, addresses, client).run(
+        await Daemon(config, front, found, addresses, client).run(
             FlushMonitor(verdict.variant, [door for door, _ in found.values()])
         )

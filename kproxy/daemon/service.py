@@ -1,4 +1,4 @@
-"""Everything that runs, wired: sources feed the cluster, lanes bring it into the kernel, servers answer for both.
+"""Everything that works, wired: sources feed the cluster, lanes bring it into the kernel.
 
 One TaskGroup holds all of it. What is built here is built once; what can change (the client's credentials, the node's
 addresses, the counters) is asked for by a function each time.
@@ -18,18 +18,15 @@ from kproxy.daemon.contact import Contact
 from kproxy.daemon.doors import make_backend, make_counters
 from kproxy.daemon.family import Shared, now
 from kproxy.daemon.feed import Feed
+from kproxy.daemon.front import Front
 from kproxy.daemon.lane import Lane
 from kproxy.daemon.log import Log
-from kproxy.daemon.metrics import Metrics
-from kproxy.daemon.server import answer_by_path, health_pages, metrics_pages, serve
-from kproxy.daemon.status import Health
 from kproxy.errors import KernelError
 from kproxy.kernel.conntrack import Conntrack
 from kproxy.kernel.doors import Capabilities, FlushDoor, NfacctDoor
 from kproxy.kernel.iptables import Iptables
 from kproxy.kernel.nfacct import Nfacct
 from kproxy.kernel.sysctl import Sysctl
-from kproxy.model.cluster import Cluster
 from kproxy.model.enums import IPFamily, Kind
 from kproxy.model.keys import ObjectKey
 from kproxy.source.client import Client
@@ -43,15 +40,16 @@ Found = Mapping[IPFamily, tuple[Iptables, Capabilities]]
 class Daemon:
     """``client`` None: the cluster is a directory of manifests."""
 
-    def __init__(self, config: Config, found: Found, addresses: LocalAddresses, client: Client | None) -> None:
+    def __init__(
+        self, config: Config, front: Front, found: Found, addresses: LocalAddresses, client: Client | None
+    ) -> None:
         self._config = config
         self._addresses = addresses
         self._client = client
-        self._cluster = Cluster(config.hostname)
-        self._metrics = Metrics()
+        self._cluster, self._metrics, self._health = front.cluster, front.metrics, front.health
+        self._health.expect(found)
         if client is not None:
             self._metrics.observe_requests(lambda: client.server, lambda: client.requests)
-        self._health = Health(found, sync_period=config.iptables_sync_period)
         self._recorder = events.Recorder(client, config.hostname)
         complaints = Complaints(self._recorder, self._uid)
         self._shared = Shared(
@@ -76,7 +74,6 @@ class Daemon:
         """Until cancelled; raises what ends a daemon, in an ExceptionGroup."""
         config, feed = self._config, self._feed
         async with asyncio.TaskGroup() as group:
-            self._serve_questions(group)
             group.create_task(self._recorder.run())
             # Only listed addresses restrict where node ports listen; without a list no plan depends on them.
             group.create_task(self._addresses.follow(feed.request_all if config.nodeport_addresses else _nothing))
@@ -99,14 +96,6 @@ class Daemon:
         self._metrics.observe_pending(lanes, lambda family: self._health.pending_seconds(family, now()))
         self._metrics.observe_nfacct(lambda: _packets(nfacct, sorted(counters)))
         return lanes
-
-    def _serve_questions(self, group: asyncio.TaskGroup) -> None:
-        config = self._config
-        if config.healthz_bind_address:
-            pages = health_pages(self._health, self._metrics, lambda: self._cluster.node, now)
-            group.create_task(serve("health", config.healthz_bind_address, answer_by_path(pages), config=config))
-        pages = metrics_pages(self._metrics, config)
-        group.create_task(serve("metrics", config.metrics_bind_address, answer_by_path(pages), config=config))
 
     def _follow_sources(self, group: asyncio.TaskGroup) -> None:
         config = self._config

@@ -59,10 +59,14 @@ class _Family(Struct):
 class Health:
     """What is pending for each family. ``sync_period``: seconds; all ages are compared with twice that."""
 
-    def __init__(self, families: Iterable[IPFamily], *, sync_period: float) -> None:
+    def __init__(self, families: Iterable[IPFamily] = (), *, sync_period: float) -> None:
         self._families = tuple(families)
         self._limit = 2 * sync_period
         self._states: dict[IPFamily, _Family] = {}
+
+    def expect(self, families: Iterable[IPFamily]) -> None:
+        """Which families this node has; nobody is ready before that is known."""
+        self._families = tuple(families)
 
     def started(self, family: IPFamily, at: Instant) -> None:
         """The family's loop runs: from now on it is reported, and healthy."""
@@ -99,7 +103,8 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        return all(family in self._states and self._states[family].ready for family in self._families)
+        states = [self._states.get(family) for family in self._families]
+        return bool(states) and all(state is not None and state.ready for state in states)
 
     def healthy(self, at: Instant) -> bool:
         return all(self._family_healthy(family, at) for family in self._states)

@@ -1,0 +1,33 @@
+"""What answers from the first moment: the servers, and what their answers are made of.
+
+At the start kproxy may wait: for a credential plugin, for another program's lock, for a slow iptables. A liveness probe
+that found nobody meanwhile would restart it into the same wait, again and again. So the servers stand before anything
+is waited for; until the first sync ``/livez`` is healthy and ``/readyz`` is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from kproxy.config import Config
+from kproxy.daemon.family import now
+from kproxy.daemon.metrics import Metrics
+from kproxy.daemon.server import answer_by_path, health_pages, metrics_pages, serve
+from kproxy.daemon.status import Health
+from kproxy.model.cluster import Cluster
+
+
+class Front:
+    def __init__(self, config: Config) -> None:
+        self.cluster = Cluster(config.hostname)
+        self.metrics = Metrics()
+        self.health = Health(sync_period=config.iptables_sync_period)
+        self._config = config
+
+    def open(self, group: asyncio.TaskGroup) -> None:
+        config = self._config
+        if config.healthz_bind_address:
+            pages = health_pages(self.health, self.metrics, lambda: self.cluster.node, now)
+            group.create_task(serve("health", config.healthz_bind_address, answer_by_path(pages), config=config))
+        pages = metrics_pages(self.metrics, config)
+        group.create_task(serve("metrics", config.metrics_bind_address, answer_by_path(pages), config=config))
