@@ -1,7 +1,7 @@
 """Which iptables this node has: the variant, the families that work, and what they can do. Found out by doing.
 
 A family is used when its nat table can be listed and a scratch chain can be written; a node without IPv6 is served
-without IPv6, whatever its Node object says, and only a node on which nothing works is an error (users.md 1.23; kube-
+without IPv6, whatever its Node object says, and only a node on which nothing works is an error (kube-
 proxy 1.34 refused to start there: kubernetes/kubernetes#133694).
 """
 

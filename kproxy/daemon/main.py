@@ -3,7 +3,7 @@
 All tasks live in one TaskGroup, so none can die unnoticed: one that raises ends the process with a sentence, and the
 supervisor starts it anew. The order is kube-proxy's (spec: runtime.md 2) but for the servers, which come first: node
 settings, programs, sources, syncs. Nothing is written before the cluster is known, and SIGTERM leaves the rules: a
-node keeps serving while its kproxy is replaced (users.md 1.17).
+node keeps serving while its kproxy is replaced (kubernetes/kubernetes#119265).
 """
 
 from __future__ import annotations

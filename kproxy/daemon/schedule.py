@@ -9,7 +9,7 @@ The rules are kube-proxy's bounded-frequency runner (spec: runtime.md 7) with fo
   that compares everything: after the sync period, then twice that and so on, for what the kernel lacked in a bad
   moment it may have in the next;
 * healing, which is a round because somebody else changed our rules, does not wait for a long minimum period: a
-  firewall's reload must not silence a node (users.md 1.16). It still keeps ``HEALING_GAP`` from the round before, so
+  firewall's reload must not silence a node (rancher/rke2#10469). It still keeps ``HEALING_GAP`` from the round before, so
   that a program which fights us cannot make us spin.
 
 Rejected: a timer that restarts with each change (debouncing): under steady churn it never fires.
