@@ -21,6 +21,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--variant", choices=("nft", "legacy"), default="nft", help="of iptables (%(default)s)")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--log", type=Path, help="keep the proxy's log in this file")
+    parser.add_argument("--crowd", type=int, default=0, metavar="N", help="Services besides the scenario's (none)")
     parser.add_argument("--dumps", type=Path, help="write the rules at the end of each scenario into this directory")
     parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -41,7 +42,7 @@ def _report(verdict: Verdict) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     scenarios = chosen(read_scenarios(), [name for name in arguments.only.split(",") if name])
     with tempfile.TemporaryDirectory(dir="/run") as directory:
-        runner = Runner(Path(directory), arguments.variant, _report, dumps=arguments.dumps)
+        runner = Runner(Path(directory), arguments.variant, _report, dumps=arguments.dumps, crowd=arguments.crowd)
         verdicts = asyncio.run(runner.run(scenarios))
         log = Path(directory) / "n1.log"
         if arguments.log and log.exists():

@@ -84,13 +84,20 @@ class Cluster:
     def delete_slice(self, name: str, namespace: str = "default") -> None:
         self.api.delete("EndpointSlice", name, namespace)
 
+    def gather(self, count: int) -> None:
+        """Write so many Services that stay whatever the scenarios do."""
+        self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "hx-crowd"}})
+        for short in objects.crowd(count):
+            self.write(short)
+        self.services.clear()
+
     def clear(self) -> None:
         """Delete all that the scenario wrote, and put the Nodes back."""
         self.services.clear()
         for kind in ("Service", "EndpointSlice"):
             for each in self.api.list(kind):
                 namespace, name = each["metadata"]["namespace"], each["metadata"]["name"]
-                if namespace != "hx-system" and (namespace, name) != ("default", "kubernetes"):
+                if not namespace.startswith("hx-") and (namespace, name) != ("default", "kubernetes"):
                     self.api.delete(kind, name, namespace)
         for name in NODES:
             self._put(objects.node(name))

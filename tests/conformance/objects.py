@@ -143,6 +143,36 @@ def bulk(step: Json) -> list[Json]:
     return made
 
 
+def crowd(count: int) -> list[Json]:
+    """Many Services of every kind that no scenario asks, so that chains grow until they are laid out as trees."""
+    made: list[Json] = []
+    for number in range(count):
+        high, low = divmod(number, 250)
+        ips = [f"10.96.{64 + high}.{low + 1}", f"fd00:10:96::{0x4000 + number:x}"]
+        short: Json = {"name": f"crowd-{number}", "ns": "hx-crowd", "ip": ips, "eps": ["p2b", "p1b"]}
+        short["ports"] = [f"tcp/{(80, 443, 8080)[number % 3]}->8080"]
+        match number % 6:
+            case 0:
+                short["ports"] = [f"tcp/80->8080@{31000 + number}"]
+            case 1:
+                short["spec"] = {"externalIPs": [f"198.18.{high}.{low + 1}"]}
+            case 2:
+                ranges = {"loadBalancerSourceRanges": ["10.9.0.0/16"]}
+                short |= {
+                    "ports": [f"tcp/80->8080@{31000 + number}"],
+                    "lb": [f"198.19.{high}.{low + 1}"],
+                    "spec": ranges,
+                }
+            case 3:
+                short["eps"] = []
+            case 4:
+                short["ports"] = ["udp/53->9090"]
+            case _:
+                short["spec"] = {"sessionAffinity": "ClientIP", "internalTrafficPolicy": "Local"}
+        made.append(short)
+    return made
+
+
 def _written_slice(short: Json, written: Json) -> Json:
     family = 6 if written.get("family") == 6 else 4
     ports = []

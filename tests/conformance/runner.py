@@ -74,13 +74,21 @@ def needs_own_proxy(scenario: Json) -> bool:
 class Runner:
     """Runs scenarios on one iptables variant; ``report`` is called after each.
 
-    ``dumps`` is a directory for what iptables-save says at the end of each scenario.
+    ``dumps`` is a directory for what iptables-save says at the end of each scenario. ``crowd`` is how many Services
+    there are besides the scenario's.
     """
 
     def __init__(
-        self, directory: Path, variant: str, report: Callable[[Verdict], None], *, dumps: Path | None = None
+        self,
+        directory: Path,
+        variant: str,
+        report: Callable[[Verdict], None],
+        *,
+        dumps: Path | None = None,
+        crowd: int = 0,
     ) -> None:
         self._directory, self._variant, self._report, self._dumps = directory, variant, report, dumps
+        self._crowd = crowd
         self._shared = False  # whether the proxy that runs is the shared one
 
     async def run(self, scenarios: Iterable[Json]) -> list[Verdict]:
@@ -89,6 +97,7 @@ class Runner:
         async with World() as world:
             with world.hosts["cp"].inside():
                 async with Cluster() as cluster:
+                    cluster.gather(self._crowd)
                     kubeconfig = cluster.api.kubeconfig(self._directory / "kubeconfig")
                     proxy = Proxy(world.hosts["n1"], self._directory, self._variant, kubeconfig)
                     prober = Prober(world.hosts, cluster.resolve)
