@@ -23,6 +23,7 @@ from kproxy.daemon.healthcheck import HealthCheckPorts
 from kproxy.daemon.latency import Triggers
 from kproxy.daemon.log import Log
 from kproxy.daemon.metrics import Metrics
+from kproxy.daemon.schedule import Omitted
 from kproxy.daemon.status import Health, Instant
 from kproxy.errors import InvalidObject, KernelError, RestoreRefused
 from kproxy.kernel.doors import ConntrackDoor, FlowQuery
@@ -76,14 +77,15 @@ class Family(Generic[R]):
         self._triggers = Triggers(family, since=time.time())
         self._ports = HealthCheckPorts(family, shared.health, now)
         self._said = False
+        self._unread: frozenset[str] = frozenset()  # tables, said already
         self.synced = asyncio.Event()  # set by the first success
 
     def note(self, change: Change) -> None:
         """A change that concerns this family was applied to the cluster."""
         self._triggers.note(change)
 
-    async def sync(self, full: bool) -> bool:
-        """One round; says whether it left nothing out. Raises KernelError where the kernel could not be made to agree.
+    async def sync(self, full: bool) -> Omitted:
+        """One round; what it left out. Raises KernelError where the kernel could not be made to agree.
 
         Left out are service ports that the kernel refused, ports that are somebody else's, flows not yet forgotten.
         """
@@ -98,9 +100,12 @@ class Family(Generic[R]):
         self.synced.set()
         await asyncio.sleep(0)  # whoever watches for flushes begins before anybody is told that we are ready
         self._succeed(plan, report, began)
+        if report.orphans:
+            self._suspects = suspects(plan, plan, {*self._suspects, *report.orphans})
         await self._open_ports(plan)
         await self._forget_stale_flows(plan)
-        return not (report.quarantined or self._ports.failed or self._suspects)
+        omitted = [*(each.key for each in report.quarantined), *self._ports.failed]
+        return frozenset(omitted) | ({"flows"} if self._suspects else set())
 
     async def close(self) -> None:
         await self._ports.close()
@@ -139,7 +144,20 @@ class Family(Generic[R]):
             shared.metrics.programmed(self.family, waited)
         shared.health.synced(self.family, at)
         shared.complaints.stand(self.family, [*_clashes(plan), *_quarantined(report)])
+        self._say_unread(report)
         self._log_round(plan, report, seconds)
+
+    def _say_unread(self, report: SyncReport) -> None:
+        for each in report.unread:
+            if each.table not in self._unread:
+                _log.warning(
+                    "A table cannot be read, programming it all the same",
+                    family=self.family,
+                    table=each.table,
+                    why=each.why,
+                    remedy="move rules that are not iptables' own to another table, or install the extension they need",
+                )
+        self._unread = frozenset(each.table for each in report.unread)
 
     def _log_round(self, plan: Plan, report: SyncReport, seconds: float) -> None:
         fields: dict[str, object] = {

@@ -46,9 +46,9 @@ class HealthCheckPorts:
         self._runner: web.ServerRunner | None = None
 
     @property
-    def failed(self) -> bool:
-        """Some port could not be opened."""
-        return bool(self._failed)
+    def failed(self) -> frozenset[tuple[str, int]]:
+        """The addresses and ports that could not be opened."""
+        return frozenset(self._failed)
 
     async def reconcile(self, checks: Iterable[HealthCheck], node_ports: NodePorts) -> list[Failure]:
         """Close what is not wanted, open what is missing; say once what cannot be opened, and try again next time."""

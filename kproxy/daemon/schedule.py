@@ -6,11 +6,12 @@ The rules are kube-proxy's bounded-frequency runner (spec: runtime.md 7) with fo
   period, so that a briefly held lock does not cost 30 seconds;
 * a round after a failure, the idle round and the first round compare with the kernel instead of trusting memory;
 * a round that succeeded but left something out, such as a service port that the kernel refused, is followed by one
-  that compares everything: after the sync period, then twice that and so on, for what the kernel lacked in a bad
-  moment it may have in the next;
+  that compares everything: after the sync period, then twice that and so on up to the idle period, for what the
+  kernel lacked in a bad moment it may have in the next; what is left out newly does not wait for what is left out
+  for long;
 * healing, which is a round because somebody else changed our rules, does not wait for a long minimum period: a
-  firewall's reload must not silence a node (rancher/rke2#10469). It still keeps ``HEALING_GAP`` from the round before, so
-  that a program which fights us cannot make us spin.
+  firewall's reload must not silence a node (rancher/rke2#10469). It still keeps ``HEALING_GAP`` from the round before,
+  so that a program which fights us cannot make us spin.
 
 Rejected: a timer that restarts with each change (debouncing): under steady churn it never fires.
 """
@@ -18,6 +19,7 @@ Rejected: a timer that restarts with each change (debouncing): under steady chur
 from __future__ import annotations
 
 HEALING_GAP = 0.5  # seconds
+Omitted = frozenset[object]
 _SHORTEST_RETRY = 0.5  # seconds; only met where the minimum period is shorter
 
 
@@ -30,11 +32,12 @@ class Schedule:
         self._idle = idle
         self._ended: float | None = None
         self._failures = 0
-        self._omissions = 0  # full rounds in a row that left something out
-        self._again: float | None = None  # when what was left out is tried again
+        self._omitted: Omitted = frozenset()
+        self._tries = 0  # to bring in what is left out; all in vain
+        self._again: float | None = None  # when the next one is due
+        self._trying = False  # the round that runs is one
         self._wanted = False
         self._healing = False
-        self._full = False  # the round that runs compares everything
 
     def request(self, *, healing: bool = False) -> None:
         """Ask for a round; requests coalesce. ``healing``: soon, and compare with the kernel."""
@@ -52,28 +55,33 @@ class Schedule:
             waits.append(min(self._minimum, HEALING_GAP))
         if self._failures:
             waits.append(max(self._minimum, self._after_failure()))
-        due = self._ended + min(waits)
-        return due if self._again is None else min(due, max(self._again, self._ended + self._minimum))
+        elif self._again is not None:  # a round after a failure tries that anyway, and keeps the failure's distance
+            waits.append(max(self._minimum, self._again - self._ended))
+        return self._ended + min(waits)
 
     def begin(self, now: float) -> bool:
         """A round begins at ``now``; requests from here on are for the next one. True: compare with the kernel."""
         full = self._healing or self._failures > 0 or self._ended is None or now >= self._ended + self._idle
-        full = full or (self._again is not None and now >= self._again)
-        self._full = full
+        self._trying = self._again is not None and now >= self._again
         self._wanted = self._healing = False
-        return full
+        return full or self._trying
 
-    def finish(self, now: float, *, succeeded: bool, complete: bool = True) -> None:
-        """``complete``: nothing was left out; only asked where it succeeded."""
+    def finish(self, now: float, *, succeeded: bool, omitted: Omitted = frozenset()) -> None:
+        """``omitted``: what was left out; only asked where it succeeded."""
         self._ended = now
         self._failures = 0 if succeeded else self._failures + 1
         if not succeeded:
             return
-        if complete:
-            self._omissions, self._again = 0, None
-        elif self._again is None or self._full:  # a round that trusted memory has not tried it
-            self._again = now + _doubled(self._retry, self._omissions, at_most=self._idle)
-            self._omissions += 1
+        is_news = not omitted <= self._omitted
+        self._omitted = omitted
+        if not omitted:
+            self._tries, self._again = 0, None
+        elif is_news:
+            soon = now + self._retry
+            self._tries, self._again = 1, soon if self._again is None or self._trying else min(self._again, soon)
+        elif self._trying:
+            self._again = now + _doubled(self._retry, self._tries, at_most=self._idle)
+            self._tries += 1
 
     def _after_failure(self) -> float:
         return _doubled(max(self._minimum, _SHORTEST_RETRY), self._failures - 1, at_most=self._retry)

@@ -15,14 +15,14 @@ from collections.abc import Awaitable, Callable
 from typing import Never
 
 from kproxy.daemon.log import Log
-from kproxy.daemon.schedule import Schedule
+from kproxy.daemon.schedule import Omitted, Schedule
 from kproxy.errors import KproxyError
 from kproxy.model.enums import IPFamily
 
 _log = Log(__name__)
 
-# The argument: compare with the kernel instead of trusting memory; the result: nothing was left out.
-Round = Callable[[bool], Awaitable[bool]]
+# The argument: compare with the kernel instead of trusting memory; the result: what was left out.
+Round = Callable[[bool], Awaitable[Omitted]]
 
 
 class Runner:
@@ -43,8 +43,8 @@ class Runner:
         while True:
             await self._until_due()
             full = self._schedule.begin(loop.time())
-            complete = await self._attempt(full=full)
-            self._schedule.finish(loop.time(), succeeded=complete is not None, complete=complete is True)
+            omitted = await self._attempt(full=full)
+            self._schedule.finish(loop.time(), succeeded=omitted is not None, omitted=omitted or frozenset())
 
     async def _until_due(self) -> None:
         loop = asyncio.get_running_loop()
@@ -59,10 +59,10 @@ class Runner:
             except TimeoutError:
                 return
 
-    async def _attempt(self, *, full: bool) -> bool | None:
-        """Was nothing left out? None: it failed."""
+    async def _attempt(self, *, full: bool) -> Omitted | None:
+        """What was left out; None: it failed."""
         try:
-            complete = await self._work(full)
+            omitted = await self._work(full)
         except KproxyError as error:
             if str(error) != self._said:  # the same sentence at each retry helps nobody
                 _log.error("Sync failed, trying again; rules in the kernel stay", family=self._family, err=error)
@@ -74,4 +74,4 @@ class Runner:
         if self._said:
             _log.info("Sync works again", family=self._family)
             self._said = ""
-        return complete
+        return omitted

@@ -81,7 +81,8 @@ async def test_one_rule_is_asked_for(iptables: Iptables) -> None:
     assert not await iptables.has_rule("nat", PARTS[3])
     await iptables.restore(TEXT)
     assert await iptables.has_rule("nat", PARTS[3])
-    assert not await iptables.has_rule("nat", PARTS[3].replace("443", "444"))
+    assert not await iptables.has_rule("nat", PARTS[3].replace("a/b:c", "a/b:d"))
+    assert not await iptables.has_rule("nat", PARTS[3].replace("KUBE-SERVICES", "PREROUTING"))
     assert not await iptables.has_rule("nat", "-A PREROUTING -j KUBE-NONE")
 
 

@@ -109,10 +109,10 @@ async def test_flows_that_cannot_be_cleaned_are_tried_after_the_next_round(monke
 
     with monkeypatch.context() as patched:
         patched.setattr(world.conntrack, "dump", refuse)
-        assert not await world.family.sync(full=True)
+        assert await world.family.sync(full=True) == {"flows"}
     assert world.health.ready
     assert world.conntrack.count() == 1
-    assert await world.family.sync(full=False)
+    assert not await world.family.sync(full=False)
     assert world.conntrack.count() == 0
 
 
@@ -126,8 +126,37 @@ async def test_a_service_port_that_is_left_out_calls_for_another_round(monkeypat
 
     with monkeypatch.context() as patched:
         patched.setattr(IptablesBackend, "apply", leave_out)
-        assert not await world.family.sync(full=True)
-    assert await world.family.sync(full=True)
+        assert await world.family.sync(full=True) == {left_out.key}
+    assert not await world.family.sync(full=True)
+
+
+async def test_flows_to_a_service_that_went_while_nobody_looked_are_forgotten() -> None:
+    before = World()
+    await before.family.sync(full=True)
+    gone = replace(flow("10.1.0.1"), destination="172.30.0.99")
+    world = World(flow("10.1.0.1"), gone, replace(gone, port=54))
+    tables = {name: (await before.door.save(name)).decode() for name in ("filter", "nat")}
+    for name, text in tables.items():
+        await world.door.restore(text.replace("172.30.0.41", "172.30.0.99").encode())
+        assert name == "filter" or "172.30.0.99" in text.replace("172.30.0.41", "172.30.0.99")
+    await world.family.sync(full=True)
+    assert world.conntrack.flows == {flow("10.1.0.1"), replace(gone, port=54)}
+
+
+async def test_a_table_that_cannot_be_read_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.door.unreadable.add("filter")
+    with caplog.at_level("WARNING", logger="kproxy"):
+        for _ in range(3):
+            await world.family.sync(full=True)
+    (record,) = caplog.records
+    assert record.message == "A table cannot be read, programming it all the same"
+    world.door.unreadable.clear()
+    await world.family.sync(full=True)
+    world.door.unreadable.add("filter")
+    with caplog.at_level("WARNING", logger="kproxy"):
+        await world.family.sync(full=True)
+    assert len(caplog.records) == 2
 
 
 async def test_the_latency_of_a_change_is_measured_when_it_arrives() -> None:

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from kproxy.daemon.schedule import HEALING_GAP, Schedule
 
+WEB = frozenset({"default/web"})
+
 
 def schedule(*, minimum: float = 1.0, retry: float = 30.0, idle: float = 3600.0) -> Schedule:
     return Schedule(minimum=minimum, retry=retry, idle=idle)
@@ -125,7 +127,7 @@ def test_what_was_left_out_is_tried_again_ever_more_rarely_and_never_more_rarely
     waits = []
     for _ in range(12):
         assert made.begin(now)
-        made.finish(now, succeeded=True, complete=False)
+        made.finish(now, succeeded=True, omitted=WEB)
         due = made.due()
         assert due is not None
         waits.append(due - now)
@@ -141,21 +143,72 @@ def test_steady_changes_do_not_put_off_what_was_left_out() -> None:
     made = schedule()
     made.request()
     made.begin(0.0)
-    made.finish(0.0, succeeded=True, complete=False)
+    made.finish(0.0, succeeded=True, omitted=WEB)
     full = []
     for second in range(1, 95):
         made.request()
         assert made.due() == second
         full.append(made.begin(float(second)))
-        made.finish(float(second), succeeded=True, complete=False)
+        made.finish(float(second), succeeded=True, omitted=WEB)
     assert [second for second, each in enumerate(full, 1) if each] == [30, 90]
+
+
+def test_what_is_left_out_newly_does_not_wait_for_what_is_left_out_for_long() -> None:
+    made, now = synced_at(0.0), 1.0
+    for _ in range(6):
+        made.begin(now)
+        made.finish(now, succeeded=True, omitted=WEB)
+        now = made.due() or 0.0
+    waiting = now - 900.0
+    made.request()
+    assert not made.begin(waiting)
+    made.finish(waiting, succeeded=True, omitted=WEB | {"default/dns"})
+    assert made.due() == waiting + 30.0
+    made.begin(waiting + 30.0)
+    made.finish(waiting + 30.0, succeeded=True, omitted=WEB | {"default/dns"})
+    assert made.due() == waiting + 90.0
+
+
+def test_ever_new_omissions_do_not_put_off_the_next_try() -> None:
+    made = synced_at(0.0)
+    full = []
+    for second in range(1, 61):
+        made.request()
+        full.append(made.begin(float(second)))
+        made.finish(float(second), succeeded=True, omitted=frozenset({second}))
+    assert [second for second, each in enumerate(full, 1) if each] == [31]
+
+
+def test_a_program_that_makes_us_heal_all_the_time_does_not_use_up_the_tries() -> None:
+    made = synced_at(0.0)
+    for now in range(1, 20):
+        made.request(healing=True)
+        made.begin(float(now))
+        made.finish(float(now), succeeded=True, omitted=WEB)
+    assert made.due() == 31.0
+
+
+def test_failures_while_something_is_left_out_keep_their_growing_distance() -> None:
+    made, now = schedule(), 0.0
+    made.request()
+    made.begin(now)
+    made.finish(now, succeeded=True, omitted=WEB)
+    waits = []
+    for _ in range(8):
+        due = made.due()
+        assert due is not None
+        waits.append(due - now)
+        now = due
+        assert made.begin(now)
+        made.finish(now, succeeded=False)
+    assert waits == [30, 1, 2, 4, 8, 16, 30, 30]
 
 
 def test_a_failure_keeps_what_was_left_out_in_mind() -> None:
     made = synced_at(0.0)
     made.request()
     made.begin(1.0)
-    made.finish(1.0, succeeded=True, complete=False)
+    made.finish(1.0, succeeded=True, omitted=WEB)
     made.request()
     made.begin(2.0)
     made.finish(2.0, succeeded=False)
@@ -188,7 +241,7 @@ def test_rounds_keep_their_distance_and_none_is_forgotten(
             assert now - ended >= min(minimum, HEALING_GAP) - 1e-9
             assert due - ended <= idle
         made.begin(now)
-        made.finish(now, succeeded=step != "fail", complete=step != "omit")
+        made.finish(now, succeeded=step != "fail", omitted=WEB if step == "omit" else frozenset())
         ended = now
         due = made.due()
         assert due is not None

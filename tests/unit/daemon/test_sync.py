@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kproxy.daemon.schedule import Schedule
+from kproxy.daemon.schedule import Omitted, Schedule
 from kproxy.daemon.sync import Runner
 from kproxy.errors import KernelError
 from kproxy.model.enums import IPFamily
@@ -21,14 +21,14 @@ class Rounds:
         self.outcomes = list(outcomes)
         self.began: list[tuple[float, bool]] = []
 
-    async def __call__(self, full: bool) -> bool:
+    async def __call__(self, full: bool) -> Omitted:
         loop = asyncio.get_running_loop()
         self.began.append((loop.time() - 1000.0, full))
         await asyncio.sleep(1.0)
         outcome = self.outcomes.pop(0) if self.outcomes else None
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome is not False
+        return frozenset({"web"}) if outcome is False else frozenset()
 
 
 async def play(work: Rounds, script: Callable[[Runner], Any], seconds: float) -> None:
