@@ -220,10 +220,21 @@ async def test_what_others_flush_is_back(api: ApiServer, tmp_path: Path, variant
             act(f"iptables-{variant}", *command)
             await eventually(lambda: _rules(saved(variant)) == before, daemon)
             # The daemon knows its own write only after the program has ended.
-            await eventually(lambda: daemon.said('"Synced"') >= repairs, daemon)  # noqa: B023 -- awaited in this turn
-        assert daemon.said("Somebody changed our rules") >= 3
+            await eventually(lambda: daemon.said("repaired") >= repairs, daemon)  # noqa: B023 -- awaited in this turn
+        assert daemon.said("Somebody changed rules, comparing ours") >= 3
         code, out, _ = await kproxy("check", *flags(tmp_path, variant))
         assert (code, "agrees" in out) == (0, True), out
+
+
+async def test_a_firewall_that_edits_its_own_rules_costs_no_comparison(api: ApiServer, tmp_path: Path) -> None:
+    api.create(service("web", "10.96.0.80"))
+    async with running(tmp_path, *flags(tmp_path)) as daemon:
+        await daemon.ready()
+        for turn in range(1, 4):
+            act("iptables-nft", "-I", "INPUT", "-s", "192.0.2.9", "-j", "DROP")
+            act("iptables-nft", "-D", "INPUT", "-s", "192.0.2.9", "-j", "DROP")
+            await eventually(lambda: daemon.said("Somebody changed rules beside ours") >= turn, daemon)  # noqa: B023 -- awaited in this turn
+        assert not daemon.said("comparing ours")
 
 
 def _rules(text: str) -> list[str]:

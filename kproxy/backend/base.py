@@ -56,3 +56,7 @@ class Backend(Protocol[R]):
         Raises KernelError when nothing could be written; what was in the kernel before is still there.
         """
         ...
+
+    async def is_entered(self, table: str) -> bool:
+        """A cheap look: do packets still find the way from this table's built-in chains into ours?"""
+        ...

@@ -172,6 +172,8 @@ class Family(Generic[R]):
         if not self._said:
             _log.info("The first sync is done, this node serves", **fields)
             self._said = True
+        elif report.full and report.transactions:
+            _log.info("The kernel did not hold what it should, repaired", **fields)
         elif report.transactions:
             _log.verbose(1, "Synced", **fields)
         else:

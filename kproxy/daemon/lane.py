@@ -21,6 +21,7 @@ class Lane(Generic[R]):
     def __init__(self, family: IPFamily, shared: Shared, backend: Backend[R], conntrack: ConntrackDoor) -> None:
         config = shared.config
         self.family = family
+        self.is_entered = backend.is_entered
         self._shared = shared
         self._family = Family(family, shared, backend, conntrack)
         schedule = Schedule(

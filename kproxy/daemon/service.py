@@ -23,7 +23,7 @@ from kproxy.daemon.lane import Lane
 from kproxy.daemon.log import Log
 from kproxy.errors import KernelError
 from kproxy.kernel.conntrack import Conntrack
-from kproxy.kernel.doors import Capabilities, FlushDoor, NfacctDoor
+from kproxy.kernel.doors import Capabilities, Flush, FlushDoor, NfacctDoor
 from kproxy.kernel.iptables import Iptables
 from kproxy.kernel.nfacct import Nfacct
 from kproxy.kernel.sysctl import Sysctl
@@ -114,20 +114,23 @@ class Daemon:
         while True:
             try:
                 async for flush in monitor.flushes():
-                    _log.warning(
-                        "Somebody changed our rules, repairing them",
-                        family=flush.family or "any",
-                        table=flush.table,
-                        what=flush.why,
-                    )
-                    for family, lane in self._lanes.items():
-                        if flush.family in {None, family}:
-                            lane.request(healing=True)
+                    await self._answer(flush)
             except KernelError as error:
                 _log.warning("Flushes are not heard, listening again", err=error)
             await asyncio.sleep(self._config.bind_retry)
             for lane in self._lanes.values():
                 lane.request(healing=True)  # nobody listened meanwhile
+
+    async def _answer(self, flush: Flush) -> None:
+        """fail2ban or a container runtime deletes a rule of its own every few seconds: look before comparing all."""
+        for family, lane in self._lanes.items():
+            if flush.family not in {None, family}:
+                continue
+            if not flush.is_certain and await lane.is_entered(flush.table):
+                _log.verbose(1, "Somebody changed rules beside ours", family=family, table=flush.table, what=flush.why)
+                continue
+            _log.info("Somebody changed rules, comparing ours", family=family, table=flush.table, what=flush.why)
+            lane.request(healing=True)
 
     def _uid(self, kind: Kind, key: ObjectKey) -> str:
         return getattr(self._cluster.get(kind, key), "uid", "")

@@ -71,6 +71,8 @@ class Flush(Struct, frozen=True):
     family: IPFamily | None  # None: cannot tell, check both
     table: str  # "" when it cannot be told
     why: str  # for the log: who, what
+    # Only rules of built-in chains went: a firewall's, a container's, or our way in. A look at those chains tells.
+    is_certain: bool = True
 
 
 class FlowQuery(Struct, frozen=True):
@@ -145,7 +147,8 @@ class IptablesDoor(Protocol):
     async def has_rule(self, table: str, rule: str) -> bool:
         """Is this rule ("-A CHAIN ...", as iptables-save prints it) there? Says no where it cannot be told.
 
-        Works also where another rule of the table makes ``save`` fail.
+        Works also where another rule of the table makes ``save`` fail. Not for rules with ports: ip6tables-legacy takes
+        one for another there (1.8.9).
         """
         ...
 

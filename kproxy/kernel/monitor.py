@@ -220,7 +220,14 @@ class FlushMonitor:
         touched = sorted({(gone.family, gone.table) for gone in generation.deleted if _may_be_ours(gone)})
         who = f"{generation.process or 'a process'} (pid {generation.pid})"
         return [
-            Flush(family, table, f"{who} removed {_describe(generation.deleted, family, table)}")
+            Flush(
+                family,
+                table,
+                f"{who} removed {_describe(generation.deleted, family, table)}",
+                is_certain=any(
+                    _is_ours(gone) for gone in generation.deleted if (gone.family, gone.table) == (family, table)
+                ),
+            )
             for family, table in touched
         ]
 
@@ -239,9 +246,11 @@ class FlushMonitor:
 
 
 def _may_be_ours(gone: Deleted) -> bool:
-    if gone.table not in TABLES:
-        return False
-    return gone.kind == "table" or gone.chain.startswith(PREFIX) or gone.chain in BASE_CHAINS
+    return gone.table in TABLES and (_is_ours(gone) or gone.chain in BASE_CHAINS)
+
+
+def _is_ours(gone: Deleted) -> bool:
+    return gone.kind == "table" or gone.chain.startswith(PREFIX)
 
 
 def _describe(deleted: frozenset[Deleted], family: IPFamily, table: str) -> str:

@@ -33,6 +33,7 @@ from kproxy.backend.iptables.dialect import INVALID_COUNTER, LOCALHOST_COUNTER, 
 from kproxy.backend.iptables.diff import Delta, diff, read_save, repair
 from kproxy.backend.iptables.orphans import unwanted
 from kproxy.backend.iptables.stages import Written, stage_input, stages
+from kproxy.backend.iptables.text import canonical, render_rule
 from kproxy.backend.iptables.trial import Trial
 from kproxy.config import Config, IptablesVariant
 from kproxy.errors import KernelError, RestoreRefused, Retry
@@ -108,6 +109,17 @@ class IptablesBackend:
             full = True
         self._applied, self._is_certain = wanted, True
         return self._report(wanted, rules, written, full=full, refused=refused)
+
+    async def is_entered(self, table: str) -> bool:
+        if self._applied is None:
+            return False
+        entries = [entry for entry in self._applied.entries if entry.table == table]
+        try:
+            found = await self._door.rules(table, sorted({entry.hook for entry in entries}))
+        except KernelError:
+            return False
+        held = {canonical(line) for rules in found.values() for line in rules}
+        return all(render_rule(entry.hook, entry.rule) in held for entry in entries)
 
     @property
     def _chunk(self) -> int | None:

@@ -65,6 +65,13 @@ def test_what_is_not_ours_is_not_told(monitor: FlushMonitor, deleted: Deleted) -
     assert monitor.judge(generation(deleted)) == []
 
 
+def test_only_what_is_ours_beyond_doubt_is_certain(monitor: FlushMonitor) -> None:
+    firewall = Deleted(V4, "nat", "PREROUTING", "rule")
+    (doubtful,) = monitor.judge(generation(firewall))
+    (certain,) = monitor.judge(generation(firewall, KUBE_RULE))
+    assert (doubtful.is_certain, certain.is_certain) == (False, True)
+
+
 def test_lost_events_may_mean_anything(monitor: FlushMonitor) -> None:
     (flush,) = monitor.judge(generation(number=0))
     assert flush.family is None

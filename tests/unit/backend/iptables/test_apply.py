@@ -393,3 +393,18 @@ async def test_under_faults_the_tables_converge(seed: int) -> None:
 def test_a_service_ports_key_is_what_the_examples_think_it_is() -> None:
     assert simple(1, ()).frontends[0].kind is FrontendKind.CLUSTER_IP
     assert isinstance(simple(1, ()).key, ServicePortKey)
+
+
+async def test_a_look_at_the_built_in_chains_tells_whether_packets_still_find_us() -> None:
+    kernel = FakeIptables()
+    proxy = backend(kernel)
+    assert not await proxy.is_entered("nat")  # nothing was applied yet
+    await proxy.apply(proxy.compile(plan_of(*services(2))))
+    assert await proxy.is_entered("nat")
+    assert await proxy.is_entered("filter")
+    await kernel.restore(b"*nat\n-F PREROUTING\nCOMMIT\n")
+    assert not await proxy.is_entered("nat")
+    assert await proxy.is_entered("filter")
+    kernel.fail_next(XtablesLocked("busy"))
+    kernel.flush()
+    assert not await proxy.is_entered("filter")
