@@ -3,8 +3,8 @@
     ./run bench packets                                   100x2, 1000x5, 5000x10 and 10000x10, both iptables variants
     ./run bench packets --size 10000x10 --variant nft --passes 6
 
-For each size there are seven little worlds of client, node and pod, wired by veth: a node without any rules, one with
-the flat layout and one with kproxy's, for each iptables variant. A connect() to a neighbour on the same machine runs
+For each size there are little worlds of client, node and pod, wired by veth: a node without any rules, and for each
+iptables variant one with the flat layout and one with kproxy's. A connect() to a neighbour on the same machine runs
 the whole way of the SYN and its answer, in and out of the node, in one go, so its median time is the cost of that way.
 The worlds take turns, in another order in each pass, so that what else this machine does hits all of them alike.
 
