@@ -6,7 +6,10 @@ find nothing to write. Where packets go is in the end-to-end tests; failures on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from kproxy.backend.iptables.apply import IptablesBackend
 from kproxy.backend.iptables.cleanup import cleanup
 from kproxy.backend.iptables.rules import Table
 from kproxy.config import Config, IptablesVariant
+from kproxy.errors import RestoreRefused
 from kproxy.kernel.iptables import Iptables
 from kproxy.kernel.nfacct import Nfacct
 from kproxy.model.enums import IPFamily, Protocol
@@ -156,6 +160,101 @@ async def test_a_service_that_the_kernel_refuses_is_named_and_all_others_are_ser
     assert f"KUBE-SVC-{names.service_hash(bad.key)}" not in await perishable(door)
     healed = await proxy.apply(proxy.compile(plan_of(door.family, good), proxy.applied))
     assert not healed.quarantined
+
+
+# --- when the machine is not as it should be ------------------------------------------------------------------
+
+
+@contextmanager
+def refusing(door: Iptables, folder: Path, pattern: str) -> Iterator[None]:
+    """Until the block ends, restores whose text matches fail as they do for want of memory."""
+    program = folder / f"{door.restore_name}"
+    real = shutil.which(door.restore_name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    program.write_text(
+        f"#!/bin/sh\ntext=$(mktemp) && cat >$text\n"
+        f"if grep -qe '{pattern}' $text; then rm $text; echo 'Cannot allocate memory' >&2; exit 4; fi\n"
+        f'{real} "$@" <$text; status=$?; rm $text; exit $status\n',
+        encoding="utf-8",
+    )
+    program.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield
+
+
+async def test_a_kernel_without_memory_for_a_while_accuses_nobody(
+    door: Iptables, inside: Namespace, tmp_path: Path
+) -> None:
+    proxy = await backend(door)
+    rules = proxy.compile(some(door.family, 10))
+    await proxy.apply(rules)
+    program = door.restore_name.removesuffix("-restore")
+    for table in Table:
+        inside.run((program, "-t", table.value, "-F"))
+    with refusing(door, tmp_path, "COMMIT"), pytest.raises(RestoreRefused, match="allocate memory"):
+        await proxy.apply(rules, full=True)
+    assert not (await proxy.apply(rules)).quarantined
+    assert (await proxy.apply(rules, full=True)).transactions == 0
+
+
+async def test_a_service_whose_change_is_refused_goes_on_with_its_rules_from_before(
+    door: Iptables, tmp_path: Path
+) -> None:
+    proxy = await backend(door)
+    plans = [service(number, door.family, 2) for number in range(8)]
+    before = proxy.compile(plan_of(door.family, plans))
+    await proxy.apply(before)
+    changed = [replace(plans[1], affinity_seconds=60), *plans[:1], *plans[2:], service(9, door.family, 2)]
+    rules = proxy.compile(plan_of(door.family, changed), before)
+    with refusing(door, tmp_path, "--seconds 60 "):
+        (offender,) = (await proxy.apply(rules)).quarantined
+    assert offender.key == plans[1].key
+    assert offender.why.endswith("its rules from before stay")
+    fresh = await backend(door)
+    kept = fresh.compile(plan_of(door.family, [*plans, changed[-1]]))
+    assert (await fresh.apply(kept)).transactions == 0
+    assert not (await proxy.apply(rules, full=True)).quarantined
+    assert (await fresh.apply(fresh.compile(plan_of(door.family, changed)), full=True)).transactions == 0
+
+
+@pytest.mark.parametrize("where", ["add", "insert"])
+async def test_a_rule_that_iptables_cannot_print_leaves_no_family_unprogrammed(inside: Namespace, where: str) -> None:
+    door = Iptables(IPFamily.IPV4, NFT, wait=5, deadline=20, restore=60)
+    for counter in COUNTERS:
+        Nfacct().ensure(counter)
+    await door.restore(b"*filter\n:KUBE-FIREWALL - [0:0]\n-A KUBE-FIREWALL -j RETURN\n-A INPUT -j RETURN\nCOMMIT\n")
+    proxy = await backend(door, TREES)
+    rules = proxy.compile(some(door.family, 20))
+    foreign = ("rule", "ip", "filter", "INPUT", "meta", "time", "5", "accept")
+    inside.run(("nft", where, *foreign))
+    for _ in range(3):
+        assert [each.table for each in (await proxy.apply(rules, full=True)).unread] == ["filter"]
+        await proxy.apply(proxy.compile(some(door.family, 15), rules))
+    await proxy.apply(rules)
+    lines = inside.run(("nft", "-a", "list", "chain", "ip", "filter", "INPUT")).stdout.splitlines()
+    assert sum("jump KUBE-FIREWALL" in line for line in lines) == 1
+    assert sum("jump KUBE-NODEPORTS" in line for line in lines) == 1
+    (handle,) = (
+        line.rpartition(" ")[2] for line in lines if "jump" not in line and "accept" in line and "meta" in line
+    )
+    inside.run(("nft", "delete", "rule", "ip", "filter", "INPUT", "handle", handle))
+    kubelets = (await door.rules("filter", [names.FIREWALL]))[names.FIREWALL]
+    assert (len(kubelets), kubelets[-1]) == (2, "-A KUBE-FIREWALL -j RETURN")
+    assert (await proxy.apply(rules, full=True)).unread == ()
+    assert (await proxy.apply(rules, full=True)).transactions == 0
+
+
+async def test_datagrams_that_nobody_wants_any_more_are_found_in_the_rules(door: Iptables) -> None:
+    first = await backend(door, TREES)
+    await first.apply(first.compile(some(door.family, 30)))
+    second = await backend(door)
+    left = [plan for plan in some(door.family, 30).services.values() if plan.key.name != "s0001"]
+    report = await second.apply(second.compile(plan_of(door.family, left)))
+    gone = service(1, door.family, 1)
+    assert gone.key.protocol is Protocol.UDP
+    assert {(at.protocol, at.ip, at.port) for at in report.orphans} == {
+        (Protocol.UDP, frontend.ip, frontend.port) for frontend in gone.frontends
+    }
 
 
 async def test_cleanup_leaves_nothing_but_what_is_shared_with_the_kubelet(door: Iptables) -> None:
