@@ -336,6 +336,33 @@ async def test_flows_to_an_endpoint_that_left_are_forgotten(api: ApiServer, tmp_
         assert "10.244.0.8" in _flows()
 
 
+async def test_flows_to_a_service_that_was_deleted_while_nobody_looked_are_forgotten(
+    api: ApiServer, tmp_path: Path, variant: str
+) -> None:
+    api.create(service("dns", "10.96.0.53", ports=[{"port": 53, "targetPort": 8080, "protocol": "UDP"}]))
+    api.create(slice_of("dns", "10.244.0.7", protocol="UDP"))
+    async with running(tmp_path, *flags(tmp_path, variant)) as daemon:
+        await daemon.ready()
+    _add_flow(1001, "10.244.0.7")
+    api.delete("Service", "dns")
+    async with running(tmp_path, *flags(tmp_path, variant)) as daemon:
+        await eventually(lambda: "10.244.0.7" not in _flows(), daemon)
+
+
+async def test_a_rule_that_iptables_cannot_print_is_said_and_everybody_served(api: ApiServer, tmp_path: Path) -> None:
+    act("iptables-nft", "-A", "INPUT", "-j", "RETURN")
+    act("nft", "add", "rule", "ip", "filter", "INPUT", "meta", "time", "5", "accept")
+    api.create(service("web", "10.96.0.80"))
+    api.create(slice_of("web", "10.244.0.7"))
+    async with running(tmp_path, *flags(tmp_path)) as daemon:
+        await daemon.ready()
+        assert "10.244.0.7:8080" in act("iptables-nft-save", "-t", "nat")
+        assert "jump KUBE-FIREWALL" in act("nft", "list", "chain", "ip", "filter", "INPUT")
+        act("iptables-nft", "-t", "nat", "-F")
+        await eventually(lambda: "10.244.0.7:8080" in act("iptables-nft-save", "-t", "nat"), daemon)
+        assert daemon.said("A table cannot be read, programming it all the same") == 1
+
+
 def _add_flow(source_port: int, endpoint: str) -> None:
     original = ("-s", "10.244.0.1", "-d", "10.96.0.53", "--sport", str(source_port), "--dport", "53")
     reply = ("-r", endpoint, "-q", "10.244.0.1", "--reply-port-src", "8080", "--reply-port-dst", str(source_port))
