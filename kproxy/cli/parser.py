@@ -80,6 +80,8 @@ def parse(argv: Sequence[str]) -> tuple[Command, list[str]]:
     words = [_spell(word) for word in argv]
     if words and words[0].startswith("-") and words[0] not in {"-h", "--help"}:
         words = _kube_proxy_style(words)
+    elif words[:1] == ["run"]:
+        words = _kube_proxy_style(words[1:])
     parser = _build()
     found, unknown = parser.parse_known_args(words, Command())
     if not getattr(found, "command", None):
@@ -108,7 +110,7 @@ def _spell(word: str) -> str:
 
 
 def _kube_proxy_style(words: list[str]) -> list[str]:
-    """No command but flags: run, unless one of kube-proxy's flags asks for something else."""
+    """Flags for ``run``, unless one of kube-proxy's flags asks for something else."""
     for word in words:
         if word.split("=")[0] == "--version":
             return ["version"]

@@ -194,3 +194,10 @@ def test_explain_refuses_what_is_no_dump(tmp_path: Path, capsys: pytest.CaptureF
     dump.write_text("hello\n", encoding="utf-8")
     assert cli.main(["explain", str(dump), "--from=host", "--to=10.0.0.1:80"]) == 2
     assert "line 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("before", [[], ["run"]])
+def test_kube_proxys_flags_that_are_commands_here(before: list[str]) -> None:
+    assert parser.parse([*before, "--version"])[0].command == "version"
+    assert parser.parse([*before, "--kubeconfig=k", "--cleanup"])[0].command == "cleanup"
+    assert parser.parse([*before, "--cleanup=false"])[0].command == "run"
