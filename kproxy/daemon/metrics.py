@@ -10,6 +10,7 @@ Rejected: labels that name a Service. Children of a metric are never forgotten, 
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from kproxy import __version__
 from kproxy.backend.base import SyncReport
 from kproxy.model.enums import IPFamily
 from kproxy.plan.plan import Plan
@@ -33,6 +35,16 @@ NFACCT = {
     "localhost_nps_accepted_pkts": "kubeproxy_iptables_localhost_nodeports_accepted_packets",
 }
 
+# The release whose behaviour is reproduced, for alerts compare its minor with the API server's (KubeVersionMismatch);
+# our own version stands behind the plus sign, where a semantic version keeps what is not compared.
+BUILD = {
+    "git_version": f"v1.36.2+kproxy-{__version__}",
+    "major": "1",
+    "minor": "36",
+    "compiler": "cpython",
+    "platform": f"linux/{platform.machine()}",
+}
+
 
 class Metrics:
     """Every series that we export. One instance a daemon."""
@@ -41,6 +53,8 @@ class Metrics:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
+        build = Gauge("kubernetes_build_info", "Whose behaviour this is", tuple(BUILD), registry=self._registry)
+        build.labels(**BUILD).set(1)
         self._durations = self._histogram("sync_proxy_rules_duration_seconds", "SyncProxyRules latency")
         self._full = self._histogram("sync_full_proxy_rules_duration_seconds", "SyncProxyRules latency, full syncs")
         self._partial = self._histogram(

@@ -60,6 +60,7 @@ def test_every_series_has_kube_proxys_name_type_and_labels() -> None:
         "kubeproxy_sync_proxy_rules_iptables_total": ("gauge", ["ip_family", "table"]),
         "kubeproxy_sync_proxy_rules_iptables_last": ("gauge", ["ip_family", "table"]),
         "kubeproxy_iptables_ct_state_invalid_dropped_packets": ("counter", []),
+        "kubernetes_build_info": ("gauge", ["compiler", "git_version", "major", "minor", "platform"]),
         "kproxy_quarantined_services": ("gauge", per_family),
         "kproxy_oldest_pending_change_seconds": ("gauge", per_family),
     }
