@@ -24,7 +24,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--crowd", type=int, default=0, metavar="N", help="Services besides the scenario's (none)")
     parser.add_argument("--dumps", type=Path, help="write the rules at the end of each scenario into this directory")
     parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    known = {scenario["name"] for scenario in read_scenarios()}
+    if unknown := sorted(set(filter(None, arguments.only.split(","))) - known):
+        parser.error(f"no scenario is called {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    return arguments
 
 
 def _report(verdict: Verdict) -> None:
