@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -11,6 +11,9 @@ from kproxy.backend.iptables.compile import Ruleset, compile_plan
 from kproxy.backend.iptables.dialect import Abilities
 from kproxy.backend.iptables.rules import Chain, Entry, Rule, Table
 from kproxy.config import Config
+from kproxy.errors import RestoreRefused
+from kproxy.kernel.doors import Chunks, Completed
+from kproxy.kernel.fake import FakeIptables
 from kproxy.model.endpoint import EndpointSlice
 from kproxy.model.enums import IPFamily, Protocol
 from kproxy.model.keys import ServicePortKey
@@ -73,6 +76,25 @@ def simple(number: int, endpoints: Sequence[Target], *, node_port: int = 0, **re
         frontends.append(Frontend(FrontendKind.NODE_PORT, "", node_port, out))
     cluster = tuple(endpoints)
     return ServicePlan(key, tuple(frontends), cluster=cluster, **{"endpoints_total": len(cluster), **rest})
+
+
+# --- a kernel in a bad moment ---------------------------------------------------------------------------------
+
+
+class Ailing(FakeIptables):
+    """Refuses what the test says: for want of memory, of a module, ..."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ails: Callable[[str], bool] = lambda _text: False
+
+    async def restore(self, chunks: Chunks) -> Completed:
+        assert isinstance(chunks, bytes | Iterable)
+        text = chunks if isinstance(chunks, bytes) else b"".join(chunks)
+        if self.ails(text.decode()):
+            self.restored.append(text.decode())
+            raise RestoreRefused(("iptables-restore",), 4, "Cannot allocate memory")
+        return await super().restore(text)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -15,13 +15,13 @@ from kproxy.backend.iptables.rules import Table
 from kproxy.backend.iptables.text import render_rule
 from kproxy.config import Config, IptablesVariant
 from kproxy.errors import NotPermitted, RestoreRefused, XtablesLocked
-from kproxy.kernel.doors import Capabilities, Chunks, Completed
+from kproxy.kernel.doors import Capabilities
 from kproxy.kernel.fake import FakeIptables, Faulty
 from kproxy.model.enums import Protocol
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan.plan import FrontendKind, ServicePlan, Target
 from kproxy.plan.stale import Destination
-from tests.unit.backend.iptables.examples import PODS, plan_of, simple, targets
+from tests.unit.backend.iptables.examples import PODS, Ailing, plan_of, simple, targets
 
 TREES = replace(PODS, tree_threshold=10, endpoint_tree_threshold=4, large_cluster_endpoints=60, restore_chunk=8)
 
@@ -214,21 +214,6 @@ async def test_rules_from_before_that_the_kernel_does_not_take_any_more_are_give
 # --- a kernel that is unwell accuses nobody -------------------------------------------------------------------
 
 
-class Ailing(FakeIptables):
-    """Refuses what the test says: for want of memory, of a module, ..."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ails: Callable[[str], bool] = lambda _text: False
-
-    async def restore(self, chunks: Chunks) -> Completed:
-        assert isinstance(chunks, bytes | Iterable)
-        text = chunks if isinstance(chunks, bytes) else b"".join(chunks)
-        if self.ails(text.decode()):
-            raise RestoreRefused(("iptables-restore",), 4, "Cannot allocate memory")
-        return await super().restore(text)
-
-
 @pytest.mark.parametrize("config", [PODS, TREES])
 async def test_while_the_kernel_refuses_everything_the_round_fails_and_nobody_is_quarantined(config: Config) -> None:
     kernel = Ailing()
@@ -244,24 +229,6 @@ async def test_while_the_kernel_refuses_everything_the_round_fails_and_nobody_is
     report = await proxy.apply(rules)
     assert not report.quarantined
     assert held(kernel) == rendered(rules)
-
-
-async def test_a_kernel_that_falls_ill_during_the_trials_makes_nobody_an_offender() -> None:
-    kernel = Ailing()
-    proxy = backend(kernel)
-    rules = proxy.compile(plan_of(*services(8)))
-    controls = 0
-
-    def ails(text: str) -> bool:
-        nonlocal controls
-        controls += f"-A {names.TRIAL} -j RETURN" in text
-        return controls != 1 or f"-A {names.TRIAL} -j RETURN" not in text
-
-    kernel.ails = ails
-    with pytest.raises(RestoreRefused, match="allocate memory"):
-        await proxy.apply(rules)
-    kernel.ails = lambda _text: False
-    assert not (await proxy.apply(rules)).quarantined
 
 
 async def test_a_module_that_comes_late_serves_everybody_at_the_next_full_round() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
 from msgspec.structs import replace
 
 from kproxy.backend.iptables import names
@@ -10,10 +13,11 @@ from kproxy.backend.iptables.diff import read_save, repair
 from kproxy.backend.iptables.rules import Table
 from kproxy.backend.iptables.stages import Written
 from kproxy.backend.iptables.trial import Trial
+from kproxy.errors import RestoreRefused
 from kproxy.kernel.fake import FakeIptables
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan.plan import Target
-from tests.unit.backend.iptables.examples import PLAIN, PODS, plan_of, simple, targets
+from tests.unit.backend.iptables.examples import PLAIN, PODS, Ailing, plan_of, simple, targets
 
 
 async def offenders(
@@ -44,6 +48,24 @@ async def test_all_offenders_are_found_with_the_programs_words() -> None:
 async def test_one_offender_costs_few_trials() -> None:
     _, transactions = await offenders(FakeIptables(), {7}, count=64, chunk=64)
     assert transactions <= 2 * 6 + 2 + 2  # and two controls
+
+
+async def test_where_the_plainest_rule_is_refused_no_suspect_is_tried() -> None:
+    kernel = Ailing()
+    kernel.ails = lambda text: names.TRIAL in text
+    with pytest.raises(RestoreRefused, match="allocate memory"):
+        await offenders(kernel, set())
+    assert not any("KUBE-SEP-" in text for text in kernel.restored)
+
+
+async def test_a_kernel_that_falls_ill_between_the_trials_makes_nobody_an_offender() -> None:
+    kernel = Ailing()
+    restores = itertools.count(
+        1
+    )  # what every node has, the control, both suspects, the first of them, the control again
+    kernel.ails = lambda _text: next(restores) in {3, 4, 5}
+    with pytest.raises(RestoreRefused, match="allocate memory"):
+        await offenders(kernel, set(), count=2)
 
 
 async def test_nothing_that_is_live_is_touched() -> None:
