@@ -10,7 +10,7 @@ say the same as before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TypeVar
 
 from msgspec import Struct, field
@@ -99,40 +99,46 @@ class Written(Struct):
     transactions: int = 0
     bytes: int = 0
 
+    def add(self, table: Table, chains: Collection[Chain], entries: int = 0) -> None:
+        self.chains += len(chains)
+        rules = sum(len(chain.rules) for chain in chains) + entries
+        self.rules[table.value] = self.rules.get(table.value, 0) + rules
+
 
 def stage_input(stage: Stage, written: Written) -> Iterator[bytes]:
     """The stage as iptables-restore reads it, in blocks; adds what it yields to ``written``."""
     written.transactions += 1
     block = bytearray()
-    for table in stage.tables:
-        delete = [name for owner, name in stage.delete if owner is table]
-        declare = [name for owner, name in stage.declare if owner is table]
-        entries = [entry for entry in stage.entries if entry.table is table]
-        text = restore_text(table, declare=declare, write=_Chains(stage, table), delete=delete, insert=entries)
-        written.deleted += len(delete)
-        for piece in text:
-            if piece.startswith(":"):
-                written.chains += piece.count("\n") - len(delete) - len(declare)
-            elif piece.startswith(("-A", "-I")):
-                written.rules[table.value] = written.rules.get(table.value, 0) + piece.count("\n")
-            block += piece.encode()
-            if len(block) >= _BLOCK:
-                written.bytes += len(block)
-                yield bytes(block)
-                block.clear()
+    for piece in _pieces_of_text(stage, written):
+        block += piece.encode()
+        if len(block) >= _BLOCK:
+            written.bytes += len(block)
+            yield bytes(block)
+            block.clear()
     written.bytes += len(block)
     yield bytes(block)
 
 
-class _Chains:
-    """The chains of one table, made anew each time they are walked."""
+def _pieces_of_text(stage: Stage, written: Written) -> Iterator[str]:
+    for table in stage.tables:
+        delete = [name for owner, name in stage.delete if owner is table]
+        entries = [entry for entry in stage.entries if entry.table is table]
+        chains = [chain for chain in stage.chains if chain.table is table]
+        written.deleted += len(delete)
+        written.add(table, chains, len(entries))
+        yield from restore_text(
+            table,
+            declare=[name for owner, name in stage.declare if owner is table],
+            write=chains,
+            groups=_patched(stage, written) if table is Table.NAT else (),
+            delete=delete,
+            insert=entries,
+        )
 
-    def __init__(self, stage: Stage, table: Table) -> None:
-        self.stage = stage
-        self.table = table
 
-    def __iter__(self) -> Iterator[Chain]:
-        yield from (chain for chain in self.stage.chains if chain.table is self.table)
-        if self.table is Table.NAT:
-            for patch in self.stage.patches:
-                yield from patch.chains(self.stage.dialect)
+def _patched(stage: Stage, written: Written) -> Iterator[tuple[Chain, ...]]:
+    """Each service port's chains, made when they are asked for and forgotten when the next are."""
+    for patch in stage.patches:
+        chains = tuple(patch.chains(stage.dialect))
+        written.add(Table.NAT, chains)
+        yield chains

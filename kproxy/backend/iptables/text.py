@@ -8,7 +8,7 @@ but can never be compared with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from kproxy.backend.iptables import rules as r
@@ -53,23 +53,31 @@ def restore_text(
     *,
     declare: Iterable[str] = (),
     write: Iterable[Chain] = (),
+    groups: Iterable[Collection[Chain]] = (),
     delete: Iterable[str] = (),
     insert: Iterable[Entry] = (),
 ) -> Iterator[str]:
     """One table's part of a restore input, in pieces that end with a newline.
 
     ``declare`` creates or empties chains without giving them rules. A deleted chain is emptied first, with all others,
-    so that no order of deletions can fail on a chain that is still referenced.
+    so that no order of deletions can fail on a chain that is still referenced. ``groups`` are chains that jump only to
+    others of their group, to ``write`` and to what exists; each is declared with its rules, so none need be kept.
     """
     chains, gone = tuple(write), tuple(delete)
     yield f"*{table}\n"
     names = {*declare, *gone, *(chain.name for chain in chains)}
     yield "".join(f":{name} - [0:0]\n" for name in sorted(names))
     yield from (f"{render_entry(entry)}\n" for entry in insert)
-    for chain in chains:
-        yield "".join(f"{render_rule(chain.name, rule)}\n" for rule in chain.rules)
+    for group in groups:
+        yield "".join(f":{chain.name} - [0:0]\n" for chain in group)
+        yield from map(_render_chain, group)
+    yield from map(_render_chain, chains)
     yield "".join(f"-X {name}\n" for name in gone)
     yield "COMMIT\n"
+
+
+def _render_chain(chain: Chain) -> str:
+    return "".join(f"{render_rule(chain.name, rule)}\n" for rule in chain.rules)
 
 
 # --- digests: compare without keeping text --------------------------------------------------------------------
