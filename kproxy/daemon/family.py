@@ -172,7 +172,7 @@ class Family(Generic[R]):
         if not self._said:
             _log.info("The first sync is done, this node serves", **fields)
             self._said = True
-        elif report.full and report.transactions:
+        elif report.full and report.transactions and not (report.refused or report.unread):
             _log.info("The kernel did not hold what it should, repaired", **fields)
         elif report.transactions:
             _log.verbose(1, "Synced", **fields)

@@ -109,6 +109,8 @@ class FakeIptables:
         return frozenset(self.tables[table])
 
     async def rules(self, table: str, chains: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        if table in self.unreadable:
+            await self.save(table)
         have = self.tables[table]
         return {chain: tuple(f"-A {chain} {rule}" for rule in have[chain]) for chain in chains if chain in have}
 

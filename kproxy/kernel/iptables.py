@@ -117,9 +117,9 @@ class Iptables:
         found: set[str] = set()
 
         def collect(piece: bytes) -> None:
-            for line in piece.splitlines():
+            for line in piece.split(b"\n"):
                 if line.startswith(b":"):
-                    found.add(line[1 : line.index(b" ")].decode())
+                    found.add(line[1 : line.index(b" ")].decode(errors="replace"))
 
         if not self._is_absent(table):
             await self.save(table, collect)
@@ -135,10 +135,13 @@ class Iptables:
         asked = frozenset(chains)
 
         def collect(piece: bytes) -> None:
-            for line in piece.splitlines():
-                if line.startswith(b"-A ") and (chain := line[3 : line.index(b" ", 3)].decode()) in asked:
-                    wanted[chain].append(line.decode())
-                elif line.startswith(b":") and (chain := line[1 : line.index(b" ")].decode()) in asked:
+            for line in piece.split(b"\n"):
+                if (
+                    line.startswith(b"-A ")
+                    and (chain := line[3 : line.index(b" ", 3)].decode(errors="replace")) in asked
+                ):
+                    wanted[chain].append(line.decode(errors="replace"))
+                elif line.startswith(b":") and (chain := line[1 : line.index(b" ")].decode(errors="replace")) in asked:
                     wanted[chain] = []
 
         await self.save(table, collect)
@@ -148,7 +151,7 @@ class Iptables:
         command = (self._program, *self._wait, "-t", table, "-S", chain)
         done = await run(command, deadline=self._deadline, check=False)
         if done.status == 0:
-            return tuple(line for line in done.stdout.decode().splitlines() if line.startswith("-A "))
+            return tuple(line for line in _decoded(done.stdout) if line.startswith("-A "))
         failure = explain_failure(command, done.status, done.stderr)
         # 1.8.9 calls an absent chain incompatible, older and newer ones say that there is none by that name
         if type(failure) is ProgramFailed and chain not in await self.chains(table):
@@ -195,6 +198,11 @@ class Iptables:
     def _is_absent(self, table: str) -> bool:
         """Has a legacy table never been used here? Listing it would create it, and nft tools would then warn of it."""
         return self._variant is IptablesVariant.LEGACY and table not in legacy_tables(self._family)
+
+
+def _decoded(text: bytes) -> list[str]:
+    """Its lines. A comment of somebody else may hold any byte but a newline, a carriage return among them."""
+    return text.decode(errors="replace").split("\n")
 
 
 def program_prefix(family: IPFamily, variant: IptablesVariant) -> str:

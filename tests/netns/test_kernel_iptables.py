@@ -86,6 +86,14 @@ async def test_one_rule_is_asked_for(iptables: Iptables) -> None:
     assert not await iptables.has_rule("nat", "-A PREROUTING -j KUBE-NONE")
 
 
+async def test_a_foreign_comment_may_hold_any_byte(iptables: Iptables) -> None:
+    odd = b'-A INPUT -m comment --comment "\xff\r-A INPUT -j DROP\r:KUBE-NONE - [0:0]" -j ACCEPT'
+    await iptables.restore(b"*filter\n" + odd + b"\nCOMMIT\n")
+    (rule,) = (await iptables.rules("filter", ["INPUT"]))["INPUT"]
+    assert rule.endswith("-j ACCEPT")
+    assert await iptables.chains("filter") == {"INPUT", "FORWARD", "OUTPUT"}
+
+
 async def test_a_rule_that_iptables_cannot_print_leaves_the_others_to_be_asked_for(inside: Namespace) -> None:
     iptables = door(IPFamily.IPV4, NFT)
     await iptables.restore(TEXT.replace(b"COMMIT", b"-A POSTROUTING -j KUBE-SVC-A\nCOMMIT"))

@@ -115,6 +115,8 @@ class IptablesBackend:
             return False
         entries = [entry for entry in self._applied.entries if entry.table == table]
         try:
+            if any(each.table == table for each in self._unread):
+                return all([await self._door.has_rule(table, render_rule(entry.hook, entry.rule)) for entry in entries])
             found = await self._door.rules(table, sorted({entry.hook for entry in entries}))
         except KernelError:
             return False

@@ -33,7 +33,7 @@ async def cleanup(door: IptablesDoor, tables: Iterable[Table] = ORDER) -> Cleane
     rules = chains = 0
     kept: list[str] = []
     for table in tables:
-        found = _ours((await door.save(table.value)).decode(errors="replace").splitlines(), table)
+        found = _ours((await door.save(table.value)).decode(errors="replace").split("\n"), table)
         if not found.chains:
             continue
         gone = sorted(found.chains - found.referenced)

@@ -275,6 +275,16 @@ async def test_a_table_that_cannot_be_read_is_programmed_all_the_same(config: Co
     assert (await proxy.apply(fewer, full=True)).transactions == 0
 
 
+async def test_the_way_into_an_unreadable_table_is_looked_at_rule_by_rule() -> None:
+    kernel = FakeIptables()
+    kernel.unreadable.add("filter")
+    proxy = backend(kernel)
+    await proxy.apply(proxy.compile(plan_of(*services(2))))
+    assert await proxy.is_entered("filter")
+    await kernel.restore(b"*filter\n-F INPUT\nCOMMIT\n")
+    assert not await proxy.is_entered("filter")
+
+
 async def test_where_nothing_can_be_read_offenders_are_still_found() -> None:
     kernel = FakeIptables()
     kernel.unreadable.update(Table)
