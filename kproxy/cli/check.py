@@ -62,7 +62,7 @@ async def _check(config: Config, warn: Callable[[str], None]) -> tuple[list[str]
         plan = build_plan(cluster.snapshot(), config, door.family, addresses.known)
         wanted = compile_plan(plan, config, abilities_of(saved, liberal=Sysctl().read(TCP_BE_LIBERAL) == 1))
         services = max(services, len(wanted.services))
-        lines = [line for text in saved for line in text.splitlines()]
+        lines = [line for text in saved for line in text.split("\n")]
         found = [*describe(repair(read_save(lines), wanted)), *(await _second_opinion(door, wanted))]
         differences += [f"{door.family.value}: {difference}" for difference in found]
     families = " and ".join(door.family.value for door in present)

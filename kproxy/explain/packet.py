@@ -42,7 +42,7 @@ _SHOWN = 3  # ways of which every rule is shown
 def explain(dump: str, source: str, destination: str, interface: str, local: Sequence[str]) -> Iterator[str]:
     """Lines. ``dump``: a file's path, or - for standard input. Raises InvalidConfig, UnreadableDump."""
     packet = read_packet(source, destination, interface, local)
-    tables = parse_save(read_dump(dump).splitlines())
+    tables = parse_save(read_dump(dump).split("\n"))
     yield from describe(tables, packet, Host(addresses=frozenset(map(canonical, local))))
 
 
