@@ -15,6 +15,7 @@ from kproxy.daemon.metrics import Metrics
 from kproxy.daemon.server import answer_by_path, health_pages, metrics_pages, serve
 from kproxy.daemon.status import Health
 from kproxy.model.cluster import Cluster
+from kproxy.model.node import Node
 
 
 class Front:
@@ -24,10 +25,14 @@ class Front:
         self.health = Health(sync_period=config.iptables_sync_period)
         self._config = config
 
+    def _node(self) -> Node | None:
+        """Manifests need not hold a Node; nobody drains a node that no API server knows."""
+        return self.cluster.node or (Node(self._config.hostname) if self._config.manifests else None)
+
     def open(self, group: asyncio.TaskGroup) -> None:
         config = self._config
         if config.healthz_bind_address:
-            pages = health_pages(self.health, self.metrics, lambda: self.cluster.node, now)
+            pages = health_pages(self.health, self.metrics, self._node, now)
             group.create_task(serve("health", config.healthz_bind_address, answer_by_path(pages), config=config))
         pages = metrics_pages(self.metrics, config)
         group.create_task(serve("metrics", config.metrics_bind_address, answer_by_path(pages), config=config))

@@ -9,6 +9,7 @@ node keeps serving while its kproxy is replaced (kubernetes/kubernetes#119265).
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -66,6 +67,8 @@ async def _until_signalled(config: Config, *, init_only: bool) -> None:
         work = group.create_task(_init(config) if init_only else _serve(config))
 
         def stop(number: signal.Signals) -> None:
+            if work.cancelling():  # whoever asks twice does not want to wait; nothing is half done that would matter
+                os._exit(128 + number)
             _log.info("Ending on a signal; the rules stay and go on serving", signal=number.name)
             work.cancel()
 

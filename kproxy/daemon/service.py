@@ -109,8 +109,7 @@ class Daemon:
 
     async def _heal(self, monitor: FlushDoor) -> None:
         """Bring back what somebody else removes."""
-        synced = [asyncio.ensure_future(lane.synced.wait()) for lane in self._lanes.values()]
-        await asyncio.wait(synced, return_when=asyncio.FIRST_COMPLETED)
+        await self._first_sync()
         while True:
             try:
                 async for flush in monitor.flushes():
@@ -120,6 +119,14 @@ class Daemon:
             await asyncio.sleep(self._config.bind_retry)
             for lane in self._lanes.values():
                 lane.request(healing=True)  # nobody listened meanwhile
+
+    async def _first_sync(self) -> None:
+        synced = [asyncio.ensure_future(lane.synced.wait()) for lane in self._lanes.values()]
+        try:
+            await asyncio.wait(synced, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in synced:
+                each.cancel()
 
     async def _answer(self, flush: Flush) -> None:
         """fail2ban or a container runtime deletes a rule of its own every few seconds: look before comparing all."""

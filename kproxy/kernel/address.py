@@ -50,7 +50,9 @@ class Addresses:
     async def list(self, family: IPFamily) -> tuple[Address, ...]:
         future = self._submit(_list(family))
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._deadline)
+            # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with the answer.
+            async with asyncio.timeout(self._deadline):
+                return await asyncio.wrap_future(future)
         except TimeoutError:
             raise KernelError(f"no list of {family.value} addresses within {self._deadline:g} s") from None
         except KernelError:

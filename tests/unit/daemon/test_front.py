@@ -40,3 +40,14 @@ async def test_a_daemon_that_still_waits_is_alive_but_not_ready() -> None:
 async def open_until_cancelled(front: Front) -> None:
     async with asyncio.TaskGroup() as group:
         front.open(group)
+
+
+async def test_a_node_without_an_api_server_needs_no_node_object() -> None:
+    health, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    for manifests, expected in (("/etc/manifests", 200), ("", 503)):
+        config = Config(hostname="n1", manifests=manifests, healthz_bind_address=health, metrics_bind_address=metrics)
+        front = Front(config)
+        async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+            waits = group.create_task(open_until_cancelled(front))
+            assert await status(session, f"http://{health}/healthz") == expected
+            waits.cancel()
