@@ -1,15 +1,18 @@
 """kproxy: a Kubernetes service proxy for one node.
 
-The way of a datum through the program is the order of its folders::
+The way of one Service through the program is the order of its folders::
 
     API server ──► source/ ──► model/ ──► plan/ ──► backend/ ──► kernel/ ──► packets
     or YAML        bytes to    what the   what      the plan     iptables,
-                   changes     cluster    this      in some      conntrack,
-                               says       node      dialect      sysctl, addresses
+                   changes     cluster    this      as rules     conntrack,
+                               says       node                   sysctl, addresses
                                           must do
                    ╰────────────── daemon/ wires, times and answers questions ─────────────╯
 
-Only ``source/`` and ``kernel/`` touch the world; what lies between them is pure.
+Begin with ``daemon/family.py``: its ``sync`` is one round of all this. ``source/`` and ``kernel/`` touch the world, and
+in each backend the file ``apply.py``; everything between them is pure. Beside the way stand ``cli/`` (the commands),
+``explain/`` (reads dumps), ``sandbox/`` (a small cluster on one machine), ``config.py`` (every default) and
+``errors.py`` (everything that is raised).
 """
 
 __version__ = "0.1.0"

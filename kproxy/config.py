@@ -1,7 +1,7 @@
 """Every setting and every default of the program, in one frozen value.
 
 Flags keep kube-proxy's names, so a field here is a kube-proxy flag with underscores unless a comment says it is ours.
-Durations are seconds. Parsing and validation of flags is ``cli.py``'s; nothing below reads the environment.
+Durations are seconds. Parsing and validation of flags is ``cli/flags.py``'s; nothing below reads the environment.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every error that kproxy raises, on one screen.
+"""Every error that kproxy raises.
 
 An error says which object it is about, what is wrong and what to do; its class says whether trying again can help.
 """

@@ -221,7 +221,7 @@ async def test_what_others_flush_is_back(api: ApiServer, tmp_path: Path, variant
             await eventually(lambda: _rules(saved(variant)) == before, daemon)
             # The daemon knows its own write only after the program has ended.
             await eventually(lambda: daemon.said("repaired") >= repairs, daemon)  # noqa: B023 -- awaited in this turn
-        assert daemon.said("Somebody changed rules, comparing ours") >= 3
+        assert daemon.said("Another program changed rules, comparing ours") >= 3
         code, out, _ = await kproxy("check", *flags(tmp_path, variant))
         assert (code, "agrees" in out) == (0, True), out
 
@@ -233,7 +233,7 @@ async def test_a_firewall_that_edits_its_own_rules_costs_no_comparison(api: ApiS
         for turn in range(1, 4):
             act("iptables-nft", "-I", "INPUT", "-s", "192.0.2.9", "-j", "DROP")
             act("iptables-nft", "-D", "INPUT", "-s", "192.0.2.9", "-j", "DROP")
-            await eventually(lambda: daemon.said("Somebody changed rules beside ours") >= turn, daemon)  # noqa: B023 -- awaited in this turn
+            await eventually(lambda: daemon.said("Another program changed rules beside ours") >= turn, daemon)  # noqa: B023 -- awaited in this turn
         assert not daemon.said("comparing ours")
 
 

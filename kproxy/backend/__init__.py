@@ -1,1 +1,1 @@
-"""A plan in some dialect of the kernel; every proxy mode is a folder with the same file names."""
+"""A plan as rules of the kernel; each proxy mode has a folder. iptables is the only one so far."""

@@ -1,4 +1,4 @@
-"""What every proxy mode offers: compile a plan, trace a packet through the result, make the kernel agree with it."""
+"""What a proxy mode offers: compile a plan, and make the kernel agree with the result."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The process: wiring, time, and the questions from outside."""

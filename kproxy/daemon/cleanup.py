@@ -18,7 +18,7 @@ from kproxy.backend.iptables import names
 from kproxy.backend.iptables.cleanup import ORDER, Cleaned, cleanup
 from kproxy.backend.iptables.rules import Table
 from kproxy.config import Config, IptablesVariant
-from kproxy.daemon.doors import make_door
+from kproxy.daemon.choose import make_door
 from kproxy.daemon.log import Log, configure
 from kproxy.errors import KernelError, NotPermitted, Retry
 from kproxy.kernel.iptables import Iptables

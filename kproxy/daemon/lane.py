@@ -8,8 +8,8 @@ from typing import Generic, Never, TypeVar
 
 from kproxy.backend.base import Backend
 from kproxy.daemon.family import Family, Shared, now
+from kproxy.daemon.runner import Runner
 from kproxy.daemon.schedule import Schedule
-from kproxy.daemon.sync import Runner
 from kproxy.kernel.doors import ConntrackDoor
 from kproxy.model.change import Change
 from kproxy.model.enums import IPFamily

@@ -20,11 +20,11 @@ import msgspec
 from kproxy import __version__
 from kproxy.config import Config
 from kproxy.daemon.addresses import LocalAddresses
-from kproxy.daemon.doors import choose_variant, find_families
+from kproxy.daemon.choose import choose_variant, find_families
 from kproxy.daemon.front import Front
 from kproxy.daemon.log import Log, configure
-from kproxy.daemon.service import Daemon
 from kproxy.daemon.setup import allow_many_files, become_unlikely_victim, prepare
+from kproxy.daemon.wiring import Daemon
 from kproxy.errors import KproxyError
 from kproxy.kernel.address import Addresses
 from kproxy.kernel.monitor import FlushMonitor

@@ -1,0 +1,1 @@
+"""The machine: thin and typed access to iptables, conntrack, sysctls and addresses, with twins for tests."""

@@ -1,1 +1,1 @@
-"""Step 1: what an API server, or a directory of manifests, says becomes changes."""
+"""What an API server, or a directory of manifests, says becomes changes of the model."""

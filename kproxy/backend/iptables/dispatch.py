@@ -248,7 +248,7 @@ def _service_rule(stop: Stop, frontend: Frontend) -> Rule:
 
 
 def _node_port_rules(stop: Stop, dialect: Dialect) -> tuple[Rule, ...]:
-    """Rules 4n and 4."""
+    """Into KUBE-EXT from a node port; first, and counted, from loopback (spec: iptables.md 6, rules 4n and 4)."""
     protocol = r.OfProtocol(stop.key.protocol)
     comment, ports = r.Comment(str(stop.key)), r.Ports(stop.key.protocol, stop.port, stop.port)
     to = Jump(names.external_chain(names.service_hash(stop.key)))
@@ -259,7 +259,7 @@ def _node_port_rules(stop: Stop, dialect: Dialect) -> tuple[Rule, ...]:
 
 
 def _refusal(stop: Stop, frontend: Frontend, family: IPFamily) -> Rule:
-    """Rules 1', 2', 3' and 4'."""
+    """No endpoint may serve: refuse or drop (spec: iptables.md 6, rules 1' to 4')."""
     kind = "icmp-port-unreachable" if family is IPFamily.IPV4 else "icmp6-port-unreachable"
     nobody = isinstance(frontend.action, Reject)
     target = r.RejectWith(kind) if nobody else Verdict.DROP
@@ -274,7 +274,7 @@ def _refusal(stop: Stop, frontend: Frontend, family: IPFamily) -> Rule:
 
 
 def _firewall_rule(stop: Stop, frontend: Frontend) -> Rule:
-    """Rule 3f."""
+    """Drop what the load balancer's source ranges did not let in (spec: iptables.md 6, rule 3f)."""
     chain = names.firewall_chain(names.service_hash(stop.key))
     comment = r.Comment(f"{stop.key} traffic not accepted by {chain}")
     ports = r.Ports(stop.key.protocol, frontend.port, frontend.port)
@@ -282,7 +282,7 @@ def _firewall_rule(stop: Stop, frontend: Frontend) -> Rule:
 
 
 def _health_rule(stop: Stop) -> Rule:
-    """Rule 5."""
+    """Let load balancers reach the health-check node port (spec: iptables.md 6, rule 5)."""
     comment = r.Comment(f"{stop.key} health check node port")
     matches = (r.OfProtocol(Protocol.TCP), comment, r.Ports(Protocol.TCP, stop.port, stop.port))
     return Rule(matches, Verdict.ACCEPT)

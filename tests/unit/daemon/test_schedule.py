@@ -1,4 +1,4 @@
-"""When a round may begin. How the event loop waits for it is in test_sync.py."""
+"""When a round may begin. How the event loop waits for it is in test_runner.py."""
 
 import math
 

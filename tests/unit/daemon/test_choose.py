@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kproxy.config import Config, IptablesVariant
-from kproxy.daemon.doors import find_families
+from kproxy.daemon.choose import find_families
 from kproxy.errors import KernelError, NotPermitted, ProgramTimeout, RestoreRefused
 from kproxy.kernel.doors import Capabilities
 from kproxy.kernel.iptables import Iptables

@@ -13,9 +13,9 @@ from kproxy.backend.iptables.compile import Ruleset
 from kproxy.config import Config
 from kproxy.daemon import events
 from kproxy.daemon.addresses import LocalAddresses
+from kproxy.daemon.choose import make_backend, make_counters
 from kproxy.daemon.complaints import Complaints
 from kproxy.daemon.contact import Contact
-from kproxy.daemon.doors import make_backend, make_counters
 from kproxy.daemon.family import Shared, now
 from kproxy.daemon.feed import Feed
 from kproxy.daemon.front import Front
@@ -134,9 +134,11 @@ class Daemon:
             if flush.family not in {None, family}:
                 continue
             if not flush.is_certain and await lane.is_entered(flush.table):
-                _log.verbose(1, "Somebody changed rules beside ours", family=family, table=flush.table, what=flush.why)
+                _log.verbose(
+                    1, "Another program changed rules beside ours", family=family, table=flush.table, what=flush.why
+                )
                 continue
-            _log.info("Somebody changed rules, comparing ours", family=family, table=flush.table, what=flush.why)
+            _log.info("Another program changed rules, comparing ours", family=family, table=flush.table, what=flush.why)
             lane.request(healing=True)
 
     def _uid(self, kind: Kind, key: ObjectKey) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from kproxy.daemon.runner import Runner
 from kproxy.daemon.schedule import Omitted, Schedule
-from kproxy.daemon.sync import Runner
 from kproxy.errors import KernelError
 from kproxy.model.enums import IPFamily
 
