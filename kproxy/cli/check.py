@@ -22,7 +22,7 @@ from kproxy.backend.iptables.text import render_rule
 from kproxy.cli.plan import load
 from kproxy.config import Config, IptablesVariant
 from kproxy.daemon.addresses import LocalAddresses
-from kproxy.daemon.doors import choose_variant, make_door
+from kproxy.daemon.choose import choose_variant, make_door
 from kproxy.daemon.log import configure
 from kproxy.errors import ApiUnreachable, KproxyError
 from kproxy.kernel.address import Addresses
