@@ -7,7 +7,7 @@ large anyway:
   chooses it rewrites the destination at once. Such a chain exists for two things, to masquerade a pod that reached
   itself and to remember the client of a service with affinity. The first cannot happen on this node, and a service
   with affinity keeps its chains. At 10,000 services of 10 endpoints this leaves a fifth of the chains: a change costs
-  a third of the CPU on legacy, an eighth on nft. Rejected: keeping the chain and leaving out only its hairpin rule; it
+  a third of the CPU on legacy, half on nft. Rejected: keeping the chain and leaving out only its hairpin rule; it
   is the chains that cost. Also rejected: doing it always; small clusters are where people read dumps.
 * Above ``endpoint_tree_threshold`` endpoints the list of ``statistic`` rules becomes a tree of fan-out 16, each branch
   weighted by its size, so that every endpoint has the same chance after a few comparisons instead of hundreds.
