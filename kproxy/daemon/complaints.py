@@ -20,6 +20,11 @@ _log = Log(__name__)
 
 SKIPPED = "The object is skipped, all others are served"
 IN_PART = "A part of the object is left out, the rest is served"
+# By the problem's kind: what is wrong with a source of objects, not with one of them
+KEPT = {
+    "manifest": "The file cannot be read; what it said before stays in force",
+    "directory": "The directory cannot be read; what it said before stays in force",
+}
 
 
 class Complaint(NamedTuple):
@@ -65,7 +70,10 @@ class Complaints:
         self._standing[who] = frozenset(each.problem for each in complaints)
 
     def _in_part(self, kind: Kind, warnings: Iterable[InvalidObject]) -> list[Complaint]:
-        return [Complaint(IN_PART, "InvalidObject", problem, self._uid_of(kind, _key(problem))) for problem in warnings]
+        return [
+            Complaint(KEPT.get(each.kind, IN_PART), "InvalidObject", each, self._uid_of(kind, _key(each)))
+            for each in warnings
+        ]
 
     def _replace(self, kind: Kind, name: str, complaints: list[Complaint]) -> None:
         known = self._objects[kind].pop(name, None)

@@ -130,8 +130,8 @@ class Directory:
             return []
         self._missing = True
         why = f"cannot be read: {error.strerror}"
-        remedy = "bring the directory back; until then what it said before stays in force"
-        problem = InvalidObject("manifest", str(self._path), field="(the directory)", why=why, remedy=remedy)
+        remedy = "bring the directory back"
+        problem = InvalidObject("directory", str(self._path), field="(the directory)", why=why, remedy=remedy)
         services, *others = _combine(self._files, self._endpoints_source)
         return [replace(services, warnings=(*services.warnings, problem)), *others]
 
@@ -169,13 +169,13 @@ def _convert(path: Path, manifest: Manifest, kind: Kind, converter: Converter) -
     outcome = converter.convert(kind, manifest.data)
     match outcome:
         case Usable():
-            notes = [_at(place, note) for note in outcome.warnings]
             if isinstance(outcome.object, Service) and _lacks_cluster_ip(outcome.object, manifest):
                 field, why = "spec.clusterIP", "is missing, and manifests have no allocator"
                 remedy = "write an address, or None for a headless Service"
-                name = str(outcome.object.key)
-                notes.append(_at(place, InvalidObject(kind.value, name, field=field, why=why, remedy=remedy)))
-            return Usable(outcome.object, tuple(notes)), place
+                key = outcome.object.key
+                problem = InvalidObject(kind.value, str(key), field=field, why=why, remedy=remedy)
+                return Rejection(key, outcome.object.uid, _at(place, problem)), place
+            return Usable(outcome.object, tuple(_at(place, note) for note in outcome.warnings)), place
         case NotOurs():
             return NotOurs(outcome.key, tuple(_at(place, note) for note in outcome.warnings)), place
         case Rejection():

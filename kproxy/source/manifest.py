@@ -39,7 +39,7 @@ _DEEPEST = 500
 _GROWTH, _ALLOWANCE = 4, 1 << 20  # a file may stand for so many times its size, and so many bytes more
 # A line may open a level with each "- " or "? ", and with each space of its indentation.
 _DEEP_LINE = re.compile(rb"(?:[-?][ \t]+){%d}|^ {%d}[ -]*[\w\"']" % (_DEEPEST, 4 * _DEEPEST), re.MULTILINE)
-_REMEDY = "repair the file; until then what it said before stays in force"
+_REMEDY = "repair the file"
 
 
 class Manifest(Struct, frozen=True):

@@ -80,6 +80,22 @@ def test_a_field_that_was_dropped_is_told_with_the_objects_uid(complaints: Compl
     assert [event.uid for event in ears.heard] == ["uid of default/web"] * 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("manifest", "The file cannot be read; what it said before stays in force"),
+        ("directory", "The directory cannot be read; what it said before stays in force"),
+        ("Service", "A part of the object is left out, the rest is served"),
+    ],
+)
+def test_a_file_is_not_told_as_a_part_of_an_object(
+    complaints: Complaints, caplog: pytest.LogCaptureFixture, kind: str, message: str
+) -> None:
+    wrong = InvalidObject(kind, "a", field="(the file)", why="is odd", remedy="repair it")
+    complaints.hear(Listed(Kind.SERVICE, (), (), (wrong,)))
+    assert [record.getMessage() for record in caplog.records] == [message]
+
+
 def test_what_stands_is_said_once_by_whoever_finds_it_first(complaints: Complaints, ears: Ears) -> None:
     clash = Complaint("A clash", "NodePortConflict", problem(), "u1")
     complaints.stand("IPv4", [clash])
