@@ -11,25 +11,28 @@ Rejected: argparse's ``type=``, which ends the program at the first problem and 
 
 from __future__ import annotations
 
-import ipaddress
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from typing import Any, NamedTuple
 
+from kproxy.cli.values import (
+    address,
+    boolean,
+    choice,
+    cidr_pair,
+    duration,
+    endpoint,
+    external_ips_gate,
+    interface,
+    nodeport_addresses,
+    number,
+    show_duration,
+    text,
+    url,
+)
 from kproxy.config import Config, DetectLocalMode, EndpointsSource, IptablesVariant, ProxyMode
 from kproxy.errors import InvalidConfig
-
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|m|us|µs|ns|s)")
-_ENDPOINT = re.compile(
-    r"\[(?P<bracketed>[^\]]+)\](?::(?P<port6>[0-9]{1,5}))?|(?P<plain>[^:]+):(?P<port>[0-9]{1,5})|(?P<bare>.+)"
-)
-_INTERFACE = re.compile(r"[A-Za-z0-9_.@][A-Za-z0-9_.@-]*")
-_TRUE = {"1", "t", "T", "true", "TRUE", "True"}
-_FALSE = {"0", "f", "F", "false", "FALSE", "False"}
 
 
 class Flag(NamedTuple):
@@ -46,125 +49,6 @@ class Flag(NamedTuple):
         return self.read is boolean
 
 
-# --- readers of one value -------------------------------------------------------------------------------------
-
-
-def text(value: str) -> str:
-    return value.strip()
-
-
-def interface(value: str, longest: int) -> str:
-    """A name, or the beginning of one, that goes into rules as it is."""
-    name = value.strip()
-    if name and (len(name) > longest or not _INTERFACE.fullmatch(name)):
-        raise ValueError(f"at most {longest} letters, digits and . _ @ -, as the kernel names interfaces")
-    return name
-
-
-def boolean(value: str) -> bool:
-    if value in _TRUE:
-        return True
-    if value in _FALSE:
-        return False
-    raise ValueError("true or false")
-
-
-def duration(value: str) -> float:
-    """Seconds of a Go duration."""
-    if value == "0":
-        return 0.0
-    if not re.fullmatch(rf"(?:{_DURATION.pattern})+", value):
-        raise ValueError("a duration of 0 or more, such as 30s, 1m30s or 200ms")
-    return math.fsum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(value))
-
-
-def number(value: str, low: int, high: int) -> int:
-    accepted = f"a whole number from {low} to {high}" if high < 2**31 - 1 else f"a whole number of {low} or more"
-    try:
-        read = int(value)
-    except ValueError:
-        raise ValueError(accepted) from None
-    if not low <= read <= high:
-        raise ValueError(accepted)
-    return read
-
-
-def choice(value: str, kind: type[StrEnum]) -> StrEnum:
-    """An empty value is kube-proxy's way of saying the default, which each kind names first."""
-    if not value:
-        return next(iter(kind))
-    for each in kind:
-        if each.value == value:
-            return each
-    raise ValueError("one of " + ", ".join(each.value for each in kind))
-
-
-def address(value: str) -> str:
-    try:
-        return str(ipaddress.ip_address(value.strip()))
-    except ValueError:
-        raise ValueError("an IP address, such as 0.0.0.0 or ::") from None
-
-
-def endpoint(value: str, default_port: int) -> str:
-    """``ip:port``; a bare IP gets the default port; nothing stays nothing, which leaves the default."""
-    if not value:
-        return ""
-    found = _ENDPOINT.fullmatch(value.strip())
-    host = next(filter(None, found.group("bracketed", "plain", "bare"))) if found else ""
-    port = int(found["port"] or found["port6"] or default_port) if found else 0
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        port = 0
-    if not 1 <= port <= 65535:
-        raise ValueError(f"an IP address and a port from 1 to 65535, such as 127.0.0.1:{default_port}")
-    return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
-
-
-def cidr(value: str) -> str:
-    if "/" not in value:
-        raise ValueError("a CIDR such as 10.244.0.0/16")
-    try:
-        return str(ipaddress.ip_network(value.strip(), strict=False))
-    except ValueError:
-        raise ValueError("a CIDR such as 10.244.0.0/16") from None
-
-
-def cidr_pair(value: str) -> tuple[str, ...]:
-    networks = _list(value, cidr)
-    families = {":" in each for each in networks}
-    if len(networks) > 2 or len(families) < len(networks):
-        raise ValueError("one CIDR, or two separated by a comma, one of each IP family")
-    return networks
-
-
-def nodeport_addresses(value: str) -> tuple[str, ...]:
-    if value.strip() == "primary":
-        return ("primary",)
-    try:
-        return _list(value, cidr)
-    except ValueError:
-        raise ValueError("CIDRs separated by commas, or the single word primary") from None
-
-
-def external_ips_gate(value: str) -> bool:
-    """Of the feature gates only AllowServiceExternalIPs changes anything here."""
-    allowed = True
-    for each in filter(None, value.split(",")):
-        gate, separator, state = each.partition("=")
-        if not separator:
-            raise ValueError("pairs such as AllowServiceExternalIPs=true, separated by commas")
-        enabled = boolean(state.strip())
-        if gate.strip() == "AllowServiceExternalIPs":
-            allowed = enabled
-    return allowed
-
-
-def _list(value: str, read: Callable[[str], str]) -> tuple[str, ...]:
-    return tuple(read(each) for each in value.split(",") if each.strip())
-
-
 def _count(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     return partial(number, low=low, high=high)
 
@@ -177,7 +61,7 @@ def _one_of(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
 
 CLUSTER = (
     Flag("kubeconfig", "kubeconfig", text, "FILE", "how to reach the API server; without it: the pod's own account"),
-    Flag("master", "master", text, "URL", "the API server's address; overrides the kubeconfig's"),
+    Flag("master", "master", url, "URL", "the API server's address; overrides the kubeconfig's"),
     Flag("manifests", "manifests", text, "DIR", "serve the YAML manifests of a directory; no API server is needed"),
     Flag("hostname-override", "hostname", text, "NAME", "this node's name in the cluster, if not the host's name"),
     Flag(
@@ -197,7 +81,7 @@ CLUSTER = (
 )
 
 TRAFFIC = (
-    Flag("proxy-mode", "proxy_mode", _one_of(ProxyMode), "MODE", "iptables"),
+    Flag("proxy-mode", "proxy_mode", _one_of(ProxyMode), "MODE", "there is one"),
     Flag("bind-address", "bind_address", address, "IP", "overrides the node's primary address; nothing binds to it"),
     Flag("cluster-cidr", "cluster_cidr", cidr_pair, "CIDR[,CIDR]", "addresses of pods, one range of each family"),
     Flag(
@@ -232,7 +116,13 @@ TRAFFIC = (
         "node ports answer on 127.0.0.1, too; sets route_localnet",
     ),
     Flag("iptables-backend", "iptables_backend", _one_of(IptablesVariant), "NAME", "auto, nft or legacy"),
-    Flag("feature-gates", "allow_external_ips", external_ips_gate, "A=BOOL,...", "AllowServiceExternalIPs matters"),
+    Flag(
+        "feature-gates",
+        "allow_external_ips",
+        external_ips_gate,
+        "A=BOOL,...",
+        "AllowServiceExternalIPs=false: external IPs are not served (default: true); other gates are ignored",
+    ),
 )
 
 TIMES = (
@@ -320,6 +210,16 @@ _NOT_YET = {
 }
 NOT_YET = tuple(_NOT_YET)
 _EMPTY_MEANS_UNSET = {"hostname-override", "healthz-bind-address", "metrics-bind-address"}  # as in kube-proxy
+
+
+def explain(flag: Flag) -> str:
+    """The flag's help, with its default where there is one to show."""
+    default = getattr(Config(), flag.field)
+    if flag.name.endswith("-port") or flag.field == "allow_external_ips" or default in ("", ()):
+        return flag.help
+    if flag.read is duration:
+        return f"{flag.help} ({show_duration(default)})"
+    return f"{flag.help} ({str(default).lower() if flag.boolean else default})"
 
 
 def to_config(given: Iterable[tuple[str, str]], *, host: str, problems: Sequence[str] = ()) -> Config:

@@ -13,11 +13,13 @@ from typing import Any, Never
 
 from kproxy.cli import flags
 from kproxy.cli.flags import Flag
+from kproxy.cli.values import ignored_gates
 
 EXIT_CODES = """\
 exit status:
   0  done; for check: the kernel agrees with the cluster; for run: ended by SIGTERM or SIGINT, rules stay
-  1  could not be done, and why is on standard error; for check: something differs
+  1  could not be done, and why is on standard error; for check: something differs;
+     for plan: something was left out, all else is printed
   2  the command line is not understood; for check and explain: no answer could be found
 """
 
@@ -28,6 +30,8 @@ Flags without a command mean run, so that a kube-proxy command line works as it 
 
 
 _OF_A_PLAN = {title: group for title, group in flags.GROUPS.items() if title in {"the cluster", "which traffic"}}
+_FILES = "a file of manifests, or a directory of such files; - for standard input"
+_WITHOUT_FLAGS = {"explain", "sandbox", "version"}  # of the configuration
 _VERBOSITY = (flags.FLAGS["v"],)
 
 
@@ -63,7 +67,6 @@ class Command(argparse.Namespace):
     # plan
     files: str
     family: str
-    large: bool
     # explain
     dump: str
     source: str
@@ -86,11 +89,16 @@ def parse(argv: Sequence[str]) -> tuple[Command, list[str]]:
     found, unknown = parser.parse_known_args(words, Command())
     if not getattr(found, "command", None):
         raise Usage(parser.format_help())
-    return found, _unknown(unknown)
+    return found, _unknown(unknown, found.command)
 
 
 def ignored(command: Command) -> list[str]:
-    return sorted({f"--{name}" for name, _ in command.given or () if name in flags.IGNORED})
+    """Flags that mean nothing here, and feature gates."""
+    given = command.given or ()
+    gates = {gate for name, value in given if name == "feature-gates" for gate in ignored_gates(value)}
+    return sorted({f"--{name}" for name, _ in given if name in flags.IGNORED}) + [
+        f"--feature-gates={gate}" for gate in sorted(gates)
+    ]
 
 
 def wanted(command: Command) -> list[tuple[str, str]]:
@@ -120,15 +128,16 @@ def _kube_proxy_style(words: list[str]) -> list[str]:
     return ["run", *(word for word in words if word != "--cleanup=false")]
 
 
-def _unknown(words: Sequence[str]) -> list[str]:
+def _unknown(words: Sequence[str], command: str) -> list[str]:
     """One sentence for each flag that nobody knows; a word behind it is taken for its value."""
     problems = []
     behind_a_flag = False
     for word in words:
         if word.startswith("-"):
             name = word.lstrip("-").partition("=")[0]
-            close = difflib.get_close_matches(name, [*flags.FLAGS, *flags.IGNORED], n=1)
-            hint = f"did you mean --{close[0]}?" if close else "see `kproxy run --help`"
+            known = [] if command in _WITHOUT_FLAGS else [*flags.FLAGS, *flags.IGNORED]
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean --{close[0]}?" if close else f"see `kproxy {command} --help`"
             problems.append(f"{word.partition('=')[0]}: there is no such flag; {hint}")
         elif not behind_a_flag:
             problems.append(f"{word}: not expected here; flags begin with --")
@@ -150,7 +159,7 @@ def _build() -> argparse.ArgumentParser:
     run.add_argument("--init-only", action="store_true", help="set the node's sysctls and end; needs full root")
 
     plan = _add(commands, "plan", "print the rules that a node would get; no privileges", _OF_A_PLAN)
-    plan.add_argument("-f", "--files", required=True, metavar="DIR", help="manifests; - for standard input")
+    plan.add_argument("-f", "--files", required=True, metavar="PATH", help=_FILES)
     plan.add_argument("--family", choices=("4", "6", "both"), default="both", help="IP family (both)")
 
     _add(commands, "check", "compare the kernel with what the cluster implies", _OF_A_PLAN)
@@ -182,9 +191,10 @@ def _add(commands: Any, name: str, summary: str, groups: Mapping[str, tuple[Flag
         allow_abbrev=False,
     )
     for title, group in groups.items():
-        section = parser.add_argument_group(title)
+        times = any(flag.metavar == "TIME" for flag in group)
+        section = parser.add_argument_group(title, "TIME: such as 30s or 1m30s" if times else None)
         for flag in group:
-            _add_flag(section, flag.name, flag.help, metavar=flag.metavar, boolean=flag.boolean)
+            _add_flag(section, flag.name, flags.explain(flag), metavar=flag.metavar, boolean=flag.boolean)
     if groups:  # whoever copies the arguments of a DaemonSet must not have to pick out the fitting ones
         offered = {flag.name for group in groups.values() for flag in group}
         for hidden in sorted({*flags.FLAGS, *flags.IGNORED, *flags.NOT_YET} - offered):

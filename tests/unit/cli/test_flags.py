@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.cli import flags
+from kproxy.cli import flags, values
 from kproxy.config import Config, DetectLocalMode, EndpointsSource, IptablesVariant
 from kproxy.daemon.configz import go_duration
 from kproxy.errors import InvalidConfig
@@ -24,12 +24,12 @@ def read(*given_flags: tuple[str, str]) -> Config:
     [("30s", 30), ("1m0s", 60), ("200ms", 0.2), ("1h2m3.5s", 3723.5), ("0", 0), ("0s", 0), (".5s", 0.5), ("2us", 2e-6)],
 )
 def test_durations_are_gos(text: str, seconds: float) -> None:
-    assert flags.duration(text) == pytest.approx(seconds)
+    assert values.duration(text) == pytest.approx(seconds)
 
 
 @given(st.integers(0, 10**7))
 def test_what_go_prints_is_read_back(milliseconds: int) -> None:
-    assert flags.duration(go_duration(milliseconds / 1000)) == pytest.approx(milliseconds / 1000)
+    assert values.duration(go_duration(milliseconds / 1000)) == pytest.approx(milliseconds / 1000)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,8 @@ def test_what_go_prints_is_read_back(milliseconds: int) -> None:
         ("feature-gates", "AllowServiceExternalIPs=false,Other=true", "allow_external_ips", False),
         ("iptables-masquerade-bit", "31", "iptables_masquerade_bit", 31),
         ("masquerade-all", "T", "masquerade_all", True),
+        ("master", "https://[fd00::1]:6443", "master", "https://[fd00::1]:6443"),
+        ("master", "", "master", ""),
         ("endpoints-source", "endpoints", "endpoints_source", EndpointsSource.ENDPOINTS),
         ("iptables-backend", "legacy", "iptables_backend", IptablesVariant.LEGACY),
         ("detect-local-mode", "NodeCIDR", "detect_local_mode", DetectLocalMode.NODE_CIDR),
@@ -75,6 +77,10 @@ def test_a_value_becomes_a_field(name: str, value: str, field: str, expected: An
         ("proxy-mode", "ipvs", "one of iptables"),
         ("bind-address", "eth0", "an IP address"),
         ("feature-gates", "AllAlpha", "pairs such as"),
+        ("master", "10.0.0.1:6443", "a URL such as https://10.0.0.1:6443"),
+        ("master", "https://", "a URL such as https://10.0.0.1:6443"),
+        ("master", "https://[::1", "a URL such as https://10.0.0.1:6443"),
+        ("master", "https://10.0.0.1:port", "a URL such as https://10.0.0.1:6443"),
         ("conntrack-min", "x", "a whole number of 0 or more"),
         ("config", "/etc/x", "give the same settings as flags"),
         ("pod-interface-name-prefix", '"; -j ACCEPT', "as the kernel names interfaces"),
@@ -131,3 +137,20 @@ def test_no_value_is_more_than_a_problem(name: str, value: str) -> None:
 def test_an_empty_mode_is_the_default() -> None:
     config = read(("proxy-mode", ""), ("detect-local-mode", ""))
     assert (config.proxy_mode, config.detect_local_mode) == (Config().proxy_mode, Config().detect_local_mode)
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("iptables-sync-period", "(30s)"),
+        ("conntrack-tcp-timeout-established", "(24h)"),
+        ("conntrack-udp-timeout", "(0s)"),
+        ("masquerade-all", "(false)"),
+        ("iptables-backend", "(auto)"),
+        ("oom-score-adj", "(-999)"),
+        ("metrics-port", "deprecated"),
+        ("kubeconfig", "the pod's own account"),
+    ],
+)
+def test_help_ends_with_the_default(name: str, end: str) -> None:
+    assert flags.explain(flags.FLAGS[name]).endswith(end)
