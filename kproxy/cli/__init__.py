@@ -23,14 +23,16 @@ DONE, FAILED, MISUNDERSTOOD = 0, 1, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the result is the exit status."""
+    name = "kproxy"
     try:
         command, problems = parser.parse(sys.argv[1:] if argv is None else argv)
+        name = "kproxy" if command.command == "run" else f"kproxy {command.command}"
         return _dispatch(command, problems)
     except Usage as usage:
         _complain(str(usage))
         return MISUNDERSTOOD
     except InvalidConfig as invalid:
-        _complain("kproxy cannot start with these flags:", *(f"  {problem}" for problem in invalid.problems))
+        _complain(f"{name} cannot start with these flags:", *(f"  {problem}" for problem in invalid.problems))
         return FAILED
     except KproxyError as error:
         _complain(f"kproxy: {error}")
@@ -71,9 +73,16 @@ def _run(command: Command, config: Config) -> int:
 def _plan(command: Command, config: Config) -> int:
     from kproxy.cli.plan import FAMILIES, render_plan
 
-    for line in render_plan(command.files, config, FAMILIES[command.family], warn=_complain):
-        print(line)
-    return DONE
+    left_out: list[str] = []
+    try:
+        for line in render_plan(command.files, config, FAMILIES[command.family], warn=left_out.append):
+            print(line)
+    except InvalidConfig as invalid:
+        _complain(*(f"kproxy plan: {problem}" for problem in invalid.problems))
+        return FAILED
+    finally:
+        _complain(*dict.fromkeys(left_out))  # both families may say the same
+    return FAILED if left_out else DONE
 
 
 def _check(_command: Command, config: Config) -> int:
@@ -102,8 +111,10 @@ def _explain(command: Command) -> int:
 
 
 def _cleanup(_command: Command, config: Config) -> int:
-    from kproxy.daemon.cleanup import clean_up
+    from kproxy.daemon.cleanup import clean_up, find_proxies
 
+    for process, program in find_proxies():
+        _complain(f"{program} is running on this node (pid {process}) and will write its rules again; stop it first")
     said, problems = clean_up(config)
     for line in said:
         print(line)

@@ -81,6 +81,31 @@ def test_what_is_not_understood_is_status_2(line: str, capsys: pytest.CaptureFix
     assert "kproxy" in capsys.readouterr().err
 
 
+def test_an_unknown_flag_points_to_the_commands_own_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["sandbox", "--kubeconfg"]) == 1
+    said = capsys.readouterr().err
+    assert "kproxy sandbox cannot start" in said
+    assert "--kubeconfg: there is no such flag; see `kproxy sandbox --help`" in said
+
+
+def test_feature_gates_that_mean_nothing_are_told(started: list[Any]) -> None:
+    assert cli.main(["--feature-gates=Odd=true,AllowServiceExternalIPs=false,Even=true", "--profiling"]) == 0
+    ((config, ignored, _),) = started
+    assert not config.allow_external_ips
+    assert ignored == ["--profiling", "--feature-gates=Even", "--feature-gates=Odd"]
+
+
+def test_cleanup_warns_of_a_proxy_that_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("kproxy.daemon.cleanup.find_proxies", lambda: [(4711, "kproxy")])
+    monkeypatch.setattr("kproxy.daemon.cleanup.clean_up", lambda _config: (["done"], []))
+    assert cli.main(["cleanup"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ("kproxy is running on this node (pid 4711) and will write its rules again; stop it first\n")
+    assert said.out == "done\n"
+
+
 def test_version_in_both_spellings(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["version"]) == cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"kproxy {__version__}\n" * 2
@@ -95,7 +120,9 @@ def test_help_names_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as caught:
         cli.main(["--help"])
     assert caught.value.code == 0
-    assert "exit status" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "exit status" in out
+    assert "for plan: something was left out" in out
 
 
 def test_an_error_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,15 +153,26 @@ def test_plan_prints_what_iptables_save_would(tmp_path: Path, capsys: pytest.Cap
 
 def test_plan_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "web.yaml").write_text(CLUSTER.replace("port: 80,", "port: 80000,"), encoding="utf-8")
-    assert cli.main(["plan", "-f", str(tmp_path)]) == 0
+    assert cli.main(["plan", "-f", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     assert "spec.ports[0].port" in captured.err
     assert "10.96.0.80" not in captured.out
+    assert "COMMIT" in captured.out
+
+
+def test_plan_says_nothing_of_what_was_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "web.yaml").write_text("kind: [", encoding="utf-8")
+    assert cli.main(["plan", "-f", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.endswith("; repair the file\n")
+    assert "stays in force" not in said
 
 
 def test_plan_without_manifests_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "-f", str(tmp_path / "none")]) == 1
-    assert "give a file or a directory" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("kproxy plan: ")
+    assert "give a file or a directory" in said
 
 
 def explain(
@@ -160,6 +198,50 @@ def test_explain_tells_endpoints_with_their_odds_and_whether_the_source_is_kept(
         monkeypatch, tmp_path, capsys, "--from=203.0.113.9", "--to=192.0.2.1:30080/tcp", "--local=192.0.2.1"
     )
     assert "goes to endpoint 10.244.0.8:8080, its source replaced by the node's (SNAT)" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("--to=192.168.100.11:30080",), True),
+        (("--to=192.168.100.11:30080/udp",), False),
+        (("--to=192.168.100.11:30081",), False),
+        (("--to=192.168.100.11:80",), False),  # a port of the Service, but none of the node
+        (("--to=192.168.100.11:30080", "--local=192.168.100.11"), False),
+    ],
+)
+def test_explain_asks_whether_the_address_is_the_nodes(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    hint: bool,
+) -> None:
+    _, said = explain(monkeypatch, tmp_path, capsys, "--from=203.0.113.9", *arguments)
+    sentence = (
+        "192.168.100.11 was taken for an address outside of this node; "
+        "if it is one of the node's, add --local 192.168.100.11\n"
+    )
+    assert (sentence in said) == hint
+
+
+@pytest.mark.parametrize(
+    ("dump", "to", "problem"),
+    [
+        ("-A INPUT -s 10.0.0.0/8 -j ACCEPT", "[fd00::1]:80", "of iptables-save; give the output of ip6tables-save"),
+        ("-A INPUT -d fd00::/8 -j ACCEPT", "10.0.0.1:80", "of ip6tables-save; give the output of iptables-save"),
+        ("# Generated by ip6tables-save v1.8.9 (nf_tables)", "10.0.0.1:80", "for an IPv4 packet"),
+        ("# Generated by ip6tables-save v1.8.9 (nf_tables)", "[fd00::1]:80", ""),
+        ("-A INPUT -j ACCEPT", "[fd00::1]:80", ""),
+    ],
+)
+def test_explain_refuses_a_dump_of_the_other_family(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dump: str, to: str, problem: str
+) -> None:
+    path = tmp_path / "dump"
+    path.write_text(f"*filter\n:INPUT ACCEPT [0:0]\n{dump}\nCOMMIT\n", encoding="utf-8")
+    assert cli.main(["explain", str(path), "--from=host", f"--to={to}"]) == (2 if problem else 0)
+    assert problem in capsys.readouterr().err
 
 
 def test_explain_tells_what_no_service_answers(
