@@ -1,4 +1,4 @@
-"""What the running daemon carries. How it runs is in test_e2e_daemon.py."""
+"""What the running daemon carries. How it runs is in tests/e2e."""
 
 import subprocess
 import sys

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from kproxy.config import Config, EndpointsSource
+from kproxy.config import Config
 from kproxy.errors import ApiError, ApiRefused, ApiUnreachable, BadCredentials, KproxyError, ResourceExpired
 from kproxy.model.change import Change, Listed, Put, Rejected, Removed
 from kproxy.model.cluster import Cluster
@@ -383,31 +383,6 @@ def test_backoff_starts_again_after_a_healthy_while(api: Any) -> None:
     assert max(first) <= 8.0
     clock.now += sum(first) + 17
     assert backoff.next() <= 1.0
-
-
-# --- what is asked for ------------------------------------------------------------------------------------------------
-
-
-def test_the_selections_of_the_specification() -> None:
-    found = {each.kind: each for each in resources(Config(hostname="n1"))}
-    assert found == {
-        Kind.SERVICE: Selection(
-            Kind.SERVICE, "/api/v1/services", "!service.kubernetes.io/service-proxy-name", "spec.clusterIP!=None"
-        ),
-        Kind.ENDPOINT_SLICE: Selection(
-            Kind.ENDPOINT_SLICE, "/apis/discovery.k8s.io/v1/endpointslices", "!service.kubernetes.io/headless"
-        ),
-        Kind.NODE: Selection(Kind.NODE, "/api/v1/nodes", fields="metadata.name=n1"),
-        Kind.SERVICE_CIDR: Selection(Kind.SERVICE_CIDR, "/apis/networking.k8s.io/v1/servicecidrs", optional=True),
-    }
-    assert found[Kind.SERVICE].plural == "services"
-
-
-def test_legacy_endpoints_and_a_named_proxy_on_request() -> None:
-    config = Config(endpoints_source=EndpointsSource.ENDPOINTS, service_proxy_name="mine")
-    services, endpoints, *_ = resources(config)
-    assert endpoints == Selection(Kind.ENDPOINTS, "/api/v1/endpoints", "!service.kubernetes.io/headless")
-    assert services.labels == "service.kubernetes.io/service-proxy-name=mine"
 
 
 async def test_the_store_is_complete_after_both_lists(client: Client, paging: Config, server: Any, api: Any) -> None:

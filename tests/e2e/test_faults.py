@@ -1,244 +1,28 @@
-"""The daemon as users run it: a process in a network namespace, the real iptables, the embedded API server.
-
-What each part decides is tested beside that part; here only the seams are, and what survives a signal.
-"""
+"""What goes wrong around a daemon, what it answers, and what it forgets and cleans."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from itertools import count
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
 
 from kproxy.sandbox.apiserver import ApiServer
+from tests.e2e.conftest import (
+    Json,
+    act,
+    eventually,
+    flags,
+    get,
+    kproxy,
+    running,
+    saved,
+    service,
+    slice_of,
+)
 from tests.netns.conftest import Namespace
 
 pytestmark = pytest.mark.root
-
-ROOT = Path(__file__).parent.parent
-DEADLINE = 15.0  # seconds; only a broken daemon needs them
-_numbers = count()
-Json = dict[str, Any]
-
-
-# --- the pieces -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def inside(tmp_path: Path) -> Iterator[Namespace]:
-    """The test, and all that it starts, is in a namespace of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: makes network namespaces")
-    namespace = Namespace(f"kpt-{os.getpid()}-e{next(_numbers)}", tmp_path / "xtables.lock")
-    try:
-        with namespace.enter():
-            yield namespace
-    finally:
-        namespace.remove()
-
-
-@pytest.fixture(params=["nft", "legacy"])
-def variant(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-class Daemon:
-    """A running ``kproxy run``; what it logged is in ``log``."""
-
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
-        self.process = process
-        self.log = log
-
-    async def ready(self) -> None:
-        await eventually(self._is_ready, self)
-
-    async def _is_ready(self) -> bool:
-        return (await get("http://127.0.0.1:10256/readyz"))[0] == 200
-
-    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        if self.process.returncode is None:
-            self.process.send_signal(number)
-        async with asyncio.timeout(DEADLINE):
-            return await self.process.wait()
-
-    def said(self, text: str) -> int:
-        return self.log.read_text(encoding="utf-8").count(text)
-
-
-@asynccontextmanager
-async def running(tmp_path: Path, *flags: str) -> AsyncIterator[Daemon]:
-    log = tmp_path / f"kproxy-{next(_numbers)}.log"
-    quick = ("-v=1", "--iptables-min-sync-period=100ms", "--conntrack-max-per-core=0", "--oom-score-adj=0")
-    command = (sys.executable, "-m", "kproxy", *flags, *quick)
-    with log.open("wb") as stream:
-        process = await asyncio.create_subprocess_exec(
-            *command, "--iptables-min-sync-period=100ms", stderr=stream, cwd=ROOT
-        )
-    daemon = Daemon(process, log)
-    try:
-        yield daemon
-    finally:
-        if process.returncode is None:
-            await daemon.end(signal.SIGKILL)
-
-
-@pytest.fixture
-async def api(inside: Namespace, tmp_path: Path) -> AsyncIterator[ApiServer]:
-    del inside
-    async with ApiServer() as server:
-        server.kubeconfig(tmp_path / "kubeconfig")
-        node = {"type": "InternalIP", "address": "192.0.2.1"}
-        server.create({"kind": "Node", "metadata": {"name": "n1"}, "status": {"addresses": [node]}})
-        yield server
-
-
-def flags(tmp_path: Path, variant: str = "nft") -> tuple[str, ...]:
-    return (
-        f"--kubeconfig={tmp_path / 'kubeconfig'}",
-        "--hostname-override=n1",
-        "--cluster-cidr=10.244.0.0/16",
-        f"--iptables-backend={variant}",
-    )
-
-
-def service(name: str, ip: str, **spec: Any) -> Json:
-    ports = spec.pop("ports", [{"port": 80, "targetPort": 8080}])
-    return {"kind": "Service", "metadata": {"name": name}, "spec": {"clusterIP": ip, "ports": ports, **spec}}
-
-
-def slice_of(name: str, *ips: str, protocol: str = "TCP") -> Json:
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {"name": f"{name}-1", "labels": {"kubernetes.io/service-name": name}},
-        "addressType": "IPv4",
-        "ports": [{"port": 8080, "protocol": protocol}],
-        "endpoints": [{"addresses": [ip], "nodeName": "n1", "conditions": {"ready": True}} for ip in ips],
-    }
-
-
-async def eventually(check: Callable[[], bool | Awaitable[bool]], daemon: Daemon) -> None:
-    """Another process works: look until it is so."""
-    try:
-        async with asyncio.timeout(DEADLINE):
-            while not (answer if isinstance(answer := check(), bool) else await answer):
-                assert daemon.process.returncode is None, daemon.log.read_text(encoding="utf-8")
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        pytest.fail(f"not within {DEADLINE} s; the daemon said:\n{daemon.log.read_text(encoding='utf-8')}")
-
-
-async def get(url: str) -> tuple[int, str]:
-    try:
-        async with aiohttp.ClientSession() as session, session.get(url) as answer:
-            return answer.status, await answer.text()
-    except aiohttp.ClientConnectionError:
-        return 0, ""
-
-
-def saved(variant: str, program: str = "iptables") -> str:
-    return act(f"{program}-{variant}-save")
-
-
-def act(*command: str) -> str:
-    """A short program, to its end; what it printed."""
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
-
-
-async def kproxy(*arguments: str) -> tuple[int, str, str]:
-    """Another command, to its end; the API server in this process answers meanwhile."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "kproxy", *arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    async with asyncio.timeout(60):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
-# --- rules follow the cluster ---------------------------------------------------------------------------------
-
-
-async def test_rules_follow_services_and_their_endpoints(api: ApiServer, tmp_path: Path, variant: str) -> None:
-    api.create(service("web", "10.96.0.80"))
-    api.create(slice_of("web", "10.244.0.7"))
-    async with running(tmp_path, *flags(tmp_path, variant)) as daemon:
-        await daemon.ready()
-        assert "10.244.0.7:8080" in saved(variant)
-        assert "KUBE-SERVICES" in saved(variant, "ip6tables")
-        api.update(slice_of("web", "10.244.0.8"))
-        await eventually(lambda: "10.244.0.8:8080" in saved(variant), daemon)
-        assert "10.244.0.7:8080" not in saved(variant)
-        api.create(service("late", "10.96.0.81"))
-        await eventually(lambda: "default/late has no endpoints" in saved(variant), daemon)
-        api.delete("Service", "web")
-        await eventually(lambda: "10.96.0.80/32" not in saved(variant), daemon)
-        assert "10.244.0.8:8080" not in saved(variant)
-
-
-async def test_rules_outlive_the_daemon_and_the_next_one_takes_them_over(
-    api: ApiServer, tmp_path: Path, variant: str
-) -> None:
-    api.create(service("web", "10.96.0.80"))
-    api.create(slice_of("web", "10.244.0.7"))
-    async with running(tmp_path, *flags(tmp_path, variant)) as daemon:
-        await daemon.ready()
-        before = saved(variant)
-        assert await daemon.end() == 0
-        assert daemon.said("the rules stay")
-    assert _rules(saved(variant)) == _rules(before)
-    api.update(slice_of("web", "10.244.0.9"))
-    async with running(tmp_path, *flags(tmp_path, variant)) as daemon:
-        await daemon.ready()
-        assert "10.244.0.9:8080" in saved(variant)
-        assert "10.244.0.7:8080" not in saved(variant)
-        await daemon.end(signal.SIGKILL)
-    before = saved(variant)
-    async with running(tmp_path, *flags(tmp_path, variant)) as daemon:
-        await daemon.ready()
-        assert daemon.said("written=0 transactions=0") == 2
-    assert _rules(saved(variant)) == _rules(before)
-
-
-async def test_what_others_flush_is_back(api: ApiServer, tmp_path: Path, variant: str) -> None:
-    api.create(service("web", "10.96.0.80"))
-    api.create(slice_of("web", "10.244.0.7"))
-    async with running(tmp_path, *flags(tmp_path, variant)) as daemon:
-        await daemon.ready()
-        before = _rules(saved(variant))
-        flushes = (("-t", "nat", "-F"), ("-t", "nat", "-F", "KUBE-SERVICES"), ("-t", "filter", "-F", "INPUT"))
-        for repairs, command in enumerate(flushes, 1):
-            act(f"iptables-{variant}", *command)
-            await eventually(lambda: _rules(saved(variant)) == before, daemon)
-            # The daemon knows its own write only after the program has ended.
-            await eventually(lambda: daemon.said("repaired") >= repairs, daemon)  # noqa: B023 -- awaited in this turn
-        assert daemon.said("Another program changed rules, comparing ours") >= 3
-        code, out, _ = await kproxy("check", *flags(tmp_path, variant))
-        assert (code, "agrees" in out) == (0, True), out
-
-
-async def test_a_firewall_that_edits_its_own_rules_costs_no_comparison(api: ApiServer, tmp_path: Path) -> None:
-    api.create(service("web", "10.96.0.80"))
-    async with running(tmp_path, *flags(tmp_path)) as daemon:
-        await daemon.ready()
-        for turn in range(1, 4):
-            act("iptables-nft", "-I", "INPUT", "-s", "192.0.2.9", "-j", "DROP")
-            act("iptables-nft", "-D", "INPUT", "-s", "192.0.2.9", "-j", "DROP")
-            await eventually(lambda: daemon.said("Another program changed rules beside ours") >= turn, daemon)  # noqa: B023 -- awaited in this turn
-        assert not daemon.said("comparing ours")
-
-
-def _rules(text: str) -> list[str]:
-    return sorted(line for line in text.splitlines() if line.startswith("-A"))
 
 
 # --- when something is wrong ----------------------------------------------------------------------------------
