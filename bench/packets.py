@@ -30,7 +30,7 @@ from typing import Any
 
 import report
 from clock import KernelClock
-from cluster import POD_CIDR, SIZES, Cluster, make_cluster, parse_size
+from cluster import POD_CIDR, Cluster, make_cluster, parse_size
 from daemon import Daemon
 from feed import Feed
 from flat import Flat
@@ -38,7 +38,6 @@ from host import Host, first_line, wire
 from rich.progress import Progress
 from rich.table import Table
 
-VARIANTS = ("legacy", "nft")
 _NODE_OUTSIDE, _NODE_INSIDE = "192.168.50.1", "192.168.51.1"
 _CLIENT, _GATEWAY = "10.128.0.2", "10.128.0.1"  # in the cluster's CIDR: a pod, so that no cluster IP is masqueraded
 _POD_LINK = "192.168.51.2"
@@ -269,22 +268,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench/packets.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", action="append", metavar="NxM", help=f"repeat; default: {' '.join(SIZES)}")
-    parser.add_argument("--variant", action="append", choices=VARIANTS, help="repeat; default: both")
     parser.add_argument("--passes", type=int, default=8, metavar="N", help="how often each way is measured (8)")
     parser.add_argument("--seconds", type=float, default=0.25, metavar="S", help="of connects a pass and way (0.25)")
     parser.add_argument("--output", type=Path, default=report.RESULTS / "packets.json", metavar="FILE")
-    arguments = parser.parse_args()
-    arguments.size = arguments.size or list(SIZES)
-    arguments.variant = arguments.variant or list(VARIANTS)
-    try:
-        for size in arguments.size:
-            parse_size(size)
-    except ValueError as error:
-        parser.error(str(error))
-    if os.geteuid() != 0:
-        parser.error("network namespaces and iptables need root")
-    return arguments
+    return report.read_arguments(parser)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ same run, and every file the load before and after, the kernel, and the versions
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -15,10 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster import SIZES, parse_size
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+VARIANTS = ("legacy", "nft")
 RESULTS = Path(__file__).parent / "results"
 _PROGRAMS = (("iptables-legacy", "--version"), ("iptables-nft", "--version"), ("nft", "--version"))
 
@@ -101,3 +104,20 @@ def _cpu_model() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def read_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Add what every benchmark asks, which sizes and which variants, and read the command line."""
+    parser.add_argument("--size", action="append", metavar="NxM", help=f"repeat; default: {' '.join(SIZES)}")
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="repeat; default: both")
+    arguments = parser.parse_args()
+    arguments.size = arguments.size or list(SIZES)
+    arguments.variant = arguments.variant or list(VARIANTS)
+    try:
+        for size in arguments.size:
+            parse_size(size)
+    except ValueError as error:
+        parser.error(str(error))
+    if os.geteuid() != 0:
+        parser.error("network namespaces and iptables need root")
+    return arguments

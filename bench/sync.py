@@ -26,7 +26,7 @@ from typing import Any
 
 import report
 from clock import KernelClock
-from cluster import SIZES, Cluster, make_cluster, moved, parse_size
+from cluster import Cluster, make_cluster, moved, parse_size
 from daemon import Daemon
 from feed import Feed
 from flat import LARGE, Flat
@@ -35,7 +35,6 @@ from programs import Cost
 from rich.progress import Progress
 from rich.table import Table
 
-VARIANTS = ("legacy", "nft")
 _CHURNED = 1000  # services that come and go
 _SPACING = 1.3  # seconds between two changes: longer than minSyncPeriod, so that none waits for the one before
 _RULES, _PENDING = "kubeproxy_sync_proxy_rules_iptables_total", "kproxy_oldest_pending_change_seconds"
@@ -295,24 +294,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench/sync.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", action="append", metavar="NxM", help=f"repeat; default: {' '.join(SIZES)}")
-    parser.add_argument("--variant", action="append", choices=VARIANTS, help="repeat; default: both")
     parser.add_argument("--changes", type=int, default=8, metavar="N", help="services whose slice changes, twice (8)")
     parser.add_argument("--churn", type=int, default=20, metavar="N", help="rounds of churn at the last size (20)")
     parser.add_argument("--limit", type=float, default=240, metavar="SECONDS", help="for flat's first sync (240)")
     parser.add_argument("--no-flat", action="store_true", help="kproxy alone")
     parser.add_argument("--output", type=Path, default=report.RESULTS / "sync.json", metavar="FILE")
-    arguments = parser.parse_args()
-    arguments.size = arguments.size or list(SIZES)
-    arguments.variant = arguments.variant or list(VARIANTS)
-    try:
-        for size in arguments.size:
-            parse_size(size)
-    except ValueError as error:
-        parser.error(str(error))
-    if os.geteuid() != 0:
-        parser.error("network namespaces and iptables need root")
-    return arguments
+    return report.read_arguments(parser)
 
 
 if __name__ == "__main__":
