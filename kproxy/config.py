@@ -60,8 +60,11 @@ class Config(Struct, frozen=True):
     detect_local_mode: DetectLocalMode = DetectLocalMode.CLUSTER_CIDR
     pod_bridge_interface: str = ""
     pod_interface_name_prefix: str = ""
-    nodeport_addresses: tuple[str, ...] = ()  # CIDRs, or ("primary",); empty: every local address
+    # CIDRs, or "primary"; empty: every local address. "localhost" besides is ours: node ports answer on 127.0.0.1 and
+    # ::1 by listeners of our own, without route_localnet.
+    nodeport_addresses: tuple[str, ...] = ()
     allow_external_ips: bool = True  # feature gate AllowServiceExternalIPs
+    feature_gates: tuple[tuple[str, bool], ...] = ()  # as given, by name
 
     # iptables mode
     iptables_backend: IptablesVariant = IptablesVariant.AUTO  # ours
@@ -98,7 +101,11 @@ class Config(Struct, frozen=True):
     conntrack_udp_timeout_stream: float = 0.0
     oom_score_adj: int = -999
 
+    # What is said and shown
     verbosity: int = 0
+    logging_format: str = "text"  # or json
+    profiling: bool = False  # /debug/pprof and /debug/flags on the metrics server
+    service_metrics: int = 0  # ours: connections and bytes are counted for at most so many service ports; 0: none
 
     @property
     def masquerade_mark(self) -> int:
