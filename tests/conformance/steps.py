@@ -102,7 +102,7 @@ class Scene:
         }
         changed = False
         for name, value in step.items():
-            if name in {"modes", "note", "nowait"}:
+            if name in {"modes", "note", "nowait", "rows"}:
                 continue
             if name not in actions:
                 raise Skipped(f"unknown step {name}")
