@@ -3,12 +3,19 @@
 A family for which nothing is configured listens everywhere, as does a list with a zero CIDR: kube-proxy does, and a
 node that is reachable under an address must not fall silent because the other family was narrowed. ``primary`` is the
 address that the node registered; where it has none of the family, or only a loopback address, it restricts nothing.
-Loopback is served on IPv4 alone and only on request, because it needs route_localnet; ``primary`` never includes it.
+``primary`` never includes loopback.
+
+Loopback has two ways. kube-proxy's is a rule, on IPv4 alone, and needs route_localnet, which lets neighbours reach
+what listens on 127.0.0.1 unless other rules forbid it (CVE-2020-8558). Ours is the word ``localhost``: sockets of our
+own on 127.0.0.1 and ::1 (backend/userspace), and no rule, no sysctl. The word excludes the rule, whatever
+--iptables-localhost-nodeports says: two ways to one port would hide the faults of each. As in KEP-6032 it counts as
+something configured for both families, so alone, or beside the other family's CIDRs, it means loopback and nothing
+else; beside ``primary`` it only adds.
 
 A CIDR list is answered by addresses that the node has now, which the caller reads from the kernel: an address that
 appears later takes part from the next round on.
 
-Source: spec: runtime.md 5, iptables.md 7.6 and 15.
+Source: spec: runtime.md 5, iptables.md 7.6 and 15; KEP-6032.
 """
 
 from __future__ import annotations
@@ -23,25 +30,28 @@ from kproxy.plan.plan import NodePorts
 from kproxy.plan.viewpoint import node_ip, of_family
 
 PRIMARY = "primary"
+LOCALHOST = "localhost"
 
 
 def node_ports(config: Config, node: Node | None, family: IPFamily, addresses: Collection[str]) -> NodePorts:
     """Where they listen; ``addresses``: those of this node's interfaces, canonical text, any family."""
-    primary = PRIMARY in config.nodeport_addresses
-    cidrs = _primary(config, node, family) if primary else of_family(config.nodeport_addresses, family)
-    everywhere = not cidrs or any(cidr.endswith("/0") for cidr in cidrs)
+    primary, listeners = PRIMARY in config.nodeport_addresses, LOCALHOST in config.nodeport_addresses
+    cidrs = of_family((each for each in config.nodeport_addresses if each not in {PRIMARY, LOCALHOST}), family)
+    if primary:
+        cidrs += _primary(config, node, family)
+    everywhere = any(cidr.endswith("/0") for cidr in cidrs) or (not cidrs and (primary or not listeners))
     localhost = (
         family is IPFamily.IPV4
         and config.iptables_localhost_nodeports
-        and not primary
-        and (everywhere or any(_reaches_loopback(cidr) for cidr in cidrs))
+        and not listeners
+        and ((everywhere and not primary) or any(_reaches_loopback(cidr) for cidr in cidrs))
     )
     if everywhere:
-        return NodePorts(addresses=None, localhost=localhost)
+        return NodePorts(addresses=None, localhost=localhost, listeners=listeners)
     networks = [ip_network(cidr, strict=False) for cidr in cidrs]
     here = {ip_address(text) for text in of_family(addresses, family)}
     chosen = [ip for ip in here if (localhost or not ip.is_loopback) and any(ip in network for network in networks)]
-    return NodePorts(addresses=tuple(str(ip) for ip in sorted(chosen, key=int)), localhost=localhost)
+    return NodePorts(tuple(str(ip) for ip in sorted(chosen, key=int)), localhost, listeners)
 
 
 def _primary(config: Config, node: Node | None, family: IPFamily) -> tuple[str, ...]:

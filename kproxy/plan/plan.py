@@ -126,6 +126,7 @@ class NodePorts(Struct, frozen=True, gc=False):
 
     addresses: tuple[str, ...] | None = None  # None: every local address
     localhost: bool = False  # loopback addresses too (IPv4 only; needs route_localnet)
+    listeners: bool = False  # 127.0.0.1 or ::1 is served by sockets of our own; rules leave loopback alone
 
 
 class FromCIDR(Struct, frozen=True, gc=False):

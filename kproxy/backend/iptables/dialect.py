@@ -42,6 +42,7 @@ class Dialect(Struct, frozen=True):
     tree_threshold: int = 200
     endpoint_tree_threshold: int = 128
     localhost_counter: bool = False  # node ports on loopback are counted by a rule of their own
+    listeners: bool = False  # node ports on loopback are sockets of ours: no rule may refuse what they take
     recent: bool = True
     sctp: bool = True
 
@@ -65,6 +66,7 @@ def dialect(plan: Plan, config: Config, abilities: Abilities) -> Dialect:
         tree_threshold=config.tree_threshold,
         endpoint_tree_threshold=config.endpoint_tree_threshold,
         localhost_counter=abilities.localhost_counter and plan.node_ports.localhost,
+        listeners=plan.node_ports.listeners,
         recent=abilities.recent,
         sctp=abilities.sctp,
     )

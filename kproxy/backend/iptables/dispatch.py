@@ -231,7 +231,7 @@ def _stop_rules(stop: Stop, listing: Listing, dialect: Dialect) -> tuple[Rule, .
         return _node_port_rules(stop, dialect) if stop.is_node_port else (_service_rule(stop, stop.frontend),)
     if listing.chain == names.PROXY_FIREWALL:
         return (_firewall_rule(stop, stop.frontend),)
-    return (_refusal(stop, stop.frontend, dialect.family),)
+    return (_refusal(stop, stop.frontend, dialect),)
 
 
 def _service_rule(stop: Stop, frontend: Frontend) -> Rule:
@@ -258,9 +258,13 @@ def _node_port_rules(stop: Stop, dialect: Dialect) -> tuple[Rule, ...]:
     return Rule((LOOPBACK, protocol, comment, ports, r.Nfacct(LOCALHOST_COUNTER)), to), rule
 
 
-def _refusal(stop: Stop, frontend: Frontend, family: IPFamily) -> Rule:
-    """No endpoint may serve: refuse or drop (spec: iptables.md 6, rules 1' to 4')."""
-    kind = "icmp-port-unreachable" if family is IPFamily.IPV4 else "icmp6-port-unreachable"
+def _refusal(stop: Stop, frontend: Frontend, dialect: Dialect) -> Rule:
+    """No endpoint may serve: refuse or drop (spec: iptables.md 6, rules 1' to 4').
+
+    A listener of ours may serve the node itself where nobody else is served, so loopback is left to it.
+    """
+    ipv4 = dialect.family is IPFamily.IPV4
+    kind = "icmp-port-unreachable" if ipv4 else "icmp6-port-unreachable"
     nobody = isinstance(frontend.action, Reject)
     target = r.RejectWith(kind) if nobody else Verdict.DROP
     comment = r.Comment(f"{stop.key} has no endpoints" if nobody else f"{stop.key} has no local endpoints")
@@ -269,7 +273,8 @@ def _refusal(stop: Stop, frontend: Frontend, family: IPFamily) -> Rule:
         r.Ports(stop.key.protocol, frontend.port, frontend.port),
     )
     if stop.is_node_port:
-        return Rule((protocol, comment, TO_NODE, ports), target)
+        loopback = r.Destination("127.0.0.0/8" if ipv4 else "::1/128", negated=True)
+        return Rule((*((loopback,) if dialect.listeners else ()), protocol, comment, TO_NODE, ports), target)
     return Rule((host(frontend.ip), protocol, comment, ports), target)
 
 

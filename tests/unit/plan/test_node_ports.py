@@ -50,6 +50,27 @@ def test_ipv6_never_serves_localhost(configured: tuple[str, ...], addresses: tup
     assert of(*configured, family=IPFamily.IPV6) == NodePorts(addresses, localhost=False)
 
 
+@pytest.mark.parametrize(
+    ("configured", "ipv4", "ipv6"),
+    [
+        (("localhost",), (), ()),
+        (("primary", "localhost"), ("192.168.0.2",), None),  # no IPv6 address of the node is known
+        (("localhost", "192.168.0.0/24"), ("192.168.0.2", "192.168.0.77"), ()),
+        (("127.0.0.0/8", "::1/128", "localhost"), (), ()),
+        (("0.0.0.0/0", "localhost", "fd00::1/128"), None, ("fd00::1",)),
+    ],
+)
+def test_listeners_of_our_own_take_loopback_away_from_the_rules(
+    configured: tuple[str, ...], ipv4: tuple[str, ...] | None, ipv6: tuple[str, ...] | None
+) -> None:
+    assert of(*configured) == NodePorts(ipv4, localhost=False, listeners=True)
+    assert of(*configured, family=IPFamily.IPV6) == NodePorts(ipv6, localhost=False, listeners=True)
+
+
+def test_primary_may_stand_beside_others() -> None:
+    assert of("primary", "192.168.0.64/26") == NodePorts(("192.168.0.2", "192.168.0.77"))
+
+
 @pytest.mark.parametrize("addresses", [(), ("127.0.0.1",), ("fd00::1",)])
 def test_primary_restricts_nothing_without_an_address(addresses: tuple[str, ...]) -> None:
     config = Config(nodeport_addresses=("primary",))

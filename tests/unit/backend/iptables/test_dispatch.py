@@ -10,13 +10,13 @@ from msgspec.structs import replace
 from kproxy.backend.iptables import dispatch, names
 from kproxy.backend.iptables.compile import Ruleset, compile_plan
 from kproxy.backend.iptables.rules import Jump, Table
-from kproxy.backend.iptables.trace import Delivered, Fate, Host, Refused, Untouched, fates, trace
+from kproxy.backend.iptables.trace import Delivered, Dropped, Fate, Host, Refused, Untouched, fates, trace
 from kproxy.config import Config
 from kproxy.model.enums import IPFamily, Protocol
 from kproxy.model.keys import ServicePortKey
 from kproxy.model.packet import Packet
 from kproxy.plan.masquerade import external, internal
-from kproxy.plan.plan import Frontend, FrontendKind, Pool, ServicePlan, Target
+from kproxy.plan.plan import Frontend, FrontendKind, NodePorts, Pool, ServicePlan, Target
 from tests.unit.backend.iptables.examples import COUNTED, PLAIN, PODS, plan_of, service_sets, simple, tables_of, targets
 
 FLAT = replace(PODS, tree_threshold=10**9)
@@ -147,3 +147,22 @@ def test_refusals_are_a_tree_too() -> None:
     assert asked(rules, Packet("10.244.1.1", "10.96.0.200", 80)) == {Refused(): 1}
     assert asked(rules, Packet("10.9.9.9", "192.168.0.2", 30299)) == {Refused(): 1}
     assert max(len(held) for (table, _), held in tables_of(rules).items() if table == Table.FILTER) < 30
+
+
+@pytest.mark.parametrize(("listeners", "refused"), [(True, False), (False, True)])
+@pytest.mark.parametrize(("family", "loopback"), [(IPFamily.IPV4, "127.0.0.1"), (IPFamily.IPV6, "::1")])
+def test_refusals_of_node_ports_leave_our_own_listeners_on_loopback_alone(
+    family: IPFamily, loopback: str, listeners: bool, refused: bool
+) -> None:
+    node_port = Frontend(FrontendKind.NODE_PORT, "", 30080, external(local=True, served_here=False, detected=True))
+    plan = ServicePlan(ServicePortKey("default", "web", "", Protocol.TCP), (node_port,), cluster=targets(1))
+    rules = compile_plan(plan_of(plan, family=family, node_ports=NodePorts((), listeners=listeners)), PODS, PLAIN)
+    here = Host(addresses=frozenset({loopback, NODE_IP[family]}))
+    outside = "192.168.0.9" if family is IPFamily.IPV4 else "fd00::9"
+
+    def fate(source: str, to: str) -> Fate:
+        (way,) = trace(tables_of(rules), Packet(source, to, 30080, Protocol.TCP), here)
+        return way.fate
+
+    assert isinstance(fate(loopback, loopback), Dropped) is refused
+    assert isinstance(fate(outside, NODE_IP[family]), Dropped)
