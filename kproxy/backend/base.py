@@ -6,9 +6,9 @@ from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
+from kproxy.model.flow import Destination
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan.plan import Plan
-from kproxy.plan.stale import Destination
 
 R = TypeVar("R")
 

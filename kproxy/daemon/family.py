@@ -30,9 +30,10 @@ from kproxy.kernel.doors import ConntrackDoor, FlowQuery
 from kproxy.model.change import Change
 from kproxy.model.cluster import Cluster
 from kproxy.model.enums import IPFamily
+from kproxy.model.flow import Destination
 from kproxy.plan.build import build_plan
 from kproxy.plan.plan import Plan
-from kproxy.plan.stale import Destination, Serving, stale_flows, suspects
+from kproxy.plan.stale import Serving, stale_flows, suspects
 
 _log = Log(__name__)
 R = TypeVar("R")

@@ -40,10 +40,10 @@ _WANT_SOURCE, _WANT_DESTINATION = 1 << 0, 1 << 1  # CTA_FILTER flags
 _WANT_PROTOCOL, _WANT_SOURCE_PORT, _WANT_PORT = 1 << 3, 1 << 4, 1 << 5
 
 _NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
-_PROTOCOLS = {number: protocol for protocol, number in _NUMBERS.items()}
+PROTOCOLS = {number: protocol for protocol, number in _NUMBERS.items()}
 
 
-class _Layout:
+class Layout:
     """Where the kernel puts things in a message of one family: both tuples come first, always in the same order."""
 
     def __init__(self, family: IPFamily) -> None:
@@ -60,7 +60,7 @@ class _Layout:
         self.reply = netlink.ATTRIBUTE.pack(tuple_length, _TUPLE_REPLY | 0x8000)
 
 
-_LAYOUTS = {family: _Layout(family) for family in IPFamily}
+LAYOUTS = {family: Layout(family) for family in IPFamily}
 _Endpoint = tuple[bytes, bytes]  # address, port, as on the wire; b"" is any
 
 
@@ -106,7 +106,7 @@ class Conntrack:
     def __init__(self, family: IPFamily, *, deadline: float = 10.0) -> None:
         """``deadline``: seconds for each request to the kernel."""
         self._family = family
-        self._layout = _LAYOUTS[family]
+        self._layout = LAYOUTS[family]
         self._deadline = deadline
 
     @property
@@ -303,7 +303,7 @@ def _pack_port(port: int) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _unpack(address: bytes) -> str:
+def unpack_address(address: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
@@ -320,14 +320,14 @@ def _flow(
 ) -> Flow:
     number = int.from_bytes
     return Flow(
-        protocol=_PROTOCOLS[protocol],
-        source=_unpack(source),
+        protocol=PROTOCOLS[protocol],
+        source=unpack_address(source),
         source_port=number(sport, "big"),
-        destination=_unpack(to),
+        destination=unpack_address(to),
         port=number(port, "big"),
-        reply_source=_unpack(rsource),
+        reply_source=unpack_address(rsource),
         reply_port=number(rsport, "big"),
-        reply_destination=_unpack(rto),
+        reply_destination=unpack_address(rto),
         reply_destination_port=number(rport, "big"),
     )
 

@@ -1,6 +1,8 @@
-"""A flow: one conntrack entry, by the few fields that a service proxy compares."""
+"""A flow: one conntrack entry, by the few fields that a service proxy compares; and what flows carry."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -17,3 +19,25 @@ class Flow(Struct, frozen=True, gc=False):
     reply_port: int
     reply_destination: str = ""  # where answers go: the client, or this node after masquerading
     reply_destination_port: int = 0
+
+
+class Destination(NamedTuple):
+    """What a client dialled; ``ip`` is empty for a node port, whichever address it was."""
+
+    protocol: Protocol
+    ip: str
+    port: int
+
+
+class Traffic(NamedTuple):
+    """Some flows, and what they carried. Bytes are those of whole IP packets, as the kernel counts them."""
+
+    flows: int = 0
+    bytes_in: int = 0  # from the clients
+    bytes_out: int = 0  # the answers
+
+    def plus(self, other: Traffic) -> Traffic:
+        return Traffic(self.flows + other.flows, self.bytes_in + other.bytes_in, self.bytes_out + other.bytes_out)
+
+
+NO_TRAFFIC = Traffic()

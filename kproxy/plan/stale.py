@@ -20,25 +20,14 @@ Only what changed is compared, so nothing may be forgotten in between: what coul
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from kproxy.model.enums import Protocol
-from kproxy.model.flow import Flow
+from kproxy.model.flow import Destination, Flow
 from kproxy.plan.difference import difference
 from kproxy.plan.node_ports import listens_on
 from kproxy.plan.plan import NodePorts, Plan, ServicePlan
 
 Serving = frozenset[tuple[str, int]]  # address and port of endpoints
-
-
-class Destination(NamedTuple):
-    """What a client dialled; ``ip`` is empty for a node port."""
-
-    protocol: Protocol
-    ip: str
-    port: int
-
-
 Suspects = Mapping[Destination, Serving]  # who may answer; nobody may where the frontend is gone
 
 

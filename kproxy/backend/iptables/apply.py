@@ -38,9 +38,9 @@ from kproxy.backend.iptables.trial import Trial
 from kproxy.config import Config, IptablesVariant
 from kproxy.errors import KernelError, RestoreRefused, Retry
 from kproxy.kernel.doors import Capabilities, IptablesDoor
+from kproxy.model.flow import Destination
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan.plan import Plan, ServicePlan
-from kproxy.plan.stale import Destination
 
 
 class Offence(Struct, frozen=True):

@@ -26,9 +26,9 @@ from kproxy.backend.iptables.orphans import destination_of
 from kproxy.backend.iptables.rules import Chain, Entry, Table
 from kproxy.backend.iptables.service import is_served, service_chains
 from kproxy.backend.iptables.text import canonical, digest_chain, digest_save, render_rule
+from kproxy.model.flow import Destination
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan.plan import ServicePlan
-from kproxy.plan.stale import Destination
 
 ChainName = tuple[Table, str]
 

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable
 from ipaddress import ip_address
 
 from kproxy.model.enums import Protocol
+from kproxy.model.flow import Destination
 from kproxy.plan.plan import ServicePlan
-from kproxy.plan.stale import Destination
 
 # A dispatch rule as iptables-save prints it: one address or, for a node port, none; one port; and into the chains of
 # a service port. A range of ports, or all of 127.0.0.0/8, is not what anybody dialled.

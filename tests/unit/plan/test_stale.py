@@ -7,11 +7,11 @@ from msgspec.structs import replace
 
 from kproxy.config import Config
 from kproxy.model.enums import IPFamily, Protocol
-from kproxy.model.flow import Flow
+from kproxy.model.flow import Destination, Flow
 from kproxy.model.service import Service
 from kproxy.plan.build import build_plan
 from kproxy.plan.plan import NodePorts, Plan
-from kproxy.plan.stale import Destination, stale_flows, suspects
+from kproxy.plan.stale import stale_flows, suspects
 from tests.builders import port, service, slice_of, snapshot, udp
 
 UDP = Protocol.UDP

@@ -18,9 +18,9 @@ from kproxy.errors import NotPermitted, RestoreRefused, XtablesLocked
 from kproxy.kernel.doors import Capabilities
 from kproxy.kernel.fake import FakeIptables, Faulty
 from kproxy.model.enums import Protocol
+from kproxy.model.flow import Destination
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan.plan import FrontendKind, ServicePlan, Target
-from kproxy.plan.stale import Destination
 from tests.unit.backend.iptables.examples import PODS, Ailing, plan_of, simple, targets
 
 TREES = replace(PODS, tree_threshold=10, endpoint_tree_threshold=4, large_cluster_endpoints=60, restore_chunk=8)

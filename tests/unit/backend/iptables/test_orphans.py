@@ -10,10 +10,10 @@ from kproxy.backend.iptables.orphans import destination_of, unwanted
 from kproxy.backend.iptables.rules import Table
 from kproxy.backend.iptables.text import render_rule
 from kproxy.model.enums import IPFamily, Protocol
+from kproxy.model.flow import Destination
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan.masquerade import external, internal
 from kproxy.plan.plan import Frontend, FrontendKind, ServicePlan
-from kproxy.plan.stale import Destination
 from tests.unit.backend.iptables.examples import COUNTED, PODS, plan_of, targets
 
 IPS = {IPFamily.IPV4: "10.96.0.{}", IPFamily.IPV6: "fd00::{}"}
