@@ -106,6 +106,8 @@ class Config(Struct, frozen=True):
     logging_format: str = "text"  # or json
     profiling: bool = False  # /debug/pprof and /debug/flags on the metrics server
     service_metrics: int = 0  # ours: connections and bytes are counted for at most so many service ports; 0: none
+    service_metrics_share: float = 0.02  # ours: of a processor, at most, for reading the table of flows for them
+    service_metrics_pause: float = 0.1  # ours: after a flow ended, before the ends of flows are read
 
     @property
     def masquerade_mark(self) -> int:
