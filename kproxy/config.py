@@ -84,6 +84,19 @@ class Config(Struct, frozen=True):
     program_deadline: float = 30.0  # ours: any one short program
     restore_deadline: float = 300.0  # ours: one iptables-restore, or one save of a whole table
 
+    # Listeners of our own (ours); the caps are for each family, and lower where files are scarce (daemon/localhost.py)
+    relay_connections: int = 4096
+    relay_connect_deadlines: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)  # one attempt each, as kube-proxy once had
+    relay_idle: float = 86400.0  # an idle connection lives as long as kube-proxy lets conntrack remember it
+    relay_half_closed: float = 3600.0  # and one that ended in one direction, too
+    relay_keepalive: float = 60.0  # a silent endpoint is asked whether it is there; gone after twice that
+    relay_buffer: int = 65536  # bytes that may wait in one direction before its sender is no longer read
+    relay_udp_sessions: int = 4096
+    relay_udp_idle: float = 120.0  # the kernel's own for a flow that was answered
+    relay_affinity_clients: int = 4096  # remembered for each listener
+    relay_accept_pause: float = 1.0  # after accepting failed for want of files or memory
+    relay_sweep: float = 5.0  # how often idle flows are looked for
+
     # Questions from outside
     healthz_bind_address: str = "0.0.0.0:10256"  # empty: off
     metrics_bind_address: str = "127.0.0.1:10249"

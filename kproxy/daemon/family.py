@@ -21,6 +21,7 @@ from kproxy.daemon import events
 from kproxy.daemon.complaints import Complaint, Complaints
 from kproxy.daemon.healthcheck import HealthCheckPorts
 from kproxy.daemon.latency import Triggers
+from kproxy.daemon.localhost import LocalhostPorts
 from kproxy.daemon.log import Log
 from kproxy.daemon.metrics import Metrics
 from kproxy.daemon.schedule import Omitted
@@ -29,8 +30,9 @@ from kproxy.errors import InvalidObject, KernelError, RestoreRefused
 from kproxy.kernel.doors import ConntrackDoor, FlowQuery
 from kproxy.model.change import Change
 from kproxy.model.cluster import Cluster
-from kproxy.model.enums import IPFamily
+from kproxy.model.enums import IPFamily, Kind
 from kproxy.model.flow import Destination
+from kproxy.model.keys import ObjectKey
 from kproxy.plan.build import build_plan
 from kproxy.plan.plan import Plan
 from kproxy.plan.stale import Serving, stale_flows, suspects
@@ -65,6 +67,9 @@ class Shared:
         self.complaints = complaints
         self.addresses = addresses  # of this node's interfaces, any family, canonical text
 
+    def service_uid(self, key: ObjectKey) -> str:
+        return getattr(self.cluster.get(Kind.SERVICE, key), "uid", "")
+
 
 class Family(Generic[R]):
     def __init__(self, family: IPFamily, shared: Shared, backend: Backend[R], conntrack: ConntrackDoor) -> None:
@@ -77,6 +82,7 @@ class Family(Generic[R]):
         self._suspects: dict[Destination, Serving] = {}
         self._triggers = Triggers(family, since=time.time())
         self._ports = HealthCheckPorts(family, shared.health, now)
+        self.localhost = LocalhostPorts(family, shared.config, shared.service_uid)
         self._said = False
         self._unread: frozenset[str] = frozenset()  # tables, said already
         self.synced = asyncio.Event()  # set by the first success
@@ -105,7 +111,7 @@ class Family(Generic[R]):
             self._suspects = suspects(plan, plan, {*self._suspects, *report.orphans})
         await self._open_ports(plan)
         await self._forget_stale_flows(plan)
-        omitted = [*(each.key for each in report.quarantined), *self._ports.failed]
+        omitted = [*(each.key for each in report.quarantined), *self._ports.failed, *self.localhost.failed]
         return frozenset(omitted) | ({"flows"} if self._suspects else set())
 
     async def close(self) -> None:
@@ -183,6 +189,7 @@ class Family(Generic[R]):
     async def _open_ports(self, plan: Plan) -> None:
         for failure in await self._ports.reconcile(plan.health_checks, plan.node_ports):
             self._shared.recorder.record(events.unopened(*failure))
+        self._shared.complaints.stand(f"{self.family} on loopback", self.localhost.reconcile(plan))
 
     async def _forget_stale_flows(self, plan: Plan) -> None:
         """What cannot be done now is tried after the next round, with what that one adds."""

@@ -24,6 +24,7 @@ class Lane(Generic[R]):
         self.is_entered = backend.is_entered
         self._shared = shared
         self._family = Family(family, shared, backend, conntrack)
+        self.localhost = self._family.localhost
         schedule = Schedule(
             minimum=config.iptables_min_sync_period,
             retry=config.iptables_sync_period,

@@ -15,6 +15,7 @@ import resource
 from pathlib import Path
 
 from kproxy.config import Config
+from kproxy.daemon.localhost import warn_of_route_localnet
 from kproxy.daemon.log import Log
 from kproxy.kernel.doors import SysctlDoor, SysctlOutcome
 from kproxy.kernel.sysctl import ROUTE_LOCALNET, tune_conntrack
@@ -30,6 +31,7 @@ def prepare(config: Config, sysctl: SysctlDoor) -> tuple[SysctlOutcome, ...]:
     outcomes = list(tune_conntrack(sysctl, config, os.cpu_count() or 1))
     if node_ports(config, None, IPFamily.IPV4, ()).localhost:
         outcomes.append(sysctl.set_to(ROUTE_LOCALNET, 1))
+    warn_of_route_localnet(config, sysctl)
     for outcome in outcomes:
         if outcome.why:
             _log.warning(

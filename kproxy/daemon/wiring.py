@@ -29,6 +29,7 @@ from kproxy.kernel.nfacct import Nfacct
 from kproxy.kernel.sysctl import Sysctl
 from kproxy.model.enums import IPFamily, Kind
 from kproxy.model.keys import ObjectKey
+from kproxy.plan.node_ports import LOCALHOST
 from kproxy.source.client import Client
 from kproxy.source.files import watch_manifests
 from kproxy.source.watch import resources, watch
@@ -79,6 +80,8 @@ class Daemon:
             group.create_task(self._addresses.follow(feed.request_all if config.nodeport_addresses else _nothing))
             for lane in self._lanes.values():
                 group.create_task(lane.run())
+                if LOCALHOST in config.nodeport_addresses:
+                    group.create_task(lane.localhost.run())
             group.create_task(self._heal(monitor))
             self._follow_sources(group)
             group.create_task(feed.open(config.hostname))

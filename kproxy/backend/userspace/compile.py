@@ -1,0 +1,61 @@
+"""Which sockets on loopback serve which endpoints: a plan's node ports, as a process on this node would get them.
+
+The client is the node itself, so the first route of Client.HOST or Client.ANY applies. Under external policy Local
+that is the short-circuit to all endpoints, exactly as with kube-proxy's rule for 127.0.0.1; KEP-6032's proxy keeps to
+local endpoints instead, which would make one and the same Service differ between 127.0.0.1 and the node's address.
+
+Where no endpoint may serve, nothing listens: a closed port refuses at once, which is what Reject says. A Drop has the
+same answer. Its silence keeps strangers from learning something, and a process on this node is none; it would only
+wait. SCTP needs multi-homed associations that a relay cannot pass on, so it is left out and said.
+
+An IPv4-only Service answers on 127.0.0.1 alone: each family's plan has its own listeners. Clients that try ``::1``
+first for ``localhost`` are refused there at once and go on with 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+from kproxy.backend.userspace.rules import NOTHING, Listener, Rule, Ruleset
+from kproxy.model.enums import IPFamily, Protocol
+from kproxy.plan.plan import Client, Forward, Frontend, FrontendKind, Plan, Pool, ServicePlan, Target
+
+LOOPBACK = {IPFamily.IPV4: "127.0.0.1", IPFamily.IPV6: "::1"}
+
+
+def localhost_rules(plan: Plan, previous: Ruleset = NOTHING) -> Ruleset:
+    """The listeners for node ports on loopback; none unless the plan asks for them.
+
+    Rules of ``previous`` whose service port did not change are the same objects in the result, which is equal without.
+    """
+    if not plan.node_ports.listeners:
+        return NOTHING
+    rules: dict[Listener, Rule] = {}
+    unserved = []
+    ip = LOOPBACK[plan.family]
+    for service in plan.services.values():
+        for frontend in service.frontends:
+            if frontend.kind is not FrontendKind.NODE_PORT:
+                continue
+            listener = Listener(ip, frontend.port, service.key.protocol)
+            old = previous.rules.get(listener)
+            if old is not None and old.plan is service:
+                rules[listener] = old
+            elif targets := _for_the_node(service, frontend):
+                if service.key.protocol is Protocol.SCTP:
+                    unserved.append(service.key)
+                else:
+                    rules[listener] = Rule(listener, service, targets)
+    return Ruleset(rules, tuple(unserved))
+
+
+def _for_the_node(service: ServicePlan, frontend: Frontend) -> tuple[Target, ...]:
+    """The endpoints that serve a process of this node; none where it is refused."""
+    if not isinstance(frontend.action, Forward):
+        return ()
+    route = next(each for each in frontend.action.routes if each.client in {Client.HOST, Client.ANY})
+    match route.pool:
+        case None:
+            return ()
+        case Pool.CLUSTER:
+            return service.cluster
+        case Pool.LOCAL:  # pragma: no branch -- there is no third pool; mypy checks
+            return service.local

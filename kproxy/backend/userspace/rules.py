@@ -1,0 +1,50 @@
+"""The nouns of the userspace mode: where we listen, and whom that serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from kproxy.model.enums import Protocol
+from kproxy.model.keys import ServicePortKey
+from kproxy.plan.plan import ServicePlan, Target
+
+
+class Listener(NamedTuple):
+    """A socket that is to be open."""
+
+    ip: str
+    port: int
+    protocol: Protocol
+
+    def __str__(self) -> str:
+        ip = f"[{self.ip}]" if ":" in self.ip else self.ip
+        return f"{ip}:{self.port}/{self.protocol}"
+
+
+class Rule(Struct, frozen=True, gc=False):
+    """What one listener serves."""
+
+    listener: Listener
+    plan: ServicePlan  # by reference: a rule whose plan is the same object need not be made again
+    targets: tuple[Target, ...]  # never empty
+
+    @property
+    def key(self) -> ServicePortKey:
+        return self.plan.key
+
+    def serves(self, target: Target) -> bool:
+        """Whether datagrams of a flow may go on to ``target``, though new flows might not be sent there."""
+        return target in self.targets or (target.ip, target.port) in self.plan.serving
+
+
+class Ruleset(Struct, frozen=True):
+    """Everything that is to listen, for one family."""
+
+    rules: Mapping[Listener, Rule]
+    unserved: tuple[ServicePortKey, ...] = ()  # of a protocol that this mode does not speak
+
+
+NOTHING = Ruleset({})

@@ -1,0 +1,87 @@
+"""Real sockets on loopback, both as clients and as endpoints, and listeners between them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from kproxy.backend.userspace.apply import Listeners
+from kproxy.backend.userspace.rules import Listener, Rule, Ruleset
+from kproxy.config import Config
+from kproxy.model.enums import Protocol
+from kproxy.model.keys import ServicePortKey
+from kproxy.plan.plan import ServicePlan, Target
+
+TCP, UDP = Protocol.TCP, Protocol.UDP
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+DEADLINE = 20.0  # seconds; only what is broken needs them
+
+
+def config(**settings: Any) -> Config:
+    return Config(**{"relay_connect_deadlines": (0.05, 0.1, 5.0, 5.0), "relay_sweep": 0.01, **settings})
+
+
+def free_port(protocol: Protocol = TCP, ip: str = "127.0.0.1") -> int:
+    kind = socket.SOCK_STREAM if protocol is TCP else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, kind) as probe:
+        probe.bind((ip, 0))
+        return int(probe.getsockname()[1])
+
+
+def rule(port: int, *targets: Target, protocol: Protocol = TCP, ip: str = "127.0.0.1", affinity: int = 0) -> Rule:
+    key = ServicePortKey("default", "web", "", protocol)
+    return Rule(Listener(ip, port, protocol), ServicePlan(key, (), affinity_seconds=affinity), targets)
+
+
+def rules(*wanted: Rule) -> Ruleset:
+    return Ruleset({each.listener: each for each in wanted})
+
+
+@contextlib.asynccontextmanager
+async def listening(*wanted: Rule, caps: tuple[int, int] = (100, 100), **settings: Any) -> AsyncIterator[Listeners]:
+    """Listeners that serve during the block."""
+    made = Listeners(config(**settings), connections=caps[0], sessions=caps[1], chance=lambda: 0)
+    async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
+        task = group.create_task(made.run())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert made.reconcile(rules(*wanted)) == []
+        yield made
+        task.cancel()
+
+
+@contextlib.asynccontextmanager
+async def endpoint(talk: Talk, ip: str = "127.0.0.1") -> AsyncIterator[Target]:
+    """A TCP server that gives each connection to ``talk`` and closes it afterwards."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(ConnectionError):
+                await talk(reader, writer)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, ip, 0)
+    try:
+        yield Target(ip, server.sockets[0].getsockname()[1], local=False)
+    finally:
+        server.close()
+
+
+async def dial(port: int, ip: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(ip, port)
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def until(check: Callable[[], bool]) -> None:
+    """Other callbacks of this loop make it so."""
+    while not check():  # noqa: ASYNC110 -- what is looked at are counts, which tell nobody
+        await asyncio.sleep(0.001)

@@ -1,0 +1,81 @@
+"""Listeners come and go. What passes through them is test_streams' and test_datagrams'."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import pytest
+
+from kproxy.model.enums import Protocol
+from kproxy.plan.plan import Target
+from tests.unit.backend.userspace.sockets import TCP, UDP, dial, endpoint, free_port, listening, rule, rules
+from tests.unit.backend.userspace.test_streams import echo
+
+SOMEBODY = Target("127.0.0.1", 9, local=False)
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize(("protocol", "kind"), [(TCP, socket.SOCK_STREAM), (UDP, socket.SOCK_DGRAM)])
+async def test_a_port_that_a_program_has_is_reported_left_alone_and_taken_when_it_is_free(
+    protocol: Protocol, kind: socket.SocketKind, ip: str
+) -> None:
+    async with listening() as listeners:
+        with socket.socket(socket.AF_INET, kind) as holder:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # even one that would share
+            holder.bind((ip, 0))
+            if protocol is TCP:
+                holder.listen()
+            taken, free = holder.getsockname()[1], free_port(protocol)
+            wanted = rules(rule(taken, SOMEBODY, protocol=protocol), rule(free, SOMEBODY, protocol=protocol))
+            for _ in range(2):
+                (failure,) = listeners.reconcile(wanted)
+                assert (failure.rule.listener.port, failure.error.errno) == (taken, errno.EADDRINUSE)
+            assert [each.port for each in listeners.open] == [free]
+        assert listeners.reconcile(wanted) == []
+        assert {each.port for each in listeners.open} == {taken, free}
+
+
+async def test_nobody_can_take_a_port_that_is_open_and_everybody_once_it_is_shut() -> None:
+    port = free_port(UDP)
+    async with listening(rule(port, SOMEBODY, protocol=UDP)) as listeners:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as thief:
+            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with pytest.raises(OSError, match="in use"):
+                thief.bind(("127.0.0.1", port))
+            listeners.reconcile(rules())
+            thief.bind(("127.0.0.1", port))
+
+
+async def test_a_listener_whose_endpoints_change_stays_open() -> None:
+    port = free_port()
+    async with endpoint(echo) as first, endpoint(echo) as second, listening(rule(port, first)) as listeners:
+        (door,) = listeners._doors.values()
+        listeners.reconcile(rules(rule(port, second)))
+        assert list(listeners._doors.values()) == [door]
+        reader, writer = await dial(port)
+        writer.write(b"x")
+        assert await reader.readexactly(1) == b"x"
+        writer.close()
+
+
+async def test_families_do_not_share_a_socket() -> None:
+    port = free_port(ip="::1")
+    async with listening(rule(port, SOMEBODY, ip="::1"), rule(port, SOMEBODY)) as listeners:
+        assert len(listeners.open) == 2
+
+
+async def test_listeners_are_bound_to_the_loopback_device() -> None:
+    async with listening(rule(free_port(), SOMEBODY), rule(free_port(UDP), SOMEBODY, protocol=UDP)) as listeners:
+        for door in listeners._doors.values():
+            device = door.socket.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
+            assert device.rstrip(b"\0") == b"lo"
+
+
+async def test_everything_is_shut_in_the_end() -> None:
+    port = free_port()
+    async with listening(rule(port, SOMEBODY)) as listeners:
+        pass
+    assert not listeners.open
+    with pytest.raises(ConnectionRefusedError):
+        await dial(port)

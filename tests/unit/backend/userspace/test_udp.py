@@ -1,0 +1,56 @@
+"""The table of sessions. With sockets: test_datagrams."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kproxy.backend.userspace.udp import Sessions
+
+
+def table(limit: int = 9, idle: float = 10) -> Sessions[str, str]:
+    return Sessions(limit=limit, idle=idle)
+
+
+def test_a_session_lives_while_it_is_used() -> None:
+    sessions = table()
+    assert sessions.touch("c", 0) is None
+    assert sessions.add("c", "s", 0) == []
+    assert sessions.touch("c", 9) == "s"
+    assert sessions.expire(18.9) == []
+    assert sessions.expire(19) == ["s"]
+    assert len(sessions) == 0
+
+
+def test_the_one_that_was_idle_longest_goes_for_a_new_one() -> None:
+    sessions = table(limit=2)
+    sessions.add("a", "A", 0)
+    sessions.add("b", "B", 1)
+    sessions.touch("a", 2)
+    assert sessions.add("c", "C", 3) == ["B"]
+    assert [sessions.touch(key, 3) for key in "abc"] == ["A", None, "C"]
+
+
+def test_sessions_are_removed_one_by_one_or_by_what_they_are() -> None:
+    sessions = table()
+    for key in "abc":
+        sessions.add(key, key.upper(), 0)
+    assert sessions.remove("a") == "A"
+    assert sessions.remove("a") is None
+    assert sessions.drop(lambda key, session: (key, session) == ("b", "B")) == ["B"]
+    assert len(sessions) == 1
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 5))), st.integers(1, 4))
+def test_every_session_that_was_added_is_either_kept_or_given_back_once(
+    steps: list[tuple[str, int]], limit: int
+) -> None:
+    sessions, now, added, back = table(limit=limit, idle=3), 0, 0, 0
+    for key, later in steps:
+        now += later
+        back += len(sessions.expire(now))
+        if sessions.touch(key, now) is None:
+            back += len(sessions.add(key, key, now))
+            added += 1
+        assert len(sessions) <= limit
+    assert added == back + len(sessions)
