@@ -1,4 +1,6 @@
-"""``python -m tests.conformance``: run the scenarios behind walls, print what differs, exit 1 if anything does."""
+"""``python -m tests.conformance``: run the scenarios behind walls and say of each row of the parity table whether it
+holds; the exit status is 1 if a row failed or a scenario differs.
+"""
 
 from __future__ import annotations
 
@@ -7,57 +9,105 @@ import asyncio
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kproxy.sandbox import isolate
-from tests.conformance.runner import Runner, Verdict, chosen, read_scenarios
+from tests.conformance.parity import Evidence, Row, Verdict, evidence, judge, read_rows
+from tests.conformance.report import Report
+from tests.conformance.runner import Runner, chosen, read_scenarios
 
+Json = dict[str, Any]
 _INSIDE = "--inside"
+_RESULTS = Path(__file__).parent / "results"
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
+    parser.add_argument("--row", metavar="ID,...", default="", help="these rows of the parity table (all)")
     parser.add_argument("--only", metavar="NAME,...", default="", help="these scenarios (all)")
     parser.add_argument("--variant", choices=("nft", "legacy"), default="nft", help="of iptables (%(default)s)")
-    parser.add_argument("--json", type=Path, help="write the result to this file")
+    parser.add_argument("--json", type=Path, help=f"write the result to this file ({_RESULTS.name}/VARIANT.json here)")
+    parser.add_argument("--markdown", type=Path, help="the same for people (likewise)")
     parser.add_argument("--log", type=Path, help="keep the proxy's log in this file")
     parser.add_argument("--crowd", type=int, default=0, metavar="N", help="Services besides the scenario's (none)")
     parser.add_argument("--dumps", type=Path, help="write the rules at the end of each scenario into this directory")
     parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    arguments.rows = _split(arguments.row)
+    if unknown := sorted(set(arguments.rows) - {str(row.id) for row in read_rows()}):
+        parser.error(f"no row has the number {', '.join(unknown)}")
+    arguments.names = _split(arguments.only)
     known = {scenario["name"] for scenario in read_scenarios()}
-    if unknown := sorted(set(filter(None, arguments.only.split(","))) - known):
+    if unknown := sorted(set(arguments.names) - known):
         parser.error(f"no scenario is called {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     return arguments
 
 
-def _report(verdict: Verdict) -> None:
-    out = sys.stdout
-    out.write(f"{verdict.word:8} {verdict.name:32} {verdict.seconds:6.1f} s  {verdict.skipped}\n")
-    if verdict.failed:
-        out.write("".join(f"         {line}\n" for line in verdict.failed.splitlines()))
-    for each in verdict.differences:
-        out.write(f"         {each.probe}\n")
-        out.write(f"           recorded {json.dumps(each.recorded, sort_keys=True)}\n")
-        out.write(f"           got      {json.dumps(each.got, sort_keys=True)}\n")
-    out.flush()
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+class _Progress:
+    """Tells on standard error how far it is, one line a scenario."""
+
+    def __init__(self, scenarios: int) -> None:
+        self._scenarios = scenarios
+        self._done = 0
+
+    def report(self, verdict: Verdict) -> None:
+        self._done += 1
+        line = f"{self._done:4}/{self._scenarios}  {verdict.word:8} {verdict.name:36} {verdict.seconds:6.1f} s"
+        sys.stderr.write(f"{line}  {verdict.skipped}".rstrip() + "\n")
+        sys.stderr.flush()
+
+
+def _select(arguments: argparse.Namespace, rows: Sequence[Row], shown: dict[int, tuple[Evidence, ...]]) -> list[Json]:
+    """The scenarios to run: those named, those that show the rows named, or all."""
+    names = list(arguments.names)
+    if arguments.rows:
+        wanted = {each.scenario for row in rows for each in shown.get(row.id, ())}
+        names += [scenario["name"] for scenario in read_scenarios() if scenario["name"] in wanted - set(names)]
+        return chosen(read_scenarios(), names) if names else []
+    return chosen(read_scenarios(), names)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    scenarios = chosen(read_scenarios(), [name for name in arguments.only.split(",") if name])
+    rows = [row for row in read_rows() if not arguments.rows or str(row.id) in arguments.rows]
+    shown = evidence(read_rows(), read_scenarios())
+    scenarios = _select(arguments, rows, shown)
     with tempfile.TemporaryDirectory(dir="/run") as directory:
-        runner = Runner(Path(directory), arguments.variant, _report, dumps=arguments.dumps, crowd=arguments.crowd)
+        progress = _Progress(len(scenarios))
+        runner = Runner(
+            Path(directory), arguments.variant, progress.report, dumps=arguments.dumps, crowd=arguments.crowd
+        )
         verdicts = asyncio.run(runner.run(scenarios))
         log = Path(directory) / "n1.log"
         if arguments.log and log.exists():
             arguments.log.write_bytes(log.read_bytes())
-    if arguments.json:
-        result = {"variant": arguments.variant, "scenarios": [verdict.document() for verdict in verdicts]}
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    words = [verdict.word for verdict in verdicts]
-    counts = ", ".join(f"{words.count(word)} {word}" for word in ("same", "DIFFERS", "FAILED", "skipped"))
-    sys.stdout.write(f"{arguments.variant}: {counts}\n")
-    return 1 if {"DIFFERS", "FAILED"} & set(words) else 0
+    ran = {verdict.name: verdict for verdict in verdicts}
+    found = [judge(row, shown.get(row.id, ()), ran, runner.lacking) for row in rows]
+    findings = [each for each in found if each is not None and (not arguments.names or each.evidence)]
+    showing = {each.scenario for every in shown.values() for each in every}
+    order = {scenario["name"]: place for place, scenario in enumerate(read_scenarios())}
+    verdicts.sort(key=lambda verdict: order[verdict.name])
+    report = Report(arguments.variant, runner.machine, findings, verdicts, frozenset(ran.keys() - showing))
+    sys.stdout.write("".join(f"{line}\n" for line in report.text()))
+    _write(arguments, report)
+    return 0 if report.is_green else 1
+
+
+def _write(arguments: argparse.Namespace, report: Report) -> None:
+    as_markdown = arguments.markdown or _RESULTS / f"{arguments.variant}.md"
+    as_json = arguments.json or _RESULTS / f"{arguments.variant}.json"
+    for path, text in (
+        (as_markdown, report.markdown()),
+        (as_json, json.dumps(report.document(), indent=1, ensure_ascii=False) + "\n"),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    sys.stdout.write(f"written to {as_markdown} and {as_json}\n")
 
 
 def main() -> int:

@@ -1,12 +1,14 @@
 """Judges a record against the recorded one: equal, probe by probe, but for what the scenario calls the same.
 
 A scenario without a record, one of ours, is judged by what its probes say: ``expect`` in the scenarios' words
-(``ok=p1a,p1b``, ``reject``, ``timeout``) and ``want``, parts that the result must contain.
+(``ok=p1a,p1b``, ``reject``, ``timeout``) and ``want``, parts that the result must contain. A wanted part is a value,
+or a condition: ``{has: texts, lacks: texts, like: pattern, min: 1, max: 2, part: {some: keys}}``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +51,35 @@ def is_expected(probe: Json, got: Json) -> bool:
     expect = probe.get("expect", "")
     if isinstance(expect, dict):
         expect = expect.get("iptables", "")
-    parts = all(got.get(key) == value for key, value in probe.get("want", {}).items())
+    parts = all(fits(value, got.get(key)) for key, value in probe.get("want", {}).items())
     return parts and (not expect or _is_accepted(got, expect))
+
+
+def fits(wanted: Any, got: Any) -> bool:
+    """Whether ``got`` is the wanted value, or meets all conditions where ``wanted`` holds conditions."""
+    if isinstance(wanted, dict) and wanted and wanted.keys() <= _CONDITIONS.keys():
+        return all(_CONDITIONS[name](value, got) for name, value in wanted.items())
+    if isinstance(wanted, dict) and isinstance(got, dict):
+        return wanted.keys() == got.keys() and all(fits(value, got[key]) for key, value in wanted.items())
+    return bool(wanted == got)
+
+
+def _texts(wanted: Any) -> list[str]:
+    return [str(each) for each in wanted] if isinstance(wanted, list) else [str(wanted)]
+
+
+def _text(got: Any) -> str:
+    return "\n".join(map(str, got)) if isinstance(got, list) else str(got)
+
+
+_CONDITIONS: dict[str, Callable[[Any, Any], bool]] = {
+    "has": lambda wanted, got: all(each in _text(got) for each in _texts(wanted)),
+    "lacks": lambda wanted, got: not any(each in _text(got) for each in _texts(wanted)),
+    "like": lambda wanted, got: re.search(wanted, _text(got)) is not None,
+    "min": lambda wanted, got: got is not None and got >= wanted,
+    "max": lambda wanted, got: got is not None and got <= wanted,
+    "part": lambda wanted, got: all(isinstance(got, dict) and fits(each, got.get(key)) for key, each in wanted.items()),
+}
 
 
 def _equal(key: str, recorded: Any, got: Any) -> bool:

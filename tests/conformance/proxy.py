@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,20 +16,10 @@ from pathlib import Path
 
 import kproxy
 from kproxy.sandbox.host import Finished, Host
+from tests.conformance.launch import Launch
 
 _CHECKOUT = str(Path(kproxy.__file__).parents[1])
 _RECORDS = Path(__file__).parent / "data" / "records"
-_FLAGS = (
-    "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56",
-    "--healthz-bind-address=0.0.0.0:10256",
-    "--metrics-bind-address=127.0.0.1:10249",
-    "--conntrack-max-per-core=0",
-    "--conntrack-tcp-timeout-established=0",
-    "--conntrack-tcp-timeout-close-wait=0",
-    "--iptables-min-sync-period=200ms",
-    "--oom-score-adj=0",
-    "-v=2",
-)
 _PROGRAMS = tuple(f"{program}{suffix}" for program in ("iptables", "ip6tables") for suffix in ("", "-save", "-restore"))
 _END_DEADLINE = 10.0  # seconds from SIGTERM
 _WIPE = """
@@ -47,7 +38,9 @@ class Proxy:
         self.log = directory / f"{host.name}.log"
         self._variant, self._kubeconfig = variant, kubeconfig
         self._process: asyncio.subprocess.Process | None = None
-        programs = directory / "programs"
+        self._said = 0  # where the log of the running process begins
+        self._replaced: set[str] = set()
+        self._programs = programs = directory / f"{host.name}.programs"
         programs.mkdir(exist_ok=True)
         for name in _PROGRAMS:  # scenarios say iptables and mean the variant under test
             link = programs / name
@@ -60,31 +53,57 @@ class Proxy:
             "XTABLES_LOCKFILE": str(directory / f"{host.name}.lock"),
         }
 
+        self.scratch = directory / f"{host.name}.scratch"
+        self.environment["SCRATCH"] = str(self.scratch)
+        self.clear_scratch()
+
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
     @property
     def status(self) -> int | None:
-        """The exit status; None while it runs or before it ran."""
+        """The exit status, negative for a signal; None while it runs or before it ran."""
         return self._process.returncode if self._process else None
 
-    def flags(self, more: Sequence[str], dropped: Sequence[str] = ()) -> list[str]:
-        """Every flag of a run; ``dropped`` names flags that a scenario does without."""
-        own = [f"--kubeconfig={self._kubeconfig}", f"--hostname-override={self.host.name}", *_FLAGS]
-        own.append(f"--iptables-backend={self._variant}")
-        return [flag for flag in own if flag.partition("=")[0] not in dropped] + list(more)
+    def clear_scratch(self) -> None:
+        """Empty the scenario's directory."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir()
 
-    async def start(self, more: Sequence[str] = (), dropped: Sequence[str] = ()) -> None:
-        command = (sys.executable, "-m", "kproxy", "run", *self.flags(more, dropped))
+    def command(self, launch: Launch, arguments: Sequence[str] | None = None) -> tuple[str, ...]:
+        """The whole command line; ``arguments`` in place of the launch's flags."""
+        if arguments is None:
+            flags = launch.arguments(self.host.name, self._variant, self._kubeconfig, self.scratch)
+            return (sys.executable, "-m", "kproxy", "run", *flags)
+        return (sys.executable, "-m", "kproxy", *(each.replace("$SCRATCH", str(self.scratch)) for each in arguments))
+
+    async def start(self, launch: Launch) -> None:
+        command = self.command(launch)
         with self.log.open("ab") as log:
             log.write(f"--- {' '.join(command)}\n".encode())
             log.flush()
+            self._said = log.tell()
             self._process = await self.host.popen(command, stdout=log, stderr=log, env=self.environment)
+
+    async def run(self, launch: Launch, arguments: Sequence[str] | None, deadline: float) -> Finished:
+        """The program beside the one that runs, until it ends; raises ProgramTimeout."""
+        return await self.host.run(self.command(launch, arguments), env=self.environment, deadline=deadline)
+
+    async def wait(self, deadline: float) -> bool:
+        """Whether the proxy ends by itself in time."""
+        if self._process is None:
+            return False
+        try:
+            async with asyncio.timeout(deadline):
+                await self._process.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> bool:
         """Send a signal; whether the proxy ended in time (it is killed otherwise)."""
-        process, self._process = self._process, None
+        process = self._process
         if process is None or process.returncode is not None:
             return True
         process.send_signal(number)
@@ -102,13 +121,40 @@ class Proxy:
         command = (sys.executable, "-m", "kproxy", "cleanup")
         return await self.host.run(command, env=self.environment, deadline=60)
 
-    async def shell(self, command: str) -> Finished:
-        """Run a line of sh on the node, where iptables is the variant under test."""
-        return await self.host.run(("sh", "-c", command), env=self.environment, deadline=60)
+    def replace_program(self, name: str, script: str | None) -> None:
+        """Put a script of sh in the place of iptables' program ``name``, whose real path is $REAL there; None: undo."""
+        real = f"/usr/sbin/xtables-{self._variant}-multi"
+        kind, dash, verb = name.partition("-")
+        for each in (name, f"{kind}-{self._variant}{dash}{verb}"):
+            path = self._programs / each
+            path.unlink(missing_ok=True)
+            if script is None:
+                if each in _PROGRAMS:
+                    path.symlink_to(real)
+                continue
+            text = f"#!/bin/sh\nREAL='{real} {name}' SCRATCH={self.scratch}\n{script}\n"
+            path.write_text(text, encoding="utf-8")
+            path.chmod(0o755)
+            self._replaced.add(name)
+
+    def restore_programs(self) -> None:
+        """Undo every replacement."""
+        while self._replaced:
+            self.replace_program(self._replaced.pop(), None)
+
+    async def shell(self, command: str, host: Host | None = None) -> Finished:
+        """Run a line of sh on the node, or on another host; iptables is the variant under test."""
+        return await (host or self.host).run(("sh", "-c", command), env=self.environment, deadline=60)
 
     async def wipe(self) -> None:
         """Make the node's netfilter bare."""
         await self.shell(_WIPE)
+
+    def said(self) -> str:
+        """All that the running process wrote."""
+        with self.log.open("rb") as log:
+            log.seek(self._said)
+            return log.read().decode(errors="replace")
 
     def tail(self, lines: int = 15) -> str:
         """The last that the proxy wrote."""

@@ -7,48 +7,24 @@ import json
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.conformance import capabilities, launch
 from tests.conformance.cluster import Cluster, NotConverged
-from tests.conformance.compare import Difference, differences
+from tests.conformance.compare import differences
+from tests.conformance.launch import Launch
+from tests.conformance.parity import MODE, Verdict
 from tests.conformance.probes import Prober
 from tests.conformance.proxy import Proxy
-from tests.conformance.steps import Scene, Skipped
+from tests.conformance.scene import Scene, Skipped
+from tests.conformance.steps import perform
 from tests.conformance.world import World
 
 Json = dict[str, Any]
 DATA = Path(__file__).parent / "data"
-_NOT_YET = ("config", "kubeconfig", "bare_flags")
-
-
-@dataclass(slots=True)
-class Verdict:
-    """What came of one scenario: no differences and no reason is equal to the record."""
-
-    name: str
-    differences: list[Difference] = field(default_factory=list)
-    skipped: str = ""
-    failed: str = ""
-    seconds: float = 0.0
-
-    @property
-    def word(self) -> str:
-        if self.skipped or self.failed:
-            return "skipped" if self.skipped else "FAILED"
-        return "DIFFERS" if self.differences else "same"
-
-    def document(self) -> Json:
-        return {
-            "name": self.name,
-            "verdict": self.word,
-            "why": self.skipped or self.failed,
-            "differences": [each.document() for each in self.differences],
-            "seconds": round(self.seconds, 1),
-        }
 
 
 def read_scenarios() -> list[Json]:
@@ -68,14 +44,16 @@ def read_record(name: str) -> Json | None:
 
 def needs_own_proxy(scenario: Json) -> bool:
     """Whether a scenario must not share the proxy of the others."""
-    return "start" in scenario or any(scenario.get(key) for key in ("fresh", "flags", "drop_flags", "n2_proxy"))
+    alone = any(scenario.get(key) for key in ("fresh", "n2_proxy", "before", "after"))
+    return "start" in scenario or alone or not launch.shared(scenario)
 
 
 class Runner:
     """Runs scenarios on one iptables variant; ``report`` is called after each.
 
     ``dumps`` is a directory for what iptables-save says at the end of each scenario. ``crowd`` is how many Services
-    there are besides the scenario's.
+    there are besides the scenario's. After a run, ``lacking`` tells what this machine does not have, and ``machine``
+    what it is.
     """
 
     def __init__(
@@ -90,6 +68,8 @@ class Runner:
         self._directory, self._variant, self._report, self._dumps = directory, variant, report, dumps
         self._crowd = crowd
         self._shared = False  # whether the proxy that runs is the shared one
+        self.lacking: dict[str, str] = {}
+        self.machine: dict[str, str] = {}
 
     async def run(self, scenarios: Iterable[Json]) -> list[Verdict]:
         """Make the world and perform the scenarios in it, those that share a proxy first."""
@@ -100,6 +80,8 @@ class Runner:
                     cluster.gather(self._crowd)
                     kubeconfig = cluster.api.kubeconfig(self._directory / "kubeconfig")
                     proxy = Proxy(world.hosts["n1"], self._directory, self._variant, kubeconfig)
+                    self.lacking = await capabilities.lacking(proxy.host, proxy.environment)
+                    self.machine = await capabilities.describe(proxy.host, proxy.environment)
                     prober = Prober(world.hosts, cluster.resolve)
                     for scenario in sorted(scenarios, key=needs_own_proxy):
                         verdict = await self._judge(scenario, world, cluster, prober, proxy)
@@ -112,15 +94,14 @@ class Runner:
     async def _judge(self, scenario: Json, world: World, cluster: Cluster, prober: Prober, proxy: Proxy) -> Verdict:
         verdict, began = Verdict(scenario["name"]), time.monotonic()
         recorded = read_record(scenario["name"])
-        later = [key for key in _NOT_YET if key in scenario]
-        if "iptables" not in scenario.get("modes", ["iptables"]) or later:
-            verdict.skipped = f"needs {', '.join(later)}, which comes later" if later else "not of this mode"
+        verdict.skipped = self._why_not(scenario)
+        if verdict.skipped:
             return verdict
         scene = Scene(scenario, recorded, world.hosts, cluster, prober, proxy)
         try:
             async with self._second_proxy(scenario, world, cluster):
                 await self._prepare(scenario, scene)
-                await scene.perform()
+                await perform(scene)
         except Skipped as reason:
             verdict.skipped = str(reason)
         except NotConverged as error:
@@ -131,11 +112,18 @@ class Runner:
             verdict.differences = scene.unexpected
             if recorded is not None:
                 verdict.differences = list(differences(recorded, scene.results, scene.accepted))
+        verdict.asked = scene.seconds
         await self._dump(verdict.name, proxy)
+        await self._put_back(scenario, proxy)
         self._shared = self._shared and not verdict.failed
         cluster.clear()
         verdict.seconds = time.monotonic() - began
         return verdict
+
+    def _why_not(self, scenario: Json) -> str:
+        if MODE not in scenario.get("modes", [MODE]):
+            return "not of this mode"
+        return "; ".join(self.lacking[need] for need in scenario.get("needs", ()) if need in self.lacking)
 
     @contextlib.asynccontextmanager
     async def _second_proxy(self, scenario: Json, world: World, cluster: Cluster) -> AsyncIterator[None]:
@@ -146,7 +134,7 @@ class Runner:
         second = Proxy(world.hosts["n2"], self._directory, self._variant, self._directory / "kubeconfig")
         cluster.served_nodes = ("n1", "n2")
         try:
-            await second.start(scenario.get("flags", ()), scenario.get("drop_flags", ()))
+            await second.start(Launch.of(scenario))
             yield
         finally:
             cluster.served_nodes = ("n1",)
@@ -165,16 +153,27 @@ class Runner:
         if own or not self._shared or not proxy.is_running:
             await proxy.end()
             await proxy.wipe()
-            for command in scenario.get("before", []):
+            proxy.clear_scratch()
+            for command in _lines(scenario, "before"):
                 (await proxy.shell(command)).check()
             if scenario.get("start", True):
-                await proxy.start(scenario.get("flags", ()), scenario.get("drop_flags", ()))
+                await proxy.start(Launch.of(scenario))
                 await cluster.converge(scene.prober)
             self._shared = not own
         for short in scenario.get("services", []):
             cluster.write(short)
         if scenario.get("services") and proxy.is_running:
             await cluster.converge(scene.prober)
+
+    async def _put_back(self, scenario: Json, proxy: Proxy) -> None:
+        for command in _lines(scenario, "after"):
+            await proxy.shell(command)
+
+
+def _lines(scenario: Json, key: str) -> list[str]:
+    """What a scenario does in a shell on the node before or after: one line or several."""
+    lines = scenario.get(key) or []
+    return [lines] if isinstance(lines, str) else list(lines)
 
 
 def chosen(scenarios: Sequence[Json], names: Sequence[str]) -> list[Json]:

@@ -13,7 +13,7 @@ import socket
 from typing import Any
 
 from kproxy.sandbox.host import Host
-from tests.conformance.probes import Resolve, parse_target
+from tests.conformance.probes import Resolve, Target, parse_target
 
 Json = dict[str, Any]
 _DEADLINE = 5.0  # seconds
@@ -22,35 +22,46 @@ _API_STATUS = b'"kind":"Status"'
 
 async def record(hosts: dict[str, Host], resolve: Resolve, probe: Json) -> Json:
     """Ask as the probe says and describe the answer as a record does."""
-    target = parse_target(probe["to"], resolve)
-    host = hosts[probe["from"]]
-    with host.inside():
-        sock = socket.socket(socket.AF_INET6 if target.family == 6 else socket.AF_INET)
-    sock.setblocking(False)
-    request = f"GET {probe['path']} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     try:
-        async with asyncio.timeout(_DEADLINE):
-            await asyncio.get_running_loop().sock_connect(sock, (target.address, target.port))
-            reader, writer = await asyncio.open_connection(sock=sock)
-            writer.write(request.encode())
-            head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
-            writer.transport.abort()
+        head, body = await _ask(hosts[probe["from"]], parse_target(probe["to"], resolve), probe)
     except TimeoutError:
         return {"outcome": "timeout"}
     except ConnectionRefusedError:
         return {"outcome": "refused"}
     except OSError as error:
         return {"outcome": f"error-{error.errno}"}
+    return _describe(probe, head, body)
+
+
+async def text(hosts: dict[str, Host], resolve: Resolve, probe: Json) -> str:
+    """The body of an answer; raises OSError, TimeoutError among them."""
+    head, body = await _ask(hosts[probe["from"]], parse_target(probe["to"], resolve), probe)
+    return _whole(_fields(head), body).decode()
+
+
+async def _ask(host: Host, target: Target, probe: Json) -> tuple[str, bytes]:
+    """Head and body of the answer to one request."""
+    with host.inside():
+        sock = socket.socket(socket.AF_INET6 if target.family == 6 else socket.AF_INET)
+    sock.setblocking(False)
+    fields = {"Host": "x", "Connection": "close", **probe.get("headers", {})}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    request = f"{probe.get('method', 'GET')} {probe['path']} HTTP/1.1\r\n{head}\r\n"
+    try:
+        async with asyncio.timeout(_DEADLINE):
+            await asyncio.get_running_loop().sock_connect(sock, (target.address, target.port))
+            reader, writer = await asyncio.open_connection(sock=sock)
+            writer.write(request.encode())
+            answer, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+            writer.transport.abort()
     finally:
         sock.close()
-    return _describe(probe, head.decode("latin-1"), body)
+    return answer.decode("latin-1"), body
 
 
 def _describe(probe: Json, head: str, body: bytes) -> Json:
-    status_line, *fields = head.split("\r\n")
-    headers = {name.strip().lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
-    if headers.get("transfer-encoding") == "chunked":
-        body = _joined(body)
+    status_line, headers = head.partition("\r\n")[0], _fields(head)
+    body = _whole(headers, body)
     record: Json = {"outcome": f"http-{status_line.split()[1]}" if status_line else "closed"}
     if _API_STATUS in body.replace(b": ", b":"):
         record["outcome"] = "http-400"
@@ -60,10 +71,22 @@ def _describe(probe: Json, head: str, body: bytes) -> Json:
         record["body"] = _masked(json.loads(body), probe.get("mask", []))
     elif probe.get("body") == "text":
         record["body"] = body.decode().strip()
+    elif probe.get("body") == "raw":
+        record["body"] = body.decode()
     if "metrics" in probe:
         record["metrics_missing"] = [name for name in probe["metrics"] if _value(name, body) is None]
         record["positive"] = {name: (_value(name, body) or 0) > 0 for name in probe.get("positive", [])}
     return record
+
+
+def _fields(head: str) -> dict[str, str]:
+    """The header fields, by name in small letters."""
+    pairs = (line.partition(":") for line in head.split("\r\n")[1:])
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def _whole(fields: dict[str, str], body: bytes) -> bytes:
+    return _joined(body) if fields.get("transfer-encoding") == "chunked" else body
 
 
 def _masked(value: Any, names: list[str]) -> Any:

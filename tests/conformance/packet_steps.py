@@ -1,0 +1,138 @@
+"""Steps that send packets: probes, connections that stay open, clients that never pause."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.conformance import stray
+from tests.conformance.parity import MODE
+from tests.conformance.probes import parse_target
+from tests.conformance.scene import Action, Scene
+
+Json = dict[str, Any]
+_TALK_DEADLINE = 3.0  # seconds for an established connection to answer
+_BACKGROUND_PAUSE = 0.03
+
+
+@dataclass
+class Line:
+    """A connection that stays open."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    name: str = ""  # of the backend that answered first
+    local: str = ""  # where the backend was reached
+    peer: str = ""  # whom the backend sees
+    client: str = ""  # the host that opened it
+    talk: asyncio.Task[None] | None = None
+    said: int = field(default=0)
+
+    async def say(self) -> str:
+        """The name of the backend that answers one more line."""
+        self.writer.write(b"still there?\n")
+        async with asyncio.timeout(_TALK_DEADLINE):
+            facts = json.loads(await self.reader.readuntil(b"\n"))
+        self.local, self.peer = facts["local"], facts["peer"]
+        self.said += 1
+        return str(facts["name"])
+
+    async def talk_on(self) -> None:
+        while True:
+            await self.say()
+            await asyncio.sleep(_BACKGROUND_PAUSE)
+
+    async def hush(self) -> None:
+        """End the talk; raises what ended it before."""
+        if self.talk is not None:
+            self.talk.cancel()
+            (ending,) = await asyncio.gather(self.talk, return_exceptions=True)
+            self.talk = None
+            if isinstance(ending, Exception):
+                raise ending
+
+
+class PacketSteps:
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._lines: dict[str, Line] = {}
+        self._busy: dict[str, tuple[asyncio.Task[None], Counter[str]]] = {}
+
+    def actions(self) -> dict[str, Action]:
+        return {"probes": self._probes, "conn": self._conn, "bg": self._background}
+
+    async def close(self) -> None:
+        tasks = [task for task, _ in self._busy.values()]
+        tasks += [line.talk for line in self._lines.values() if line.talk is not None]
+        for task in tasks:
+            task.cancel()
+        for line in self._lines.values():
+            line.writer.transport.abort()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _probes(self, probes: list[Json]) -> bool:
+        for probe in probes:
+            if MODE in probe.get("modes", [MODE]):
+                await self._scene.settle(probe, lambda probe=probe: self._scene.prober.record(probe))  # type: ignore[misc]
+        return False
+
+    async def _conn(self, step: Json) -> bool:
+        """``do``: open, check, close; talk without a pause until the check; stray (see `stray`)."""
+        do, cid = step["do"], step["cid"]
+        if do == "open":
+            try:
+                self._lines[cid] = await self._open(step)
+                record: Json = {"outcome": "ok"}
+            except (OSError, EOFError):
+                record = {"outcome": "failed"}
+            self._scene.note(step, step["id"], record)
+        elif do == "talk":
+            self._lines[cid].talk = asyncio.create_task(self._lines[cid].talk_on())
+        elif do == "check":
+            self._scene.note(step, step["id"], await self._check(cid))
+        elif do == "stray":
+            line = self._lines[cid]
+            seen = await stray.watch(
+                self._scene.hosts[line.name], self._scene.hosts[line.client], line.local, line.peer
+            )
+            self._scene.note(step, step["id"], {"outcome": seen})
+        elif cid in self._lines:
+            self._lines.pop(cid).writer.transport.abort()
+        return False
+
+    async def _check(self, cid: str) -> Json:
+        line = self._lines.get(cid)
+        try:
+            if line is not None:
+                await line.hush()
+            return {"outcome": "alive", "same": line is not None and await line.say() == line.name}
+        except (OSError, EOFError) as error:
+            return {"outcome": f"dead: {type(error).__name__}"}
+
+    async def _open(self, step: Json) -> Line:
+        target = parse_target(step["to"], self._scene.cluster.resolve)
+        reader, writer = await asyncio.open_connection(sock=await self._scene.prober.connect(step["from"], target))
+        line = Line(reader, writer, client=step["from"])
+        line.name = await line.say()
+        return line
+
+    async def _background(self, step: Json) -> bool:
+        if step["do"] == "start":
+            counts: Counter[str] = Counter()
+            self._busy[step["cid"]] = asyncio.create_task(self._ask_on(step, counts)), counts
+            return False
+        task, counts = self._busy.pop(step["cid"])
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        drops = {outcome: number for outcome, number in counts.items() if outcome != "ok"}
+        outcome = f"drops: {drops} of {counts.total()}" if drops else "no-drop"
+        self._scene.note(step, step["id"], {"outcome": outcome})
+        return False
+
+    async def _ask_on(self, step: Json, counts: Counter[str]) -> None:
+        while True:
+            counts[(await self._scene.prober.ask(step)).outcome] += 1
+            await asyncio.sleep(_BACKGROUND_PAUSE)
