@@ -136,7 +136,7 @@ class Family(Generic[R]):
     def _fail(self, error: BaseException, began: float, *, full: bool) -> None:
         shared = self._shared
         shared.health.failed(self.family)
-        shared.metrics.attempted(self.family, time.monotonic() - began)
+        shared.metrics.attempted(self.family, time.monotonic() - began, full=full)
         if isinstance(error, RestoreRefused):
             shared.metrics.refused(self.family, full=full)
 
@@ -144,9 +144,9 @@ class Family(Generic[R]):
         shared = self._shared
         at = now()
         seconds = at.monotonic - began
-        shared.metrics.attempted(self.family, seconds)
+        shared.metrics.attempted(self.family, seconds, full=report.full)
         wall = at.wall_ns / 1e9
-        shared.metrics.synced(self.family, report, plan, seconds=seconds, wall=wall)
+        shared.metrics.synced(self.family, report, plan, wall=wall)
         for waited in self._triggers.arrived(wall):
             shared.metrics.programmed(self.family, waited)
         shared.health.synced(self.family, at)

@@ -12,7 +12,8 @@ import asyncio
 from kproxy.config import Config
 from kproxy.daemon.family import now
 from kproxy.daemon.metrics import Metrics
-from kproxy.daemon.server import answer_by_path, health_pages, metrics_pages, serve
+from kproxy.daemon.pages import health_pages, metrics_pages
+from kproxy.daemon.server import answer_by_path, serve
 from kproxy.daemon.status import Health
 from kproxy.model.cluster import Cluster
 from kproxy.model.node import Node
@@ -21,8 +22,9 @@ from kproxy.model.node import Node
 class Front:
     def __init__(self, config: Config) -> None:
         self.cluster = Cluster(config.hostname)
-        self.metrics = Metrics()
+        self.metrics = Metrics(config.feature_gates)
         self.health = Health(sync_period=config.iptables_sync_period)
+        self.facts: dict[str, str] = {}  # lines for /statusz, by what they begin with
         self._config = config
 
     def _node(self) -> Node | None:
@@ -34,5 +36,5 @@ class Front:
         if config.healthz_bind_address:
             pages = health_pages(self.health, self.metrics, self._node, now)
             group.create_task(serve("health", config.healthz_bind_address, answer_by_path(pages), config=config))
-        pages = metrics_pages(self.metrics, config)
+        pages = metrics_pages(self.metrics, config, self.facts)
         group.create_task(serve("metrics", config.metrics_bind_address, answer_by_path(pages), config=config))

@@ -1,30 +1,32 @@
 """What ``/metrics`` shows: kube-proxy's names, labels and buckets for iptables mode, so that dashboards keep working.
 
-Names, types and buckets are those of runtime.md 14; a name that ends in ``_total`` and is a gauge is kube-proxy's
-doing. Ours begin with ``kproxy_`` and are few. Everything lives in a registry of our own: the library's default one
-would add series of whatever else was imported, and a second daemon in one process (a test) could not exist. The
-``_created`` series of the library are switched off, for kube-proxy has none.
+Names, types and buckets are those of runtime.md 14, and a unit test pins the whole list; a name that ends in
+``_total`` and is a gauge is kube-proxy's doing. Ours begin with ``kproxy_`` and are few. How they are written, and the
+generic series, is ``exposition.py``'s.
+
+A Service that changes counts once for each family, for kube-proxy has a tracker for each; what is pending is the number
+of Services that differ from what the last round took, so one that is changed and changed back is not among them.
+kube-proxy also counts the resyncs of its caches every quarter of an hour: there are none here, and none is invented.
 
 Rejected: labels that name a Service. Children of a metric are never forgotten, so churn would grow them for ever.
 """
 
 from __future__ import annotations
 
-import platform
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
-from urllib.parse import urlsplit
 
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from kproxy import __version__
 from kproxy.backend.base import SyncReport
+from kproxy.daemon.exposition import Features, Registered, Requests, expose, make_registry
+from kproxy.daemon.status import Answer
 from kproxy.model.enums import IPFamily
+from kproxy.model.keys import ObjectKey
 from kproxy.plan.plan import Plan
-
-CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
+from kproxy.source.traffic import Traffic
 
 SYNC_BUCKETS = tuple(0.001 * 2**k for k in range(15))
 LATENCY_BUCKETS = (0.25, 0.5, *range(1, 60), *range(60, 116, 5), *range(120, 301, 30))
@@ -35,26 +37,20 @@ NFACCT = {
     "localhost_nps_accepted_pkts": "kubeproxy_iptables_localhost_nodeports_accepted_packets",
 }
 
-# The release whose behaviour is reproduced, for alerts compare its minor with the API server's (KubeVersionMismatch);
-# our own version stands behind the plus sign, where a semantic version keeps what is not compared.
-BUILD = {
-    "git_version": f"v1.36.2+kproxy-{__version__}",
-    "major": "1",
-    "minor": "36",
-    "compiler": "cpython",
-    "platform": f"linux/{platform.machine()}",
-}
-
 
 class Metrics:
     """Every series that we export. One instance a daemon."""
 
-    def __init__(self) -> None:
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._registry = CollectorRegistry(auto_describe=False)
-        ProcessCollector(registry=self._registry)
-        build = Gauge("kubernetes_build_info", "Whose behaviour this is", tuple(BUILD), registry=self._registry)
-        build.labels(**BUILD).set(1)
+    def __init__(self, gates: Iterable[tuple[str, bool]] = ()) -> None:
+        """``gates``: feature gates as the user set them."""
+        self._registry: CollectorRegistry = make_registry()
+        self._levels = Tally({"ALPHA": 1, "BETA": 4})  # those of exposition.py: build; feature and the three on metrics
+        self._registry.register(Features(gates))
+        self._registry.register(Registered(lambda: self._levels))
+        self._changed: dict[ObjectKey, object] = {}  # Services that differ; what the last round knew of them
+        self._define()
+
+    def _define(self) -> None:
         self._durations = self._histogram("sync_proxy_rules_duration_seconds", "SyncProxyRules latency")
         self._full = self._histogram("sync_full_proxy_rules_duration_seconds", "SyncProxyRules latency, full syncs")
         self._partial = self._histogram(
@@ -96,48 +92,64 @@ class Metrics:
             ("ip_family",),
             registry=self._registry,
         )
+        self._clients: Gauge | None = None  # not shown where no Service asks for affinity
 
-    def render(self) -> bytes:
-        """The text format 0.0.4."""
-        return prometheus_client.generate_latest(self._registry)
+    def answer(self, accept: str = "") -> Answer:
+        """``/metrics``, in the format that the ``Accept`` header asks for."""
+        return expose(self._registry, accept)
+
+    def observe(self, collector: Collector) -> None:
+        """Show what ``collector`` finds at each scrape."""
+        self._registry.register(collector)
 
     def observe_pending(self, families: Iterable[IPFamily], read: Callable[[IPFamily], float]) -> None:
         """Show the age of the oldest change not yet in the kernel, read at each scrape."""
-        self._registry.register(_Pending(tuple(families), read))
+        self.observe(_Pending(tuple(families), read))
 
     def observe_nfacct(self, read: Callable[[], Mapping[str, int]]) -> None:
         """Show kube-proxy's packet counters, read at each scrape: packets by the nfacct object's name."""
-        self._registry.register(_Accounts(read))
+        self.observe(_Accounts(read))
+        self._levels["ALPHA"] += len(NFACCT)
 
-    def observe_requests(self, server: Callable[[], str], read: Callable[[], Mapping[tuple[str, str], int]]) -> None:
-        """Show client-go's counter of requests, read at each scrape: how many by code and method, and to which URL."""
-        self._registry.register(_Requests(server, read))
+    def observe_requests(self, traffic: Traffic) -> None:
+        """Show client-go's metrics of requests to the API server."""
+        self.observe(Requests(traffic))
+        self._levels["ALPHA"] += 4
 
     # --- fed by the source ------------------------------------------------------------------------------------
 
     def queued(self, family: IPFamily, wall: float) -> None:
         self._queued.labels(family).set(wall)
 
-    def endpoint_changed(self, changes: int = 1) -> None:
-        self._endpoint_pending.inc(changes)
-        self._endpoint_total.inc(changes)
+    def endpoints_seen(self, events: int, *, changed: int) -> None:
+        """``events``: of slices; ``changed``: how many of them say something new."""
+        self._endpoint_total.inc(events)
+        self._endpoint_pending.inc(changed)
 
-    def service_changed(self, changes: int = 1) -> None:
-        self._service_pending.inc(changes)
-        self._service_total.inc(changes)
+    def services_seen(self, events: int) -> None:
+        """One for each event and each family that hears of it."""
+        self._service_total.inc(events)
+
+    def service_changed(self, key: ObjectKey, before: object, after: object) -> None:
+        """What a Service was and is; None: it is not there."""
+        if self._changed.setdefault(key, before) == after:
+            del self._changed[key]
+        self._service_pending.set(len(self._changed))
 
     def taken(self) -> None:
         """A round has read all that was pending."""
+        self._changed = {}
         self._endpoint_pending.set(0)
         self._service_pending.set(0)
 
     # --- fed by the rounds ------------------------------------------------------------------------------------
 
-    def attempted(self, family: IPFamily, seconds: float) -> None:
+    def attempted(self, family: IPFamily, seconds: float, *, full: bool) -> None:
+        """A round ended, well or not."""
         self._durations.labels(family).observe(seconds)
+        (self._full if full else self._partial).labels(family).observe(seconds)
 
-    def synced(self, family: IPFamily, report: SyncReport, plan: Plan, *, seconds: float, wall: float) -> None:
-        (self._full if report.full else self._partial).labels(family).observe(seconds)
+    def synced(self, family: IPFamily, report: SyncReport, plan: Plan, *, wall: float) -> None:
         self._last.labels(family).set(wall)
         for table, rules in report.rules_total.items():
             self._rules.labels(table, family).set(rules)
@@ -154,6 +166,13 @@ class Metrics:
         self._restore_failures.labels(family).inc(times)
         if not full:
             self._partial_failures.labels(family).inc(times)
+
+    def remembers(self, clients: int) -> None:
+        """Session affinity remembers so many clients for each endpoint."""
+        if self._clients is None:
+            text = "Clients that session affinity remembers for each endpoint: xt_recent's ip_list_tot"
+            self._clients = Gauge("kproxy_affinity_clients_limit", text, registry=self._registry)
+        self._clients.set(clients)
 
     def programmed(self, family: IPFamily, seconds: float) -> None:
         """One change of endpoints took ``seconds`` from its cause to the kernel."""
@@ -174,13 +193,18 @@ class Metrics:
     # ----------------------------------------------------------------------------------------------------------
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...] = SYNC_BUCKETS) -> Histogram:
-        return Histogram(f"kubeproxy_{name}", text, ("ip_family",), registry=self._registry, buckets=buckets)
+        self._levels["ALPHA"] += 1
+        return Histogram(
+            f"kubeproxy_{name}", f"[ALPHA] {text}", ("ip_family",), registry=self._registry, buckets=buckets
+        )
 
     def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ("ip_family",)) -> Gauge:
-        return Gauge(f"kubeproxy_{name}", text, labels, registry=self._registry)
+        self._levels["ALPHA"] += 1
+        return Gauge(f"kubeproxy_{name}", f"[ALPHA] {text}", labels, registry=self._registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ("ip_family",)) -> Counter:
-        return Counter(f"kubeproxy_{name}", text, labels, registry=self._registry)
+        self._levels["ALPHA"] += 1
+        return Counter(f"kubeproxy_{name}", f"[ALPHA] {text}", labels, registry=self._registry)
 
 
 class _Pending(Collector):
@@ -199,21 +223,6 @@ class _Pending(Collector):
         yield metric
 
 
-class _Requests(Collector):
-    def __init__(self, server: Callable[[], str], read: Callable[[], Mapping[tuple[str, str], int]]) -> None:
-        self._server = server
-        self._read = read
-
-    def collect(self) -> Iterable[Metric]:
-        metric = CounterMetricFamily(
-            "rest_client_requests", "Requests to the API server", labels=("code", "host", "method")
-        )
-        host = urlsplit(self._server()).netloc
-        for (code, method), requests in sorted(self._read().items()):
-            metric.add_metric((code, host, method), requests)
-        yield metric
-
-
 class _Accounts(Collector):
     def __init__(self, read: Callable[[], Mapping[str, int]]) -> None:
         self._read = read
@@ -221,4 +230,4 @@ class _Accounts(Collector):
     def collect(self) -> Iterable[Metric]:
         for account, packets in self._read().items():
             if account in NFACCT:
-                yield CounterMetricFamily(NFACCT[account], "Packets counted by a rule of ours", value=packets)
+                yield CounterMetricFamily(NFACCT[account], "[ALPHA] Packets counted by a rule of ours", value=packets)

@@ -1,12 +1,11 @@
-"""Questions from outside, over HTTP: health, metrics, mode and configuration.
+"""Questions from outside, over HTTP: how a question becomes an answer, and how an address is listened on.
 
-Two servers, on kube-proxy's addresses and with its paths (spec: runtime.md 8 and 10); any method is answered, as
-there. ``/readyz`` is ours. A server that cannot bind tries again for as long as the process lives, because its port
-may belong to the kube-proxy that we are replacing; with ``--bind-address-hard-fail`` it ends the process instead.
-``0.0.0.0`` means every address of both families, as it does in Go.
+What is answered is ``pages.py``'s. Any method is answered, as by kube-proxy (spec: runtime.md 8 and 10). A server that
+cannot bind tries again for as long as the process lives, because its port may belong to the kube-proxy that we are
+replacing; with ``--bind-address-hard-fail`` it ends the process instead. ``0.0.0.0`` means every address of both
+families, as it does in Go.
 
-Rejected: aiohttp's router, which turns a wrong method into 405 and costs more than the dictionary below; pprof paths,
-which describe a Go process.
+Rejected: aiohttp's router, which turns a wrong method into 405 and costs more than a dictionary.
 """
 
 from __future__ import annotations
@@ -20,61 +19,40 @@ from typing import Never
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from msgspec import Struct
 
 from kproxy.config import Config
-from kproxy.daemon import metrics as exposition
-from kproxy.daemon.configz import describe
 from kproxy.daemon.log import Log
-from kproxy.daemon.metrics import Metrics
-from kproxy.daemon.status import Answer, Health, Instant
+from kproxy.daemon.status import TEXT, Answer
 from kproxy.errors import CannotListen
-from kproxy.model.node import Node
 
 _log = Log(__name__)
 _BACKLOG = 128
 _CONNECTIONS = 64  # at once, for each server; a kubelet, a load balancer and a collector need a handful
-_TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
-
-Page = Callable[[Mapping[str, str]], Answer]  # the query's parameters → the answer
+_LARGEST = 4096  # bytes of a question's body; the only one that is read is a number
 
 
-def health_pages(
-    health: Health, metrics: Metrics, node: Callable[[], Node | None], now: Callable[[], Instant]
-) -> dict[str, Page]:
-    def healthz(_query: Mapping[str, str]) -> Answer:
-        answer = health.healthz(node(), now())
-        metrics.answered_healthz(answer.status)
-        return answer
+class Question(Struct, frozen=True):
+    """What an HTTP client asks of a page."""
 
-    def livez(_query: Mapping[str, str]) -> Answer:
-        answer = health.livez(now())
-        metrics.answered_livez(answer.status)
-        return answer
-
-    return {"/healthz": healthz, "/livez": livez, "/readyz": lambda _query: health.readyz()}
+    query: Mapping[str, str] = {}
+    accept: str = ""  # the Accept header
+    method: str = "GET"
+    body: bytes = b""  # of PUT alone
 
 
-def metrics_pages(metrics: Metrics, config: Config) -> dict[str, Page]:
-    configz = describe(config)
-
-    def ping(query: Mapping[str, str]) -> Answer:
-        return Answer(200, b"[+]ping ok\nhealthz check passed\n" if "verbose" in query else b"ok", _TEXT)
-
-    return {
-        "/healthz": ping,
-        "/healthz/ping": ping,
-        "/metrics": lambda _query: Answer(200, metrics.render(), {"Content-Type": exposition.CONTENT_TYPE}),
-        "/proxyMode": lambda _query: Answer(200, config.proxy_mode.value.encode(), _TEXT),
-        "/configz": lambda _query: Answer(200, configz, {"Content-Type": "application/json"}),
-    }
+Page = Callable[[Question], Answer | Awaitable[Answer]]
+NOT_FOUND = Answer(404, b"404 page not found\n", TEXT)
 
 
 def answer_by_path(pages: Mapping[str, Page]) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
     async def answer(request: web.BaseRequest) -> web.Response:
         page = pages.get(request.path)
         if page is None:
-            return respond(Answer(404, b"404 page not found\n", _TEXT))
-        return respond(page(request.query))
+            return respond(NOT_FOUND)
+        body = await request.content.read(_LARGEST) if request.method == "PUT" else b""
+        found = page(Question(request.query, request.headers.get("Accept", ""), request.method, body))
+        return respond(found if isinstance(found, Answer) else await found)
 
     return answer
 

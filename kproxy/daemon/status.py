@@ -119,7 +119,7 @@ class Health:
         return self._answer(at, {}, ok=self.healthy(at))
 
     def readyz(self) -> Answer:
-        return Answer(200 if self.ready else 503, b"ok" if self.ready else b"the first sync is not done", _TEXT)
+        return Answer(200 if self.ready else 503, b"ok" if self.ready else b"the first sync is not done", TEXT)
 
     def health_check(self, check: HealthCheck, at: Instant) -> Answer:
         """What a Service's health-check node port answers (spec: runtime.md 9)."""
@@ -129,7 +129,7 @@ class Health:
             "localEndpoints": check.local_ready,
             "serviceProxyHealthy": healthy,
         }
-        headers = _JSON | {"X-Load-Balancing-Endpoint-Weight": str(check.local_ready)}
+        headers = JSON | {"X-Load-Balancing-Endpoint-Weight": str(check.local_ready)}
         ok = healthy and check.local_ready > 0
         return Answer(200 if ok else 503, json.dumps(body, indent="\t").encode(), headers)
 
@@ -154,7 +154,7 @@ class Health:
                 }
                 for family in sorted(self._states)
             }
-        return Answer(200 if ok else 503, json.dumps(body, separators=(",", ":")).encode(), _JSON)
+        return Answer(200 if ok else 503, json.dumps(body, separators=(",", ":")).encode(), JSON)
 
 
 def is_eligible(node: Node | None) -> bool:
@@ -171,5 +171,5 @@ def rfc3339(ns: int | None) -> str:
     return f"{datetime.fromtimestamp(seconds, tz=UTC):%Y-%m-%dT%H:%M:%S}{decimals}Z"
 
 
-_TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
-_JSON = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
+TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
+JSON = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}

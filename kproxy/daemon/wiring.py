@@ -50,7 +50,7 @@ class Daemon:
         self._cluster, self._metrics, self._health = front.cluster, front.metrics, front.health
         self._health.expect(found)
         if client is not None:
-            self._metrics.observe_requests(lambda: client.server, lambda: client.requests)
+            self._metrics.observe_requests(client.traffic)
         self._recorder = events.Recorder(client, config.hostname)
         complaints = Complaints(self._recorder, self._uid)
         self._shared = Shared(

@@ -53,6 +53,9 @@ class Cluster:
     def get(self, kind: Kind, key: ObjectKey) -> Resource | None:
         return self._objects[kind].get(key)
 
+    def keys(self, kind: Kind) -> frozenset[ObjectKey]:
+        return frozenset(self._objects[kind])
+
     def apply(self, change: Change) -> bool:
         """Take one change in; say whether anything that we hold differs after it."""
         match change:

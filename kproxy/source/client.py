@@ -1,4 +1,4 @@
-"""Requests to one API server: get, a stream of lines, post. Every one has a deadline and ends in a typed error.
+"""Requests to one API server: get, a stream of lines, post, patch. Every one has a deadline and ends in a typed error.
 
 Rejected: the ``kubernetes`` package's client (its watch loses events and waits for ever on a dead link, its models cost
 a second of CPU for what msgspec does in a millisecond) and an HTTP library of our own. What the credentials are and
@@ -14,16 +14,16 @@ import platform
 import socket
 import ssl
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import aiohttp
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kproxy import __version__
+from kproxy import RELEASE
 from kproxy.config import Config
 from kproxy.errors import ApiError, ApiRefused, ApiUnreachable, BadCredentials, ResourceExpired
 from kproxy.source import credentials as door
@@ -31,6 +31,7 @@ from kproxy.source import wire
 from kproxy.source.credentials import Credentials, read_token
 from kproxy.source.lines import LineTooLong, Splitter
 from kproxy.source.tls import tls_context
+from kproxy.source.traffic import Traffic
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 _SKEW = 20.0  # seconds before its end at which a credential counts as expired
@@ -85,7 +86,7 @@ class Client:
         self._generation = 0  # counts credentials; tells a 401 for old ones from a 401 for these
         self._resolved_at = self._token_read_at = clock()
         self._renewing = asyncio.Lock()
-        self.requests = Counter[tuple[str, str]]()  # how often, by the answer's code and the method; for /metrics
+        self.traffic = Traffic()
 
     async def __aenter__(self) -> Self:
         """Raises ``BadCredentials``."""
@@ -105,10 +106,7 @@ class Client:
 
     async def get(self, path: str, query: Query, *, what: str) -> bytes:
         """The body. ``what`` completes the sentence "may not ...", such as "list services". Raises ``ApiError``."""
-        async with self._open(_Request("GET", path, query, what)) as response:
-            with self.explained(what):
-                async with asyncio.timeout(10 * self._config.request_deadline):  # sock_read guards each piece of it
-                    return await self._read(response, what)
+        return await self._ask(_Request("GET", path, query, what))
 
     @contextlib.asynccontextmanager
     async def stream(self, path: str, query: Query, *, what: str, silence: float) -> AsyncIterator[Stream]:
@@ -118,8 +116,11 @@ class Client:
 
     async def post(self, path: str, body: bytes, *, what: str) -> None:
         """Create an object, such as an event."""
-        async with self._open(_Request("POST", path, {}, what, body=body)):
-            pass
+        await self._ask(_Request("POST", path, {}, what, body=body))
+
+    async def patch(self, path: str, body: bytes, *, what: str) -> None:
+        """Change fields of an object: a JSON merge patch (RFC 7386)."""
+        await self._ask(_Request("PATCH", path, {}, what, body=body, kind="application/merge-patch+json"))
 
     @contextlib.contextmanager
     def explained(self, what: str) -> Iterator[None]:
@@ -141,6 +142,24 @@ class Client:
             ) from error
 
     # --- one request ----------------------------------------------------------------------------------------------
+
+    async def _ask(self, request: _Request) -> bytes:
+        """The whole answer; counted as client-go counts what is no watch."""
+        key, began = (self._host, request.method), time.monotonic()
+        self.traffic.sent[key].observe(len(request.body or b""))
+        try:
+            async with self._open(request) as response:
+                with self.explained(request.what):
+                    async with asyncio.timeout(10 * self._config.request_deadline):  # sock_read guards each piece of it
+                        body = await self._read(response, request.what)
+        finally:
+            self.traffic.seconds[key].observe(time.monotonic() - began)
+        self.traffic.received[key].observe(len(body))
+        return body
+
+    @property
+    def _host(self) -> str:
+        return urlsplit(self.server).netloc
 
     @contextlib.asynccontextmanager
     async def _open(self, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -174,7 +193,7 @@ class Client:
         if credentials.authorization:
             headers["Authorization"] = credentials.authorization
         if request.body is not None:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = request.kind
         if request.endless:
             headers["Accept-Encoding"] = "identity"  # a compressor would hold events back
         async with self._link.use() as session:
@@ -192,7 +211,7 @@ class Client:
                         sock_connect=deadline, sock_read=None if request.endless else deadline
                     ),
                 )
-            self.requests[str(response.status), request.method] += 1
+            self.traffic.requests[str(response.status), self._host, request.method] += 1
             try:
                 yield response
             finally:
@@ -205,7 +224,7 @@ class Client:
         try:
             yield
         except (aiohttp.ClientError, OSError):
-            self.requests["<error>", method] += 1
+            self.traffic.requests["<error>", self._host, method] += 1
             raise
 
     async def _read(self, response: aiohttp.ClientResponse, what: str) -> bytes:
@@ -298,6 +317,7 @@ class _Request(Struct, frozen=True):
     query: Query
     what: str
     body: bytes | None = None
+    kind: str = "application/json"  # the body's media type
     endless: bool = False
 
 
@@ -340,8 +360,14 @@ class _Link:
 
 
 def user_agent() -> str:
+    """As kube-proxy's, for audit policies and priority levels know it by that; client-go's word for no commit."""
+    return f"kube-proxy/{RELEASE} ({go_platform()}) kubernetes/unknown"
+
+
+def go_platform() -> str:
+    """This machine as Go names it."""
     machine = platform.machine()
-    return f"kproxy/{__version__} (linux/{_ARCHITECTURES.get(machine, machine)})"
+    return f"linux/{_ARCHITECTURES.get(machine, machine)}"
 
 
 def _socket(address: tuple[int, int, int, str, object]) -> socket.socket:

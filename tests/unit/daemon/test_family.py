@@ -73,8 +73,8 @@ async def test_a_round_brings_the_cluster_into_the_kernel_and_says_so() -> None:
     assert world.family.synced.is_set()
     assert any("10.1.0.1:8080" in rule for rules in world.door.tables["nat"].values() for rule in rules)
     assert (
-        'kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv4"} 1.0'
-        in world.metrics.render().decode()
+        'kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv4"} 1\n'
+        in world.metrics.answer().body.decode()
     )
 
 
@@ -166,4 +166,4 @@ async def test_the_latency_of_a_change_is_measured_when_it_arrives() -> None:
     triggered = replace(slice_, triggered=time.time() + 60)
     world.family.note(Put(Kind.ENDPOINT_SLICE, triggered))
     await world.family.sync(full=False)
-    assert 'network_programming_duration_seconds_count{ip_family="IPv4"} 1.0' in world.metrics.render().decode()
+    assert 'network_programming_duration_seconds_count{ip_family="IPv4"} 1\n' in world.metrics.answer().body.decode()

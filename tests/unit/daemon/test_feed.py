@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kproxy.daemon.complaints import Complaints
 from kproxy.daemon.events import Recorder
@@ -37,11 +39,18 @@ class Lane:
 
 
 class World:
-    def __init__(self, node_wait: float = 30.0) -> None:
+    def __init__(self, node_wait: float = 30.0, pod_cidr_wait: float = 0.0) -> None:
         self.lanes = {V4: Lane(), V6: Lane()}
         self.metrics = Metrics()
         complaints = Complaints(Recorder(None, "n1"), lambda _kind, _key: "")
-        self.feed = Feed(Cluster("n1"), self.lanes, metrics=self.metrics, complaints=complaints, node_wait=node_wait)
+        self.feed = Feed(
+            Cluster("n1"),
+            self.lanes,
+            metrics=self.metrics,
+            complaints=complaints,
+            node_wait=node_wait,
+            pod_cidr_wait=pod_cidr_wait,
+        )
 
     async def play(self, *steps: Change | float) -> list[list[float]]:
         """Changes and pauses; then when each family was asked for a round."""
@@ -93,12 +102,51 @@ def test_what_changes_nothing_asks_for_nothing(jump: Jump) -> None:
     assert jump(World().play(SERVICES, SLICES, NODES, 1, SERVICES, Put(Kind.SERVICE, service("web")))) == [[0], [0]]
 
 
-def test_changes_are_counted(jump: Jump) -> None:
+def counted(world: World) -> dict[str, str]:
+    text = world.metrics.answer().body.decode()
+    return dict(re.findall(r"^kubeproxy_sync_proxy_rules_(\w+_changes_\w+) (\S+)$", text, re.MULTILINE))
+
+
+def test_changes_are_counted_as_kube_proxy_counts_them(jump: Jump) -> None:
+    """Services once for each family, slices for the family that they are for; the same again counts, too."""
     world = World()
-    jump(world.play(SERVICES, SLICES, NODES, Put(Kind.SERVICE, service("other", "172.30.0.42"))))
-    text = world.metrics.render().decode()
-    assert "kubeproxy_sync_proxy_rules_service_changes_total 2.0" in text
-    assert "kubeproxy_sync_proxy_rules_endpoint_changes_total 1.0" in text
+    jump(world.play(SERVICES, SLICES, NODES, *[Put(Kind.SERVICE, service("other", "172.30.0.42"))] * 2))
+    assert counted(world) == {
+        "service_changes_total": "6",
+        "service_changes_pending": "2",
+        "endpoint_changes_total": "1",
+        "endpoint_changes_pending": "1",
+    }
+
+
+def test_a_relist_counts_what_it_brings_and_what_is_gone(jump: Jump) -> None:
+    world = World()
+    jump(world.play(SERVICES, SERVICES, Listed(Kind.SERVICE, ())))
+    assert (counted(world)["service_changes_total"], counted(world)["service_changes_pending"]) == ("4", "0")
+
+
+def test_a_slice_of_which_only_metadata_was_edited_asks_and_a_service_does_not(jump: Jump) -> None:
+    again = Put(Kind.ENDPOINT_SLICE, slice_of("web", "10.0.0.1"))
+    world = World()
+    assert jump(world.play(SERVICES, SLICES, NODES, 1, Put(Kind.SERVICE, service("web")), again)) == [[0, 1], [0]]
+    assert (counted(world)["endpoint_changes_total"], counted(world)["endpoint_changes_pending"]) == ("2", "1")
+
+
+def test_a_node_asks_where_a_plan_depends_on_it(jump: Jump) -> None:
+    taint, zone = frozenset({"ToBeDeletedByClusterAutoscaler"}), "b"
+    tainted, moved = (Put(Kind.NODE, replace(node(), **each)) for each in ({"taints": taint}, {"zone": zone}))
+    assert jump(World().play(SERVICES, SLICES, NODES, 1, tainted, 1, moved)) == [[0, 2], [0, 2]]
+
+
+def test_a_node_without_addresses_is_waited_for_like_one_that_is_unknown(jump: Jump) -> None:
+    bare = Listed(Kind.NODE, (replace(node(), addresses=()),))
+    assert jump(World().play(SERVICES, SLICES, bare, 5, NODES)) == [[5], [5]]
+
+
+def test_pod_ranges_are_waited_for_where_pods_are_told_by_them(jump: Jump) -> None:
+    ranged = Put(Kind.NODE, replace(node(), pod_cidrs=("10.0.0.0/24",)))
+    assert jump(World(pod_cidr_wait=300.0).play(SERVICES, SLICES, NODES, 200, ranged)) == [[200], [200]]
+    assert jump(World(pod_cidr_wait=300.0).play(SERVICES, SLICES, NODES, 400)) == [[300], [300]]
 
 
 def test_what_else_a_plan_depends_on_asks_only_when_open(jump: Jump) -> None:

@@ -1,13 +1,14 @@
 """Lines as klog writes them."""
 
 import io
+import json
 import logging
 import re
 from collections.abc import Iterator
 
 import pytest
 
-from kproxy.daemon.log import Log, configure
+from kproxy.daemon.log import Log, configure, set_verbosity, verbosity
 
 
 @pytest.fixture
@@ -17,6 +18,7 @@ def stream() -> Iterator[io.StringIO]:
     written = io.StringIO()
     configure(2, written)
     yield written
+    configure(0, written)  # forgets modules
     root.handlers[:] = handlers
     root.setLevel(levels[0])
     ours.setLevel(levels[1])
@@ -56,3 +58,34 @@ def test_libraries_speak_from_warnings_up(stream: io.StringIO) -> None:
     logging.getLogger("somebody").warning("problem %d", 7)
     assert "chatter" not in stream.getvalue()
     assert '"problem 7"' in stream.getvalue()
+
+
+def test_json_has_klogs_keys(stream: io.StringIO) -> None:
+    configure(2, stream, form="json")
+    log = Log("kproxy.test")
+    log.verbose(2, "It works", family="IPv4", rules=3, full=True, msg="a\nb\u2028")
+    log.warning("Odd")
+    log.error("Broken", err=ValueError("why"))
+    log.crash("Oh", ValueError("why"))
+    first, odd, broken, crash = map(json.loads, stream.getvalue().splitlines())
+    assert 1.6e12 < first.pop("ts") < 1e13
+    assert re.fullmatch(r"daemon/test_log\.py:\d+", first.pop("caller"))
+    assert first == {"msg": "It works", "v": 2, "family": "IPv4", "rules": 3, "full": True, "msg_": "a\nb\u2028"}
+    assert (odd["v"], odd["severity"]) == (0, "warning")
+    assert ("v" in broken, broken["err"]) == (False, "why")
+    assert "ValueError: why" in crash["stacktrace"]
+
+
+def test_a_module_can_have_a_verbosity_of_its_own(stream: io.StringIO) -> None:
+    before = Log("kproxy.daemon.quiet")
+    configure(0, stream, modules=[("qui*", 3), ("kproxy/source/*", 2)])
+    before.verbose(3, "by its name")
+    Log("kproxy.source.other").verbose(2, "by its path")
+    Log("kproxy.daemon.other").verbose(1, "not at all")
+    assert re.findall(r'] "(.*)"', stream.getvalue()) == ["by its name", "by its path"]
+
+
+def test_verbosity_changes_while_we_run(stream: io.StringIO) -> None:
+    set_verbosity(5)
+    Log("kproxy.test").verbose(5, "shown")
+    assert (verbosity(), "shown" in stream.getvalue()) == (5, True)

@@ -1,9 +1,8 @@
-"""Answers over HTTP, from paths to bytes. Whether they say healthy is in test_status.py."""
+"""Questions over HTTP, from sockets to pages and back. What the pages say is in test_pages.py."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -13,12 +12,9 @@ import aiohttp
 import pytest
 
 from kproxy.config import Config
-from kproxy.daemon.metrics import Metrics
-from kproxy.daemon.server import Page, answer_by_path, health_pages, listen, metrics_pages, serve, split_address
-from kproxy.daemon.status import Answer, Health, Instant
+from kproxy.daemon.server import Page, Question, answer_by_path, listen, serve, split_address
+from kproxy.daemon.status import Answer
 from kproxy.errors import CannotListen
-from kproxy.model.enums import IPFamily
-from kproxy.model.node import Node
 
 CONFIG = Config(hostname="n1", bind_retry=0.01)
 
@@ -32,47 +28,34 @@ async def serving(pages: Mapping[str, Page], address: str = "127.0.0.1:0") -> As
         task.cancel()
 
 
-def of_health(health: Health, metrics: Metrics) -> dict[str, Page]:
-    return health_pages(health, metrics, lambda: Node("n1"), lambda: Instant(1.0, 1_700_000_000_000_000_000))
+def _echo(question: Question) -> Answer:
+    said = f"{question.method} {dict(question.query)} {question.accept} {question.body!r}"
+    return Answer(200, said.encode(), {"Content-Type": "text/plain"})
 
 
-async def test_health_answers_any_method_and_nothing_else() -> None:
-    metrics = Metrics()
-    async with serving(of_health(Health((IPFamily.IPV4,), sync_period=30), metrics)) as url, _session() as http:
-        for method in ("GET", "POST", "DELETE"):
-            async with http.request(method, f"{url}/healthz") as answer:
-                assert (answer.status, json.loads(await answer.text())["nodeEligible"]) == (200, True)
-                assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert (await http.get(f"{url}/livez")).status == 200
-        assert (await http.get(f"{url}/readyz")).status == 503
-        assert (await http.get(f"{url}/metrics")).status == 404
-    assert b'kubeproxy_proxy_healthz_total{code="200"} 3.0' in metrics.render()
-    assert b'kubeproxy_proxy_livez_total{code="200"} 1.0' in metrics.render()
+async def _later(_: Question) -> Answer:
+    await asyncio.sleep(0)
+    return Answer(202, b"later", {})
 
 
-async def test_the_metrics_servers_pages() -> None:
-    async with serving(metrics_pages(Metrics(), CONFIG)) as url, _session() as http:
-        async with http.get(f"{url}/proxyMode") as answer:
-            assert (await answer.text(), answer.headers["Content-Type"]) == ("iptables", "text/plain; charset=utf-8")
-        async with http.get(f"{url}/metrics") as answer:
-            assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-        async with http.get(f"{url}/healthz?verbose") as answer:
-            assert "[+]ping ok" in await answer.text()
-        async with http.get(f"{url}/healthz/ping") as answer:
-            assert await answer.text() == "ok"
-        async with http.get(f"{url}/configz") as answer:
-            shown = json.loads(await answer.text())["kubeproxy.config.k8s.io"]
-        assert (shown["kind"], shown["iptables"]["syncPeriod"]) == ("KubeProxyConfiguration", "30s")
-        assert (await http.get(f"{url}/livez")).status == 404
+async def test_a_question_has_a_method_a_query_an_accept_header_and_with_put_a_body() -> None:
+    async with serving({"/echo": _echo, "/later": _later}) as url, _session() as http:
+        async with http.get(f"{url}/echo?a=1", headers={"Accept": "text/*"}) as answer:
+            assert await answer.text() == "GET {'a': '1'} text/* b''"
+        async with http.put(f"{url}/echo", data=b"5", headers={"Accept": ""}) as answer:
+            assert await answer.text() == "PUT {}  b'5'"
+        async with http.delete(f"{url}/later") as answer:
+            assert (answer.status, await answer.text()) == (202, "later")
+        async with http.get(f"{url}/nowhere") as answer:
+            assert (answer.status, await answer.text()) == (404, "404 page not found\n")
 
 
 async def test_connections_that_say_nothing_give_way_to_newer_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kproxy.daemon.server._CONNECTIONS", 3)
-    pages = of_health(Health((IPFamily.IPV4,), sync_period=30), Metrics())
-    async with serving(pages) as url, _session() as http, asyncio.timeout(10):
+    async with serving({"/echo": _echo}) as url, _session() as http, asyncio.timeout(10):
         host, port = split_address(url.removeprefix("http://"))
         silent = [await asyncio.open_connection(host, port) for _ in range(3)]
-        assert (await http.get(f"{url}/livez")).status == 200  # the fourth
+        assert (await http.get(f"{url}/echo")).status == 200  # the fourth
         assert await silent[0][0].read() == b""  # closed
         assert not silent[1][0].at_eof()
         for _, writer in silent:
@@ -90,7 +73,7 @@ async def test_bad_requests_do_not_fill_the_log(caplog: pytest.LogCaptureFixture
 
 
 async def test_our_own_mistakes_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    def broken(_query: Mapping[str, str]) -> Answer:
+    def broken(_: Question) -> Answer:
         raise ZeroDivisionError
 
     async with serving({"/broken": broken}) as url, _session() as http:

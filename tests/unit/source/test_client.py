@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import socket
 import ssl
@@ -15,7 +16,6 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from msgspec.structs import replace
 
-from kproxy import __version__
 from kproxy.config import Config
 from kproxy.errors import ApiError, ApiRefused, ApiUnreachable, BadCredentials, ResourceExpired, Retry
 from kproxy.source.client import Client, user_agent
@@ -34,7 +34,7 @@ async def test_the_header_the_agent_and_the_query_come_out(client: Client, serve
     headers = server.requests[0].headers
     assert headers["Authorization"] == "Bearer first"
     assert headers["User-Agent"] == user_agent()
-    assert user_agent().startswith(f"kproxy/{__version__} (linux/")
+    assert re.fullmatch(r"kube-proxy/v1\.36\.2\+kproxy-\S+ \(linux/\w+\) kubernetes/\w+", user_agent())
     assert server.queries() == [{"limit": "1"}]
 
 
@@ -51,7 +51,15 @@ async def test_requests_are_counted_by_code_and_method(client: Client, server: A
     await get(client)
     with pytest.raises(ApiError):
         await client.post("/events", b"{}", what="create events")
-    assert dict(client.requests) == {("200", "GET"): 2, ("500", "POST"): 1}
+    host = client.server.removeprefix("http://")
+    assert dict(client.traffic.requests) == {("200", host, "GET"): 2, ("500", host, "POST"): 1}
+    assert {key: sum(each.counts) for key, each in client.traffic.seconds.items()} == {
+        (host, "GET"): 2,
+        (host, "POST"): 1,
+    }
+    assert client.traffic.sent[host, "POST"].sum == 2
+    assert client.traffic.received[host, "GET"].sum == 4
+    assert (host, "POST") not in client.traffic.received
 
 
 async def test_an_event_is_posted(client: Client, server: Any, api: Any) -> None:
@@ -59,6 +67,13 @@ async def test_an_event_is_posted(client: Client, server: Any, api: Any) -> None
     await client.post("/events", b'{"note":"x"}', what="create events")
     assert server.bodies == [b'{"note":"x"}']
     assert server.requests[0].headers["Content-Type"] == "application/json"
+
+
+async def test_a_patch_is_a_merge_patch(client: Client, server: Any, api: Any) -> None:
+    server.on("/events/a", api.body({}))
+    await client.patch("/events/a", b'{"series":{}}', what="patch events")
+    assert (server.requests[0].method, server.bodies) == ("PATCH", [b'{"series":{}}'])
+    assert server.requests[0].headers["Content-Type"] == "application/merge-patch+json"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +246,7 @@ async def test_a_dead_port_is_unreachable_and_says_what_to_check(config: Config,
     async with Client(config, resolve=resolver) as client:
         with pytest.raises(ApiUnreachable, match="is it running, and is the address in kubeconfig /k right"):
             await get(client)
-        assert dict(client.requests) == {("<error>", "GET"): 1}
+        assert [(code, method) for code, _, method in client.traffic.requests] == [("<error>", "GET")]
 
 
 async def test_in_a_pod_the_service_ip_cannot_work_before_we_do(config: Config, api: Any) -> None:
