@@ -109,14 +109,14 @@ def digest_save(lines: Iterable[str]) -> dict[tuple[str, str], int]:
 def canonical(line: str) -> str:
     """A saved rule as we would have written it.
 
-    libxt_nfacct prints one space too many, and libxt_recent the mask of whole addresses, which differs by family and
-    goes without saying.
+    libxt_nfacct prints one space too many, as does iptables before 1.8.8 behind a rule without a target; libxt_recent
+    prints the mask of whole addresses, which differs by family and goes without saying.
     """
     if "--nfacct-name  " in line:
         line = line.replace("--nfacct-name  ", "--nfacct-name ")
     if " --mask " in line:
         line = line.replace(" --mask 255.255.255.255 ", " ").replace(_WHOLE_IPV6, " ")
-    return line.rstrip("\n")
+    return line.rstrip(" \n")
 
 
 _WHOLE_IPV6 = " --mask ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff "
