@@ -1,6 +1,6 @@
 """The doors to the machine: what the rest of the program may ask of the kernel, and the values that pass through.
 
-Backends and the daemon depend on these protocols only. Behind each stands a real door (iptables.py, conntrack.py,
+Backends and the daemon depend on these protocols only. Behind each stands a real door (iptables.py, conntrack.py, accounting.py,
 nfacct.py, sysctl.py, address.py, monitor.py) and a twin over memory (fake.py) that refuses what the kernel refuses.
 Rejected: letting callers depend on the concrete classes and patching those in tests; a patched method agrees to
 everything, and that is how a jump to a missing chain reaches a node.
@@ -16,7 +16,7 @@ from msgspec import Struct
 from kproxy.config import IptablesVariant
 from kproxy.model import enums
 from kproxy.model.enums import IPFamily
-from kproxy.model.flow import Flow
+from kproxy.model.flow import Destination, Flow, Traffic
 
 # What a program reads from standard input. Chunks are written as they come and never joined: at 10,000 services of
 # 10 endpoints the text is 33 MB.
@@ -179,6 +179,36 @@ class ConntrackDoor(Protocol):
 
     def count(self) -> int:
         """Entries of both families and all protocols."""
+        ...
+
+
+class AccountingDoor(Protocol):
+    """What flows carried whose destination a rule rewrote, both families. Errors: KernelError."""
+
+    def open(self) -> None:
+        """Flows that end are told from here on."""
+        ...
+
+    def close(self) -> None: ...
+
+    @property
+    def lost(self) -> int:
+        """How many flows ended without being told, because nobody read fast enough."""
+        ...
+
+    async def wait(self) -> None:
+        """Until a flow has ended that was not told yet."""
+        ...
+
+    def ended(self, limit: int) -> tuple[int, dict[Destination, Traffic]]:
+        """What flows carried that ended since it was asked last: how many were read, and their sums.
+
+        Fewer than ``limit`` read: there are no more.
+        """
+        ...
+
+    async def living(self) -> dict[Destination, Traffic]:
+        """What the flows in the table have carried so far."""
         ...
 
 

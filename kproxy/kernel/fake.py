@@ -28,7 +28,7 @@ from kproxy.kernel.doors import (
 from kproxy.kernel.fake_rules import Refused
 from kproxy.kernel.fake_tables import Kernel
 from kproxy.model.enums import IPFamily
-from kproxy.model.flow import Flow
+from kproxy.model.flow import NO_TRAFFIC, Destination, Flow, Traffic
 
 
 class FakeIptables:
@@ -170,6 +170,70 @@ def _matches(flow: Flow, query: FlowQuery) -> bool:
         and query.reply_port in {0, flow.reply_port}
         and (flow.reply_source, flow.reply_port) not in query.keep
     )
+
+
+class FakeAccounting:
+    """Flows are put, carry, and end; what nobody reads beyond ``room`` is lost, as in the kernel's buffer."""
+
+    def __init__(self, *, room: int = 1000) -> None:
+        self._living: list[tuple[Destination, Traffic]] = []
+        self._told: deque[tuple[Destination, Traffic]] = deque()
+        self._room = room
+        self._news = asyncio.Event()
+        self.is_open = False
+        self.lost = 0
+        self.readings = 0  # of the table
+
+    def put(self, destination: Destination, bytes_in: int, bytes_out: int, *, flows: int = 1) -> None:
+        self._living.extend([(destination, Traffic(1, bytes_in, bytes_out))] * flows)
+
+    def end(self, destination: Destination, bytes_in: int = 0, bytes_out: int = 0) -> None:
+        """The oldest flow there ends, having carried that much more. Nobody hears it while the door is closed."""
+        for place, (where, carried) in enumerate(self._living):
+            if where == destination:
+                del self._living[place]
+                if not self.is_open:
+                    return
+                if len(self._told) >= self._room:
+                    self.lost += 1
+                    return
+                self._told.append((where, carried.plus(Traffic(0, bytes_in, bytes_out))))
+                self._news.set()
+                return
+        raise LookupError(f"no flow lives to {destination}")
+
+    def open(self) -> None:
+        self.is_open = True
+
+    def close(self) -> None:
+        self.is_open = False
+        self._told.clear()
+
+    async def wait(self) -> None:
+        self._refuse_closed()
+        await self._news.wait()
+
+    def ended(self, limit: int) -> tuple[int, dict[Destination, Traffic]]:
+        self._refuse_closed()
+        read = [self._told.popleft() for _ in range(min(limit, len(self._told)))]
+        if not self._told:
+            self._news.clear()
+        return len(read), _summed(read)
+
+    async def living(self) -> dict[Destination, Traffic]:
+        self.readings += 1
+        return _summed(self._living)
+
+    def _refuse_closed(self) -> None:
+        if not self.is_open:
+            raise KernelError("the ends of flows are not listened to: open the door first")
+
+
+def _summed(flows: Iterable[tuple[Destination, Traffic]]) -> dict[Destination, Traffic]:
+    sums: dict[Destination, Traffic] = {}
+    for destination, carried in flows:
+        sums[destination] = sums.get(destination, NO_TRAFFIC).plus(carried)
+    return sums
 
 
 class FakeNfacct:

@@ -20,6 +20,8 @@ CONNTRACK_MAX = "net/netfilter/nf_conntrack_max"
 CONNTRACK_BUCKETS = "/sys/module/nf_conntrack/parameters/hashsize"
 ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
 TCP_BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal"
+CONNTRACK_ACCOUNTING = "net/netfilter/nf_conntrack_acct"
+CONNTRACK_EVENTS = "net/netfilter/nf_conntrack_events"
 CONNTRACK_CEILING = 1_048_576
 
 _WHY = {
@@ -94,4 +96,11 @@ def tune_conntrack(sysctl: SysctlDoor, config: Config, cores: int) -> tuple[Sysc
     ]
     if config.conntrack_tcp_be_liberal:
         outcomes.append(sysctl.set_to(TCP_BE_LIBERAL, 1))
+    if config.service_metrics:
+        outcomes += tune_accounting(sysctl)
     return tuple(outcomes)
+
+
+def tune_accounting(sysctl: SysctlDoor) -> tuple[SysctlOutcome, ...]:
+    """Let the kernel count the bytes of new flows, and tell their ends to who listens."""
+    return sysctl.raise_to(CONNTRACK_ACCOUNTING, 1), sysctl.raise_to(CONNTRACK_EVENTS, 1)

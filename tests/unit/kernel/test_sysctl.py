@@ -5,10 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from kproxy.config import Config
 from kproxy.kernel.fake import FakeSysctl
-from kproxy.kernel.sysctl import CONNTRACK_BUCKETS, CONNTRACK_MAX, Sysctl, conntrack_limit, tune_conntrack
+from kproxy.kernel.sysctl import (
+    CONNTRACK_ACCOUNTING,
+    CONNTRACK_BUCKETS,
+    CONNTRACK_EVENTS,
+    CONNTRACK_MAX,
+    Sysctl,
+    conntrack_limit,
+    tune_conntrack,
+)
 
 
 @pytest.fixture
@@ -84,3 +93,13 @@ def test_a_twin_explains_like_the_door() -> None:
     sysctl = FakeSysctl({"a": 1}, read_only=["a"])
     assert "read-only" in sysctl.set_to("a", 2).why
     assert "no such setting" in sysctl.raise_to("b", 2).why
+
+
+@pytest.mark.parametrize(("events", "then"), [(0, 1), (1, 1), (2, 2)])  # 2: only while somebody listens
+def test_accounting_is_switched_on_for_service_metrics_alone(events: int, then: int) -> None:
+    twin = FakeSysctl({CONNTRACK_ACCOUNTING: 0, CONNTRACK_EVENTS: events})
+    quiet = Config(conntrack_max_per_core=0, conntrack_tcp_timeout_established=0, conntrack_tcp_timeout_close_wait=0)
+    assert tune_conntrack(twin, quiet, 2) == ()
+    assert twin.values == {CONNTRACK_ACCOUNTING: 0, CONNTRACK_EVENTS: events}
+    assert len(tune_conntrack(twin, replace(quiet, service_metrics=5), 2)) == 2
+    assert twin.values == {CONNTRACK_ACCOUNTING: 1, CONNTRACK_EVENTS: then}
