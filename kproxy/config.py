@@ -1,14 +1,20 @@
 """Every setting and every default of the program, in one frozen value.
 
 Flags keep kube-proxy's names, so a field here is a kube-proxy flag with underscores unless a comment says it is ours.
-Durations are seconds. Parsing and validation of flags is ``cli/flags.py``'s; nothing below reads the environment.
+Durations are seconds. What a flag or a line of a configuration file means is ``settings/table.py``'s, what of them is
+in force ``settings/resolve.py``'s; nothing below reads the environment.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
 
 from msgspec import Struct
+
+KUBERNETES = "1.36.2"  # the kube-proxy whose flags, fields and answers these are
 
 
 class ProxyMode(StrEnum):
@@ -35,6 +41,11 @@ class IptablesVariant(StrEnum):
     LEGACY = "legacy"
 
 
+class LoggingFormat(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
 class Config(Struct, frozen=True):
     # Where the cluster is
     kubeconfig: str = ""  # empty: in-cluster
@@ -42,7 +53,8 @@ class Config(Struct, frozen=True):
     manifests: str = ""  # ours: a directory of YAML instead of an API server
     endpoints_source: EndpointsSource = EndpointsSource.SLICES  # ours
     service_proxy_name: str = ""  # ours: serve Services labelled service-proxy-name=<this> instead of unlabelled
-    hostname: str = ""  # --hostname-override, else the host's name; trimmed and lower-cased by whoever fills it
+    hostname_override: str = ""  # as given
+    hostname: str = ""  # derived: the override, else the host's name; trimmed and lower-cased by whoever fills it
     list_page: int = 500  # ours: objects a page of a LIST
     watch_seconds: tuple[int, int] = (300, 600)  # server-side timeout of a watch, drawn from this range
     read_grace: float = 30.0  # ours: how long after the server-side timeout a silent connection counts as dead
@@ -63,7 +75,7 @@ class Config(Struct, frozen=True):
     # CIDRs, or "primary"; empty: every local address. "localhost" besides is ours: node ports answer on 127.0.0.1 and
     # ::1 by listeners of our own, without route_localnet.
     nodeport_addresses: tuple[str, ...] = ()
-    allow_external_ips: bool = True  # feature gate AllowServiceExternalIPs
+    allow_external_ips: bool = True  # derived: feature gate AllowServiceExternalIPs
     feature_gates: tuple[tuple[str, bool], ...] = ()  # as given, by name
 
     # iptables mode
@@ -116,12 +128,54 @@ class Config(Struct, frozen=True):
 
     # What is said and shown
     verbosity: int = 0
-    logging_format: str = "text"  # or json
+    vmodule: tuple[tuple[str, int], ...] = ()  # a pattern of module names, and their verbosity
+    logging_format: LoggingFormat = LoggingFormat.TEXT
+    show_hidden_metrics_for_version: str = ""
     profiling: bool = False  # /debug/pprof and /debug/flags on the metrics server
     service_metrics: int = 0  # ours: connections and bytes are counted for at most so many service ports; 0: none
     service_metrics_share: float = 0.02  # ours: of a processor, at most, for reading the table of flows for them
     service_metrics_pause: float = 0.1  # ours: after a flow ended, before the ends of flows are read
+    config_poll: float = 1.0  # ours: how often the configuration file is looked at
+
+    # kube-proxy's fields that mean nothing here and were given, by path; kept because /configz shows all
+    unused: tuple[tuple[str, Any], ...] = ()
 
     @property
     def masquerade_mark(self) -> int:
         return 1 << self.iptables_masquerade_bit
+
+
+# What kube-proxy's fields that mean nothing here are when nobody gives them. The periods of other modes read 0.
+UNUSED: Mapping[str, Any] = MappingProxyType(
+    {
+        "clientConnection.acceptContentTypes": "",
+        "clientConnection.burst": 10,
+        "clientConnection.contentType": "application/vnd.kubernetes.protobuf",
+        "clientConnection.qps": 5.0,
+        "configSyncPeriod": 900.0,
+        "ipvs.excludeCIDRs": (),
+        "ipvs.minSyncPeriod": 0.0,
+        "ipvs.scheduler": "",
+        "ipvs.strictARP": False,
+        "ipvs.syncPeriod": 0.0,
+        "ipvs.tcpFinTimeout": 0.0,
+        "ipvs.tcpTimeout": 0.0,
+        "ipvs.udpTimeout": 0.0,
+        "logging.flushFrequency": 5.0,
+        "logging.options.json.infoBufferSize": "0",
+        "logging.options.json.splitStream": False,
+        "logging.options.text.infoBufferSize": "0",
+        "logging.options.text.splitStream": False,
+        "nftables.masqueradeAll": False,
+        "nftables.masqueradeBit": 14,
+        "nftables.minSyncPeriod": 0.0,
+        "nftables.syncPeriod": 0.0,
+        "portRange": "",
+        "windowsRunAsService": False,
+        "winkernel.enableDSR": False,
+        "winkernel.forwardHealthCheckVip": False,
+        "winkernel.networkName": "",
+        "winkernel.rootHnsEndpointName": "",
+        "winkernel.sourceVip": "",
+    }
+)

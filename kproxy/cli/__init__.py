@@ -6,33 +6,44 @@ should not carry what only ``kproxy sandbox`` uses, and ``kproxy version`` shoul
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from kproxy import __version__
 from kproxy.cli import parser
-from kproxy.cli.flags import to_config
 from kproxy.cli.parser import Command, Usage
-from kproxy.config import Config
+from kproxy.config import KUBERNETES
+from kproxy.daemon.reload import ConfigFile
 from kproxy.errors import InvalidConfig, KproxyError
+from kproxy.settings.document import LARGEST, read_document
+from kproxy.settings.kinds import BOOLEAN
+from kproxy.settings.resolve import Remark, Settings, resolve
+from kproxy.settings.v1alpha1 import render, to_yaml
 
 DONE, FAILED, MISUNDERSTOOD = 0, 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the result is the exit status."""
-    name = "kproxy"
+    name, means = "kproxy", "these flags"
     try:
         command, problems = parser.parse(sys.argv[1:] if argv is None else argv)
         name = "kproxy" if command.command == "run" else f"kproxy {command.command}"
+        if file := parser.action(command, "config"):
+            means = f"{means} and {file}" if parser.settings_of(command) or problems else file
         return _dispatch(command, problems)
     except Usage as usage:
         _complain(str(usage))
         return MISUNDERSTOOD
     except InvalidConfig as invalid:
-        _complain(f"{name} cannot start with these flags:", *(f"  {problem}" for problem in invalid.problems))
+        _complain(f"{name} cannot start with {means}:", *(f"  {problem}" for problem in invalid.problems))
+        _complain(*getattr(invalid, "__notes__", ()))
         return FAILED
     except KproxyError as error:
         _complain(f"kproxy: {error}")
@@ -45,16 +56,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(command: Command, problems: Sequence[str]) -> int:
-    if command.command in _WITHOUT_CONFIG:
+    if command.command in _WITHOUT_SETTINGS:
         if problems:
             raise InvalidConfig(*problems)
-        return _WITHOUT_CONFIG[command.command](command)
-    config = to_config(parser.wanted(command), host=socket.gethostname(), problems=problems)
-    return _WITH_CONFIG[command.command](command, config)
+        return _WITHOUT_SETTINGS[command.command](command)
+    if command.command == "cleanup":  # must work whatever a file says
+        settings = resolve(parser.settings_of(command), host=socket.gethostname(), problems=problems)
+        return _cleanup(settings)
+    with _read_settings(command, problems) as (settings, file):
+        return _WITH_SETTINGS[command.command](command, settings, file)
 
 
-def _version(_command: Command) -> int:
-    print(f"kproxy {__version__}")
+@contextmanager
+def _read_settings(command: Command, problems: Sequence[str]) -> Iterator[tuple[Settings, ConfigFile | None]]:
+    """What flags and file come to; the file stays open meanwhile. Raises InvalidConfig."""
+    flags, path = parser.settings_of(command), parser.action(command, "config")
+    if not path:
+        yield resolve(flags, host=socket.gethostname(), problems=problems), None
+        return
+    file = ConfigFile.open(path, LARGEST)
+    try:
+        document = read_document(file.content)
+        yield resolve(flags, document, host=socket.gethostname(), file=path, problems=problems), file
+    finally:
+        file.close()
+
+
+def _version(command: Command) -> int:
+    made_of = {"kproxy": __version__, "kubernetes": KUBERNETES, "python": platform.python_version()}
+    print(json.dumps(made_of) if command.raw else f"kproxy {__version__}")
     return DONE
 
 
@@ -64,18 +94,45 @@ def _sandbox(command: Command) -> int:
     return run_sandbox(keep=command.keep, demo=command.demo)
 
 
-def _run(command: Command, config: Config) -> int:
+def _run(command: Command, settings: Settings, file: ConfigFile | None) -> int:
     from kproxy.daemon import main as daemon
 
-    return daemon.run(config, ignored=parser.ignored(command), init_only=command.init_only)
+    if target := parser.action(command, "write-config-to"):
+        return _write(settings, target)
+    init_only = _is_on(command, "init-only")
+    return daemon.run(settings.config, remarks=settings.remarks, init_only=init_only, file=file)
 
 
-def _plan(command: Command, config: Config) -> int:
+def _write(settings: Settings, target: str) -> int:
+    _remark(settings.remarks)
+    try:
+        Path(target).write_text(to_yaml(render(settings.config)), encoding="utf-8")
+    except OSError as error:
+        raise KproxyError(f"--write-config-to={target}: {error.strerror}; give a file that can be written") from error
+    print(f"Wrote the configuration to {target}", file=sys.stderr)
+    return DONE
+
+
+def _config(command: Command, settings: Settings, _file: ConfigFile | None) -> int:
+    from kproxy.cli.config import as_json, as_yaml, print_table
+
+    if command.json:
+        print(as_json(settings))
+    elif command.yaml:
+        _remark(settings.remarks)
+        print(as_yaml(settings), end="")
+    else:
+        print_table(settings)
+    return DONE
+
+
+def _plan(command: Command, settings: Settings, _file: ConfigFile | None) -> int:
     from kproxy.cli.plan import FAMILIES, render_plan
 
+    _remark(settings.remarks)
     left_out: list[str] = []
     try:
-        for line in render_plan(command.files, config, FAMILIES[command.family], warn=left_out.append):
+        for line in render_plan(command.files, settings.config, FAMILIES[command.family], warn=left_out.append):
             print(line)
     except InvalidConfig as invalid:
         _complain(*(f"kproxy plan: {problem}" for problem in invalid.problems))
@@ -85,11 +142,12 @@ def _plan(command: Command, config: Config) -> int:
     return FAILED if left_out else DONE
 
 
-def _check(_command: Command, config: Config) -> int:
+def _check(_command: Command, settings: Settings, _file: ConfigFile | None) -> int:
     from kproxy.cli.check import check
 
+    _remark(settings.remarks)
     try:
-        differences, summary = check(config, warn=_complain)
+        differences, summary = check(settings.config, warn=_complain)
     except KproxyError as error:
         _complain(f"kproxy: {error}")
         return MISUNDERSTOOD
@@ -110,16 +168,29 @@ def _explain(command: Command) -> int:
     return DONE
 
 
-def _cleanup(_command: Command, config: Config) -> int:
+def _cleanup(settings: Settings) -> int:
     from kproxy.daemon.cleanup import clean_up, find_proxies
 
     for process, program in find_proxies():
         _complain(f"{program} is running on this node (pid {process}) and will write its rules again; stop it first")
-    said, problems = clean_up(config)
+    said, problems = clean_up(settings.config)
     for line in said:
         print(line)
     _complain(*problems)
     return FAILED if problems else DONE
+
+
+def _is_on(command: Command, name: str) -> bool:
+    """Of kube-proxy's boolean flags that ask for something to be done. Raises InvalidConfig."""
+    value = parser.action(command, name)
+    try:
+        return bool(value) and BOOLEAN.parse(value)
+    except ValueError:
+        raise InvalidConfig(f"--{name}={value}: give {BOOLEAN.accepted}") from None
+
+
+def _remark(remarks: Sequence[Remark]) -> None:
+    _complain(*map(str, remarks))
 
 
 def _complain(*lines: str) -> None:
@@ -127,14 +198,14 @@ def _complain(*lines: str) -> None:
         print(line, file=sys.stderr)
 
 
-_WITHOUT_CONFIG: Mapping[str, Callable[[Command], int]] = {
+_WITHOUT_SETTINGS: Mapping[str, Callable[[Command], int]] = {
     "explain": _explain,
     "sandbox": _sandbox,
     "version": _version,
 }
-_WITH_CONFIG: Mapping[str, Callable[[Command, Config], int]] = {
+_WITH_SETTINGS: Mapping[str, Callable[[Command, Settings, ConfigFile | None], int]] = {
     "check": _check,
-    "cleanup": _cleanup,
+    "config": _config,
     "plan": _plan,
     "run": _run,
 }

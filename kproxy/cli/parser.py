@@ -1,7 +1,9 @@
 """What may be typed: subcommands, their flags and their help. No work is done here.
 
-argparse finds the words and prints the help; what the words mean is decided by ``flags.py``, so that all mistakes of a
+argparse finds the words and prints the help; what the words mean is decided in ``settings/``, so that all mistakes of a
 command line are told together. Go's spellings are turned into argparse's first: ``--a_b`` and ``-v=2``.
+
+Rejected: argparse's ``type=``, which ends the program at the first problem and says "invalid value".
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Never
 
-from kproxy.cli import flags
-from kproxy.cli.flags import Flag
-from kproxy.cli.values import ignored_gates
+from kproxy.settings.kinds import short_duration
+from kproxy.settings.resolve import PORTS
+from kproxy.settings.table import BY_FLAG, GROUPS, SETTINGS, Setting
 
 EXIT_CODES = """\
 exit status:
@@ -29,10 +31,28 @@ Flags without a command mean run, so that a kube-proxy command line works as it 
 """
 
 
-_OF_A_PLAN = {title: group for title, group in flags.GROUPS.items() if title in {"the cluster", "which traffic"}}
+_AROUND = """\
+Beside a configuration file kube-proxy's flags are ignored, as kube-proxy ignores them, except those of the log,
+--hostname-override and --master; flags that kube-proxy does not have win. What is ignored is told.
+kube-proxy's flags that mean nothing here are accepted: --ipvs-*, --kube-api-*, --config-sync-period and some more.
+
+"""
+_CONFIG, _WRITE, _INIT = "config", "write-config-to", "init-only"
+ACTIONS = {  # kube-proxy's flags that are no settings: whether they are boolean
+    _CONFIG: False,
+    _WRITE: False,
+    _INIT: True,
+}
+_HELP = {
+    _CONFIG: ("FILE", "a KubeProxyConfiguration, as kube-proxy reads it; ours stand under the key kproxy"),
+    _WRITE: ("FILE", "write what is in force as such a file, and end"),
+    _INIT: ("", "set the node's sysctls and end; needs full root"),
+}
+_OF_A_PLAN = {title: group for title, group in GROUPS.items() if title in {"the cluster", "which traffic"}}
+_OF_FILES = "%(prog)s -f PATH [--family {4,6,both}] [FLAG ...]"
 _FILES = "a file of manifests, or a directory of such files; - for standard input"
 _WITHOUT_FLAGS = {"explain", "sandbox", "version"}  # of the configuration
-_VERBOSITY = (flags.FLAGS["v"],)
+_VERBOSITY = (BY_FLAG["v"],)
 
 
 class Usage(Exception):
@@ -63,7 +83,11 @@ class Command(argparse.Namespace):
 
     command: str
     given: list[tuple[str, str]] | None = None
-    init_only: bool
+    # config
+    json: bool = False
+    yaml: bool = False
+    # version
+    raw: bool = False
     # plan
     files: str
     family: str
@@ -92,18 +116,14 @@ def parse(argv: Sequence[str]) -> tuple[Command, list[str]]:
     return found, _unknown(unknown, found.command)
 
 
-def ignored(command: Command) -> list[str]:
-    """Flags that mean nothing here, and feature gates."""
-    given = command.given or ()
-    gates = {gate for name, value in given if name == "feature-gates" for gate in ignored_gates(value)}
-    return sorted({f"--{name}" for name, _ in given if name in flags.IGNORED}) + [
-        f"--feature-gates={gate}" for gate in sorted(gates)
-    ]
+def settings_of(command: Command) -> list[tuple[str, str]]:
+    """The flags that are settings, in the order given."""
+    return [(name, value) for name, value in command.given or () if name not in ACTIONS]
 
 
-def wanted(command: Command) -> list[tuple[str, str]]:
-    """The flags that mean something here."""
-    return [(name, value) for name, value in command.given or () if name not in flags.IGNORED]
+def action(command: Command, name: str) -> str:
+    """The value of the last flag of this name; empty: not given."""
+    return next((value for given, value in reversed(command.given or ()) if given == name), "")
 
 
 def _spell(word: str) -> str:
@@ -119,13 +139,17 @@ def _spell(word: str) -> str:
 
 def _kube_proxy_style(words: list[str]) -> list[str]:
     """Flags for ``run``, unless one of kube-proxy's flags asks for something else."""
+    left = []
+    cleanup = False
     for word in words:
-        if word.split("=")[0] == "--version":
-            return ["version"]
-        if word in {"--cleanup", "--cleanup=true"}:
-            rest = [each for each in words if each != word]
-            return ["cleanup", *rest]
-    return ["run", *(word for word in words if word != "--cleanup=false")]
+        name, _, value = word.partition("=")
+        if name == "--version" and value != "false":
+            return ["version", "--raw"] if value == "raw" else ["version"]
+        if name == "--cleanup":
+            cleanup = value != "false"
+        elif name != "--version":
+            left.append(word)
+    return ["cleanup" if cleanup else "run", *left]
 
 
 def _unknown(words: Sequence[str], command: str) -> list[str]:
@@ -135,7 +159,7 @@ def _unknown(words: Sequence[str], command: str) -> list[str]:
     for word in words:
         if word.startswith("-"):
             name = word.lstrip("-").partition("=")[0]
-            known = [] if command in _WITHOUT_FLAGS else [*flags.FLAGS, *flags.IGNORED]
+            known = [] if command in _WITHOUT_FLAGS else [*BY_FLAG, *ACTIONS]
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean --{close[0]}?" if close else f"see `kproxy {command} --help`"
             problems.append(f"{word.partition('=')[0]}: there is no such flag; {hint}")
@@ -155,10 +179,21 @@ def _build() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
-    run = _add(commands, "run", "serve this node until told to stop", flags.GROUPS)
-    run.add_argument("--init-only", action="store_true", help="set the node's sysctls and end; needs full root")
+    _add(commands, "run", "serve this node until told to stop", GROUPS, actions=tuple(ACTIONS), around=_AROUND)
 
-    plan = _add(commands, "plan", "print the rules that a node would get; no privileges", _OF_A_PLAN)
+    config = _add(
+        commands,
+        "config",
+        "print the configuration in force, and where each value comes from; no privileges",
+        GROUPS,
+        actions=(_CONFIG,),
+        around=_AROUND,
+    )
+    shape = config.add_mutually_exclusive_group()
+    shape.add_argument("--yaml", action="store_true", help="as a configuration file, each origin as a comment")
+    shape.add_argument("--json", action="store_true", help="for programs")
+
+    plan = _add(commands, "plan", "print the rules that a node would get; no privileges", _OF_A_PLAN, usage=_OF_FILES)
     plan.add_argument("-f", "--files", required=True, metavar="PATH", help=_FILES)
     plan.add_argument("--family", choices=("4", "6", "both"), default="both", help="IP family (both)")
 
@@ -177,30 +212,57 @@ def _build() -> argparse.ArgumentParser:
     sandbox.add_argument("--keep", action="store_true", help="stay up for exploring; prints a kubeconfig's path")
     sandbox.add_argument("--demo", action="store_true", help="show the tour")
 
-    _add(commands, "version", "print the version", {})
+    version = _add(commands, "version", "print the version", {})
+    version.add_argument("--raw", action="store_true", help="and what it is made of, as JSON")
     return parser
 
 
-def _add(commands: Any, name: str, summary: str, groups: Mapping[str, tuple[Flag, ...]]) -> argparse.ArgumentParser:
+def _add(
+    commands: Any,
+    name: str,
+    summary: str,
+    groups: Mapping[str, tuple[Setting, ...]],
+    *,
+    actions: tuple[str, ...] = (_CONFIG,),
+    around: str = "",
+    usage: str = "%(prog)s [FLAG ...]",
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
+        usage=usage if groups else None,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
-        epilog=EXIT_CODES,
+        epilog=around + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    if not groups:
+        return parser
+    section = parser.add_argument_group("the configuration")
+    for flag in actions:
+        _add_flag(section, flag, _HELP[flag][1], metavar=_HELP[flag][0], boolean=ACTIONS[flag])
     for title, group in groups.items():
-        times = any(flag.metavar == "TIME" for flag in group)
+        times = any(setting.metavar == "TIME" for setting in group)
         section = parser.add_argument_group(title, "TIME: such as 30s or 1m30s" if times else None)
-        for flag in group:
-            _add_flag(section, flag.name, flags.explain(flag), metavar=flag.metavar, boolean=flag.boolean)
-    if groups:  # whoever copies the arguments of a DaemonSet must not have to pick out the fitting ones
-        offered = {flag.name for group in groups.values() for flag in group}
-        for hidden in sorted({*flags.FLAGS, *flags.IGNORED, *flags.NOT_YET} - offered):
-            boolean = flags.FLAGS[hidden].boolean if hidden in flags.FLAGS else flags.IGNORED.get(hidden, False)
-            _add_flag(parser, hidden, argparse.SUPPRESS, metavar="", boolean=boolean)
+        for setting in group:
+            if setting.flag:
+                _add_flag(section, setting.flag, explain(setting), metavar=setting.metavar, boolean=setting.boolean)
+    # Whoever copies the arguments of a DaemonSet must not have to pick out the fitting ones
+    offered = {setting.flag for group in groups.values() for setting in group} | set(actions)
+    boolean = {setting.flag: setting.boolean for setting in SETTINGS} | ACTIONS | dict.fromkeys(PORTS, False)
+    for hidden in sorted(boolean.keys() - offered - {""}):
+        _add_flag(parser, hidden, argparse.SUPPRESS, metavar="", boolean=boolean[hidden])
     return parser
+
+
+def explain(setting: Setting) -> str:
+    """The help of a flag, with its default where there is one to show."""
+    default = setting.default
+    if default in ("", ()):
+        return setting.help
+    if setting.metavar == "TIME":
+        return f"{setting.help} ({short_duration(default)})"
+    return f"{setting.help} ({str(default).lower() if setting.boolean else default})"
 
 
 def _add_flag(where: argparse._ActionsContainer, name: str, text: str, *, metavar: str, boolean: bool) -> None:

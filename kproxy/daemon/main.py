@@ -23,27 +23,31 @@ from kproxy.daemon.addresses import LocalAddresses
 from kproxy.daemon.choose import choose_variant, find_families
 from kproxy.daemon.front import Front
 from kproxy.daemon.log import Log, configure
+from kproxy.daemon.reload import ConfigFile, watch
 from kproxy.daemon.setup import allow_many_files, become_unlikely_victim, prepare
 from kproxy.daemon.wiring import Daemon
 from kproxy.errors import KproxyError
 from kproxy.kernel.address import Addresses
 from kproxy.kernel.monitor import FlushMonitor
 from kproxy.kernel.sysctl import Sysctl
+from kproxy.settings.resolve import Remark
 from kproxy.source.client import Client
 
 _log = Log(__name__)
 
 
-def run(config: Config, *, ignored: Sequence[str] = (), init_only: bool = False) -> int:
-    """Serve until SIGTERM or SIGINT. The result is the exit status."""
+def run(
+    config: Config, *, remarks: Sequence[Remark] = (), init_only: bool = False, file: ConfigFile | None = None
+) -> int:
+    """Serve until SIGTERM or SIGINT, or until ``file`` changes. The result is the exit status."""
     configure(config.verbosity, sys.stderr)
     _log.info("Starting kproxy", version=__version__, node=config.hostname, mode=config.proxy_mode)
-    if ignored:
-        _log.info("These flags of kube-proxy mean nothing here and are ignored", flags=" ".join(ignored))
+    for remark in remarks:
+        _log.warning(remark.message, **remark.fields)
     for name, value in msgspec.structs.asdict(config).items():
         _log.verbose(1, "Setting", name=name, value=value)
     try:
-        asyncio.run(_until_signalled(config, init_only=init_only))
+        asyncio.run(_until_signalled(config, init_only=init_only, file=file))
     except* KproxyError as group:
         for error in _leaves(group):
             _log.error("Cannot go on; rules in the kernel stay", err=error)
@@ -61,10 +65,10 @@ def _leaves(group: BaseExceptionGroup[KproxyError]) -> Iterator[KproxyError]:
             yield error
 
 
-async def _until_signalled(config: Config, *, init_only: bool) -> None:
+async def _until_signalled(config: Config, *, init_only: bool, file: ConfigFile | None) -> None:
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as group:
-        work = group.create_task(_init(config) if init_only else _serve(config))
+        work = group.create_task(_init(config) if init_only else _serve(config, file))
 
         def stop(number: signal.Signals) -> None:
             if work.cancelling():  # whoever asks twice does not want to wait; nothing is half done that would matter
@@ -81,9 +85,11 @@ async def _init(config: Config) -> None:
     prepare(config, Sysctl())
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, file: ConfigFile | None) -> None:
     front = Front(config)
     async with asyncio.TaskGroup() as group:
+        if file:
+            group.create_task(watch(file, poll=config.config_poll))
         front.open(group)
         await _work(config, front)
 

@@ -1,19 +1,22 @@
-"""What is typed, what is printed, and the exit status. What flags mean is in test_flags.py."""
+"""What is typed, what is printed, and the exit status. What flags mean is in tests/unit/settings."""
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 
 from kproxy import __version__, cli
 from kproxy.cli import parser
 from kproxy.cli.parser import Usage
-from kproxy.config import Config
+from kproxy.config import KUBERNETES, Config
+from kproxy.daemon.reload import ConfigFile
 from kproxy.errors import KernelError
+from kproxy.settings.resolve import Remark
 
 CLUSTER = """\
 apiVersion: v1
@@ -30,46 +33,71 @@ endpoints: [{addresses: [10.244.0.7]}, {addresses: [10.244.0.8]}]
 """
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, Sequence[str], bool]]:
-    """What would have been run."""
-    seen: list[tuple[Config, Sequence[str], bool]] = []
+class Run(NamedTuple):
+    config: Config
+    remarks: Sequence[Remark]
+    init_only: bool
+    file: ConfigFile | None
 
-    def run(config: Config, *, ignored: Sequence[str], init_only: bool) -> int:
-        seen.append((config, ignored, init_only))
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """What would have been run."""
+    seen: list[Run] = []
+
+    def run(config: Config, *, remarks: Sequence[Remark], init_only: bool, file: ConfigFile | None) -> int:
+        seen.append(Run(config, remarks, init_only, file))
         return 0
 
     monkeypatch.setattr("kproxy.daemon.main.run", run)
     return seen
 
 
-def test_a_kube_proxy_command_line_means_run(started: list[Any]) -> None:
-    line = "--v=2 --cluster_cidr 10.0.0.0/8 --masquerade-all --profiling=false --kube-api-qps 5 --ipvs_strict_arp"
+def test_a_kube_proxy_command_line_means_run(started: list[Run]) -> None:
+    line = "--v=2 --cluster_cidr 10.0.0.0/8 --masquerade-all --profiling=false --kube-api-qps 7 --ipvs_strict_arp"
     assert cli.main([*line.split(), "--hostname-override=X"]) == 0
-    ((config, ignored, init_only),) = started
-    assert config == Config(hostname="x", verbosity=2, cluster_cidr=("10.0.0.0/8",), masquerade_all=True)
-    assert ignored == ["--ipvs-strict-arp", "--kube-api-qps", "--profiling"]
+    ((config, remarks, init_only, file),) = started
+    assert config == Config(
+        hostname="x",
+        hostname_override="x",
+        verbosity=2,
+        cluster_cidr=("10.0.0.0/8",),
+        masquerade_all=True,
+        unused=(("clientConnection.qps", 7.0), ("ipvs.strictARP", True)),
+    )
+    (remark,) = remarks
+    assert remark.fields == {"settings": "--kube-api-qps --ipvs-strict-arp"}
     assert not init_only
+    assert file is None
 
 
 @pytest.mark.parametrize("word", ["-v=3", "--v=3", "-v3", "--v"])
-def test_verbosity_has_many_spellings(started: list[Any], word: str) -> None:
+def test_verbosity_has_many_spellings(started: list[Run], word: str) -> None:
     assert cli.main([word, *(["3"] if word == "--v" else []), "--masquerade-all=false"]) == 0
-    assert started[0][0].verbosity == 3
-    assert not started[0][0].masquerade_all
+    assert started[0].config.verbosity == 3
+    assert not started[0].config.masquerade_all
 
 
-def test_init_only(started: list[Any]) -> None:
-    cli.main(["--init-only"])
-    assert started[0][2]
+@pytest.mark.parametrize(
+    ("word", "expected"), [("--init-only", True), ("--init_only=true", True), ("--init-only=false", False)]
+)
+def test_init_only(started: list[Run], word: str, expected: bool) -> None:
+    cli.main([word])
+    assert started[0].init_only is expected
 
 
-def test_all_mistakes_are_listed_and_the_status_is_1(started: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
-    line = "run --iptables-synk-period 3s --bogus=1 --v 99 --cluster-cidr=x stray"
+def test_init_only_is_true_or_false(started: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--init-only=perhaps"]) == 1
+    assert "--init-only=perhaps: give true or false" in capsys.readouterr().err
+    assert not started
+
+
+def test_all_mistakes_are_listed_and_the_status_is_1(started: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
+    line = "run --iptables-synk-period 3s --bogus=1 --v many --cluster-cidr=x stray"
     assert cli.main(line.split()) == 1
     said = capsys.readouterr().err
     assert "--iptables-synk-period: there is no such flag; did you mean --iptables-sync-period?" in said
-    for part in ("--bogus", "--v=99", "--cluster-cidr=x", "stray: not expected"):
+    for part in ("--bogus", "--v=many", "--cluster-cidr=x", "stray: not expected"):
         assert part in said
     assert "3s:" not in said
     assert not started
@@ -88,13 +116,6 @@ def test_an_unknown_flag_points_to_the_commands_own_help(capsys: pytest.CaptureF
     assert "--kubeconfg: there is no such flag; see `kproxy sandbox --help`" in said
 
 
-def test_feature_gates_that_mean_nothing_are_told(started: list[Any]) -> None:
-    assert cli.main(["--feature-gates=Odd=true,AllowServiceExternalIPs=false,Even=true", "--profiling"]) == 0
-    ((config, ignored, _),) = started
-    assert not config.allow_external_ips
-    assert ignored == ["--profiling", "--feature-gates=Even", "--feature-gates=Odd"]
-
-
 def test_cleanup_warns_of_a_proxy_that_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,9 +132,111 @@ def test_version_in_both_spellings(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"kproxy {__version__}\n" * 2
 
 
+def test_the_raw_version_says_which_kube_proxy_is_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version=raw"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kproxy"] == __version__
+    assert found["kubernetes"] == KUBERNETES
+
+
+def test_version_may_be_declined(started: list[Run]) -> None:
+    assert cli.main(["--version=false"]) == 0
+    assert started
+
+
 def test_kube_proxys_cleanup_flag_is_the_command() -> None:
     assert parser.parse(["--kubeconfig=x", "--cleanup"])[0].command == "cleanup"
     assert parser.parse(["--cleanup=false"])[0].command == "run"
+
+
+# --- the configuration file -----------------------------------------------------------------------------------
+
+HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "config.conf"
+    path.write_text(f"{HEAD}clusterCIDR: 10.0.0.0/8\n", encoding="utf-8")
+    return path
+
+
+def test_a_file_is_run_and_handed_on_to_be_watched(started: list[Run], file: Path) -> None:
+    assert cli.main([f"--config={file}", "--hostname-override=$(NODE_NAME)"]) == 0
+    ((config, remarks, _, watched),) = started
+    assert config.cluster_cidr == ("10.0.0.0/8",)
+    assert remarks == ()
+    assert watched
+    assert watched.path == str(file)
+
+
+def test_all_that_is_wrong_with_a_file_is_told_with_what_is_only_odd(
+    started: list[Run], file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with file.open("a", encoding="utf-8") as more:
+        more.write("mode: ipvs\niptables: {masqueradeBit: 40, syncPeriod: soon, masqueradAll: true}\n")
+    assert cli.main(["run", "--config", str(file), "--v=x"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"kproxy cannot start with these flags and {file}:"
+    for line in (
+        '  mode: "ipvs": give iptables, or nothing',
+        "  iptables.masqueradeBit: 40: give a whole number from 0 to 31",
+        '  iptables.syncPeriod: "soon": give a duration above 0, such as 30s, 1m30s or 200ms',
+        "  --v=x: give a whole number of 0 or more",
+    ):
+        assert line in said
+    assert any("iptables.masqueradAll (did you mean iptables.masqueradeAll?)" in line for line in said)
+    assert not started
+
+
+@pytest.mark.parametrize("content", ["mode: [", "", "- a", "\x00", "kind: &a [*a]"])
+def test_what_is_no_configuration_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    path = tmp_path / "odd"
+    path.write_text(content, encoding="utf-8")
+    assert cli.main(["config", f"--config={path}"]) == 1
+    assert capsys.readouterr().err.startswith(f"kproxy config cannot start with {path}:\n  ")
+
+
+def test_a_file_that_is_not_there_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", f"--config={tmp_path / 'none'}"]) == 1
+    assert "No such file or directory; give a readable file" in capsys.readouterr().err
+
+
+def test_what_is_written_is_in_force_when_read_again(
+    started: list[Run], tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "written"
+    flags = ["--hostname-override=n", "--iptables-backend=nft"]
+    assert cli.main([f"--config={file}", *flags, f"--write-config-to={written}"]) == 0
+    assert "Wrote the configuration" in capsys.readouterr().err
+    assert not started
+    cli.main([f"--config={file}", *flags])
+    cli.main([f"--config={written}"])
+    assert started[0].config == started[1].config
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([f"--write-config-to={tmp_path}"]) == 1
+    assert capsys.readouterr().err.endswith("Is a directory; give a file that can be written\n")
+
+
+def test_plan_takes_the_file_and_says_what_it_ignores(
+    tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "web.yaml").write_text(CLUSTER, encoding="utf-8")
+    arguments = ["plan", "-f", str(tmp_path / "web.yaml"), "--family=4", f"--config={file}", "--cluster-cidr=1.0.0.0/8"]
+    assert cli.main(arguments) == 0
+    captured = capsys.readouterr()
+    assert "! -s 10.0.0.0/8 -d 10.96.0.80/32" in captured.out
+    assert "--cluster-cidr" in captured.err
+
+
+def test_cleanup_does_not_read_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("kproxy.daemon.cleanup.find_proxies", list)
+    monkeypatch.setattr("kproxy.daemon.cleanup.clean_up", lambda _config: ([], []))
+    assert cli.main(["--cleanup", f"--config={tmp_path / 'none'}", "--v=2"]) == 0
 
 
 def test_help_names_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,76 @@
+"""The configuration file: read once, then watched, because whoever changes it expects the change to count.
+
+As in kube-proxy a change ends the process with status 1 and the supervisor starts it with the new file; rules stay
+meanwhile (spec: runtime.md 2). Settings reach everything that was built from them, so taking over a few of them while
+running would be a second way to be configured, and the less tried one.
+
+The file is looked at every second (``Config.config_poll``). Writing changes its time or size; a file moved in its
+place, and the symbolic link that a ConfigMap's mount swaps, change its identity; chmod changes neither. A missing file
+is only an event if it was moved away: as long as it is open here, a removed one has no name left and a moved one has.
+The first look is at what was read, so nothing can slip in between.
+
+Rejected: inotify, which the standard library has not, which loses the file when a mount swaps it (kube-proxy's watch
+does), and which tells a second earlier what the kubelet took a minute to write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Self
+
+from kproxy.errors import InvalidConfig, KproxyError
+
+
+class ConfigFile:
+    """A file that is kept open; ``content`` is what it said when it was opened."""
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._seen = _identity(os.fstat(descriptor))
+        self.content = b""
+
+    @classmethod
+    def open(cls, path: str, largest: int) -> Self:
+        """Reads at most ``largest`` bytes and one more. Raises InvalidConfig."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            file = cls(path, descriptor)
+            while len(file.content) <= largest and (more := os.read(descriptor, largest + 1)):
+                file.content += more
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise InvalidConfig(f"--config={path}: {why}; give a readable file") from error
+        return file
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def change(self) -> str:
+        """What happened to the file since it was read; empty: nothing that counts."""
+        try:
+            now = Path(self.path).stat()
+        except OSError:
+            return "was moved away" if os.fstat(self._descriptor).st_nlink else ""
+        if _identity(now) == self._seen:
+            return ""
+        return "was written" if _place(now) == self._seen[:2] else "was replaced"
+
+
+async def watch(file: ConfigFile, *, poll: float) -> None:
+    """For ever, or until the file changes. Raises KproxyError, which says so."""
+    while True:
+        await asyncio.sleep(poll)
+        if what := file.change():
+            break
+    raise KproxyError(f"the configuration file {file.path} {what}; kproxy ends to be started with its new content")
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return (*_place(status), status.st_mtime_ns, status.st_size)
+
+
+def _place(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
