@@ -66,6 +66,7 @@ class Shared:
         self.recorder = recorder
         self.complaints = complaints
         self.addresses = addresses  # of this node's interfaces, any family, canonical text
+        self.applied: Callable[[Plan], object] = lambda _plan: None  # hears of each plan that the kernel holds
 
     def service_uid(self, key: ObjectKey) -> str:
         return getattr(self.cluster.get(Kind.SERVICE, key), "uid", "")
@@ -150,6 +151,7 @@ class Family(Generic[R]):
         for waited in self._triggers.arrived(wall):
             shared.metrics.programmed(self.family, waited)
         shared.health.synced(self.family, at)
+        shared.applied(plan)
         shared.complaints.stand(self.family, [*_clashes(plan), *_quarantined(report)])
         self._say_unread(report)
         self._log_round(plan, report, seconds)

@@ -9,12 +9,13 @@ of Services that differ from what the last round took, so one that is changed an
 kube-proxy also counts the resyncs of its caches every quarter of an hour: there are none here, and none is invented.
 
 Rejected: labels that name a Service. Children of a metric are never forgotten, so churn would grow them for ever.
+Who wants them asks for them, and gets a collector that forgets and has a cap (``service_metrics.py``).
 """
 
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -48,6 +49,7 @@ class Metrics:
         self._registry.register(Features(gates))
         self._registry.register(Registered(lambda: self._levels))
         self._changed: dict[ObjectKey, object] = {}  # Services that differ; what the last round knew of them
+        self._before: list[Callable[[], Awaitable[None]]] = []  # what must be awaited before collectors are asked
         self._define()
 
     def _define(self) -> None:
@@ -98,9 +100,17 @@ class Metrics:
         """``/metrics``, in the format that the ``Accept`` header asks for."""
         return expose(self._registry, accept)
 
-    def observe(self, collector: Collector) -> None:
-        """Show what ``collector`` finds at each scrape."""
+    async def scrape(self, accept: str = "") -> Answer:
+        """As ``answer``, after those have looked who must wait for the kernel."""
+        for refresh in self._before:
+            await refresh()
+        return self.answer(accept)
+
+    def observe(self, collector: Collector, *, before: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Show what ``collector`` finds at each scrape; ``before`` is awaited first."""
         self._registry.register(collector)
+        if before is not None:
+            self._before.append(before)
 
     def observe_pending(self, families: Iterable[IPFamily], read: Callable[[IPFamily], float]) -> None:
         """Show the age of the oldest change not yet in the kernel, read at each scrape."""

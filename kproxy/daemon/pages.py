@@ -51,7 +51,7 @@ def metrics_pages(metrics: Metrics, config: Config, facts: Mapping[str, str]) ->
     pages: dict[str, Page] = {
         "/healthz": healthz,
         "/healthz/ping": lambda _: Answer(200, b"ok", TEXT),
-        "/metrics": lambda question: metrics.answer(question.accept),
+        "/metrics": lambda question: metrics.scrape(question.accept),
         "/metrics/slis": lambda question: expose(checks, question.accept),
         "/proxyMode": lambda _: Answer(200, config.proxy_mode.value.encode(), TEXT),
         "/configz": lambda _: Answer(200, configz, {"Content-Type": "application/json"}),

@@ -1,7 +1,8 @@
 """The doors to the machine: what the rest of the program may ask of the kernel, and the values that pass through.
 
-Backends and the daemon depend on these protocols only. Behind each stands a real door (iptables.py, conntrack.py, accounting.py,
-nfacct.py, sysctl.py, address.py, monitor.py) and a twin over memory (fake.py) that refuses what the kernel refuses.
+Backends and the daemon depend on these protocols only. Behind each stands a real door (iptables.py, conntrack.py,
+accounting.py, nfacct.py, sysctl.py, address.py, monitor.py) and a twin over memory (fake.py) that refuses what the
+kernel refuses.
 Rejected: letting callers depend on the concrete classes and patching those in tests; a patched method agrees to
 everything, and that is how a jump to a missing chain reaches a node.
 """
