@@ -21,7 +21,9 @@ from kproxy.daemon.feed import Feed
 from kproxy.daemon.front import Front
 from kproxy.daemon.lane import Lane
 from kproxy.daemon.log import Log
+from kproxy.daemon.service_metrics import ServiceMetrics
 from kproxy.errors import KernelError
+from kproxy.kernel.accounting import Accounting
 from kproxy.kernel.conntrack import Conntrack
 from kproxy.kernel.doors import Capabilities, Flush, FlushDoor, NfacctDoor
 from kproxy.kernel.iptables import Iptables
@@ -62,6 +64,7 @@ class Daemon:
             complaints=complaints,
             addresses=lambda: addresses.known,
         )
+        self._service_metrics = self._count_services() if config.service_metrics else None
         self._lanes = self._make_lanes(found)
         self._feed = Feed(
             self._cluster,
@@ -82,10 +85,18 @@ class Daemon:
                 group.create_task(lane.run())
                 if LOCALHOST in config.nodeport_addresses:
                     group.create_task(lane.localhost.run())
+            if self._service_metrics is not None:
+                group.create_task(self._service_metrics.run())
             group.create_task(self._heal(monitor))
             self._follow_sources(group)
             group.create_task(feed.open(config.hostname))
             self._recorder.record(events.starting(config.hostname))
+
+    def _count_services(self) -> ServiceMetrics:
+        counting = ServiceMetrics(self._config, Accounting(), Sysctl(), self._shared.addresses)
+        self._shared.applied = counting.follow
+        self._metrics.observe(counting, before=counting.refresh)
+        return counting
 
     def _make_lanes(self, found: Found) -> dict[IPFamily, Lane[Ruleset]]:
         config, nfacct, sysctl = self._config, Nfacct(), Sysctl()
