@@ -19,6 +19,7 @@ from kproxy.daemon.server import Server, listen, respond
 from kproxy.daemon.status import Answer, Health, Instant
 from kproxy.model.enums import IPFamily
 from kproxy.plan.plan import HealthCheck, NodePorts
+from kproxy.plan.viewpoint import LOOPBACK
 
 _log = Log(__name__)
 _GONE = Answer(503, b"", {})
@@ -66,7 +67,9 @@ class HealthCheckPorts:
         self._sites.clear()
 
     def _addresses(self, node_ports: NodePorts) -> tuple[str, ...]:
-        return (_WILDCARD[self._family],) if node_ports.addresses is None else node_ports.addresses
+        if node_ports.addresses is None:
+            return (_WILDCARD[self._family],)
+        return node_ports.addresses + ((LOOPBACK[self._family],) if node_ports.listeners else ())
 
     async def _open(self, address: str, port: int) -> Failure | None:
         check = self._checks[port]

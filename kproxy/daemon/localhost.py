@@ -27,7 +27,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from kproxy.backend.userspace.apply import Failure, Listeners
-from kproxy.backend.userspace.compile import LOOPBACK, localhost_rules
+from kproxy.backend.userspace.compile import localhost_rules
 from kproxy.backend.userspace.counts import ENDPOINTS, FILES, LIMIT, Counts
 from kproxy.backend.userspace.rules import NOTHING, Listener
 from kproxy.config import Config
@@ -40,6 +40,7 @@ from kproxy.model.enums import IPFamily, Protocol
 from kproxy.model.keys import ObjectKey, ServicePortKey
 from kproxy.plan.node_ports import LOCALHOST
 from kproxy.plan.plan import Plan
+from kproxy.plan.viewpoint import LOOPBACK
 
 _log = Log(__name__)
 # What is not one Service's misfortune but the node's

@@ -20,6 +20,7 @@ from kproxy.daemon.family import Shared, now
 from kproxy.daemon.feed import Feed
 from kproxy.daemon.front import Front
 from kproxy.daemon.lane import Lane
+from kproxy.daemon.localhost import LocalhostCollector
 from kproxy.daemon.log import Log
 from kproxy.daemon.service_metrics import ServiceMetrics
 from kproxy.errors import KernelError
@@ -108,6 +109,8 @@ class Daemon:
             backend = make_backend(config, door, capabilities, made, sysctl)
             lanes[family] = Lane(family, self._shared, backend, Conntrack(family))
         self._metrics.observe_pending(lanes, lambda family: self._health.pending_seconds(family, now()))
+        if LOCALHOST in config.nodeport_addresses:
+            self._metrics.observe(LocalhostCollector({family: lane.localhost for family, lane in lanes.items()}))
         self._metrics.observe_nfacct(lambda: _packets(nfacct, sorted(counters)))
         return lanes
 

@@ -66,6 +66,8 @@ def _reaches_loopback(cidr: str) -> bool:
 
 def listens_on(where: NodePorts, ip: str, addresses: Collection[str]) -> bool:
     """Whether node ports listen on ``ip``; ``addresses``: all of this node's."""
+    if where.listeners and ip_address(ip).is_loopback:
+        return True  # also what a rule of before translated there
     if where.addresses is not None:
         return ip in where.addresses
     if ip_address(ip).is_loopback:

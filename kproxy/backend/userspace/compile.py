@@ -15,10 +15,9 @@ first for ``localhost`` are refused there at once and go on with 127.0.0.1.
 from __future__ import annotations
 
 from kproxy.backend.userspace.rules import NOTHING, Listener, Rule, Ruleset
-from kproxy.model.enums import IPFamily, Protocol
+from kproxy.model.enums import Protocol
 from kproxy.plan.plan import Client, Forward, Frontend, FrontendKind, Plan, Pool, ServicePlan, Target
-
-LOOPBACK = {IPFamily.IPV4: "127.0.0.1", IPFamily.IPV6: "::1"}
+from kproxy.plan.viewpoint import LOOPBACK
 
 
 def localhost_rules(plan: Plan, previous: Ruleset = NOTHING) -> Ruleset:

@@ -74,3 +74,9 @@ async def test_no_address_no_listener(ports: HealthCheckPorts) -> None:
     port = free_port()
     assert await ports.reconcile([check(port)], NodePorts(addresses=())) == []
     assert (await ask(port))[0] == 0
+
+
+async def test_where_node_ports_listen_on_loopback_so_do_health_checks(ports: HealthCheckPorts) -> None:
+    port = free_port()
+    assert await ports.reconcile([check(port)], NodePorts(addresses=(), listeners=True)) == []
+    assert (await ask(port))[0] == 200

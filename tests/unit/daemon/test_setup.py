@@ -23,7 +23,11 @@ def test_localhost_node_ports_need_route_localnet() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [Config(nodeport_addresses=("primary",)), Config(iptables_localhost_nodeports=False)],
+    [
+        Config(nodeport_addresses=("primary",)),
+        Config(nodeport_addresses=("0.0.0.0/0", "localhost")),
+        Config(iptables_localhost_nodeports=False),
+    ],
 )
 def test_without_them_it_is_left_alone(config: Config) -> None:
     prepare(config, sysctl := FakeSysctl({ROUTE: 0}))

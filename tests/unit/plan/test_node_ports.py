@@ -85,6 +85,8 @@ def test_primary_restricts_nothing_without_an_address(addresses: tuple[str, ...]
         (NodePorts(None, localhost=True), "127.3.2.1", True),
         (NodePorts(None, localhost=False), "127.0.0.1", False),
         (NodePorts(None, localhost=False), "::1", False),
+        (NodePorts((), listeners=True), "127.0.0.1", True),
+        (NodePorts((), listeners=True), "::1", True),
         (NodePorts(("192.168.0.2",)), "192.168.0.2", True),
         (NodePorts(("192.168.0.2",)), "192.168.0.77", False),
     ],
