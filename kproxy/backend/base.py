@@ -41,6 +41,7 @@ class SyncReport(Struct, frozen=True):
     input_bytes: int = 0
     unread: tuple[Unread, ...] = ()  # when the kernel was read last
     orphans: tuple[Destination, ...] = ()  # the kernel sent their datagrams somewhere, and no wanted rule does
+    rewritten: bool = False  # it served, with chains of ours that are not as we left them, and nothing was to change
 
 
 class Backend(Protocol[R]):

@@ -169,7 +169,8 @@ def _explain(command: Command) -> int:
 
 
 def _cleanup(settings: Settings) -> int:
-    from kproxy.daemon.cleanup import clean_up, find_proxies
+    from kproxy.daemon.cleanup import clean_up
+    from kproxy.daemon.processes import find_proxies
 
     for process, program in find_proxies():
         _complain(f"{program} is running on this node (pid {process}) and will write its rules again; stop it first")

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
+from collections.abc import Iterator
 
 from kproxy.backend.iptables import names
 from kproxy.backend.iptables.cleanup import ORDER, Cleaned, cleanup
@@ -28,8 +27,6 @@ from kproxy.kernel.run import find_program
 from kproxy.model.enums import IPFamily
 
 _log = Log(__name__)
-_PROC = Path("/proc")
-_ENDS_SOON = {"-h", "--help", "--version", "--cleanup", "--cleanup=true", "--init-only"}
 _TRIES = 3  # when somebody else writes the table meanwhile
 _VARIANTS = (IptablesVariant.NFT, IptablesVariant.LEGACY)
 
@@ -38,38 +35,6 @@ def clean_up(config: Config) -> tuple[list[str], list[str]]:
     """What was done, and what could not be done; sentences."""
     configure(config.verbosity, sys.stderr)
     return asyncio.run(_clean_all(config))
-
-
-def find_proxies(proc: Path = _PROC) -> list[tuple[int, str]]:
-    """Process id and program of each service proxy in this network namespace; what cannot be read is passed over."""
-    found = []
-    try:
-        here = (proc / "self/ns/net").readlink()
-        processes = sorted(int(entry.name) for entry in proc.iterdir() if entry.name.isdecimal())
-    except OSError:
-        return []
-    for process in processes:
-        try:
-            words = (proc / str(process) / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-            program = _proxy(words)
-            if program and (proc / str(process) / "ns/net").readlink() == here:
-                found.append((process, program))
-        except OSError:  # it has ended, or is somebody else's
-            continue
-    return found
-
-
-def _proxy(words: Sequence[str]) -> str:
-    """The service proxy that runs with this command line; empty for all other programs."""
-    for at, word in enumerate(words[:4]):  # behind the interpreter and its flags
-        program, rest = PurePath(word).name, words[at + 1 :]
-        if _ENDS_SOON.intersection(rest):
-            continue
-        if program == "kube-proxy" and at == 0:
-            return program
-        if program == "kproxy" and rest and (rest[0] == "run" or rest[0].startswith("-")):
-            return program
-    return ""
 
 
 async def _clean_all(config: Config) -> tuple[list[str], list[str]]:

@@ -11,6 +11,7 @@ must not wait for it; their input is frozen, and one round at a time runs for a 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -24,6 +25,8 @@ from kproxy.daemon.latency import Triggers
 from kproxy.daemon.localhost import LocalhostPorts
 from kproxy.daemon.log import Log
 from kproxy.daemon.metrics import Metrics
+from kproxy.daemon.processes import find_proxies
+from kproxy.daemon.rivalry import Rivalry
 from kproxy.daemon.schedule import Omitted
 from kproxy.daemon.status import Health, Instant
 from kproxy.errors import InvalidObject, KernelError, RestoreRefused
@@ -73,11 +76,19 @@ class Shared:
 
 
 class Family(Generic[R]):
-    def __init__(self, family: IPFamily, shared: Shared, backend: Backend[R], conntrack: ConntrackDoor) -> None:
+    def __init__(
+        self,
+        family: IPFamily,
+        shared: Shared,
+        backend: Backend[R],
+        conntrack: ConntrackDoor,
+        rivalry: Rivalry,
+    ) -> None:
         self.family = family
         self._shared = shared
         self._backend = backend
         self._conntrack = conntrack
+        self._rivalry = rivalry
         self._plan: Plan | None = None
         self._rules: R | None = None
         self._suspects: dict[Destination, Serving] = {}
@@ -154,6 +165,8 @@ class Family(Generic[R]):
         shared.applied(plan)
         shared.complaints.stand(self.family, [*_clashes(plan), *_quarantined(report)])
         self._say_unread(report)
+        if report.rewritten and self._rivalry.found(at.monotonic):
+            self._say_rival()
         self._log_round(plan, report, seconds)
 
     def _say_unread(self, report: SyncReport) -> None:
@@ -167,6 +180,15 @@ class Family(Generic[R]):
                     remedy="move rules that are not iptables' own to another table, or install the extension they need",
                 )
         self._unread = frozenset(each.table for each in report.unread)
+
+    def _say_rival(self) -> None:
+        seen = ", ".join(f"{name} (pid {number})" for number, name in find_proxies() if number != os.getpid())
+        _log.warning(
+            "Another proxy writes the same chains; ours are put back, but less and less often while that goes on",
+            family=self.family,
+            who=seen or "no service proxy among the processes that kproxy can see",
+            remedy="run one service proxy on a node: end kube-proxy, or kproxy",
+        )
 
     def _log_round(self, plan: Plan, report: SyncReport, seconds: float) -> None:
         fields: dict[str, object] = {

@@ -8,6 +8,7 @@ from typing import Generic, Never, TypeVar
 
 from kproxy.backend.base import Backend
 from kproxy.daemon.family import Family, Shared, now
+from kproxy.daemon.rivalry import Rivalry
 from kproxy.daemon.runner import Runner
 from kproxy.daemon.schedule import Schedule
 from kproxy.kernel.doors import ConntrackDoor
@@ -23,7 +24,9 @@ class Lane(Generic[R]):
         self.family = family
         self.is_entered = backend.is_entered
         self._shared = shared
-        self._family = Family(family, shared, backend, conntrack)
+        self._rivalry = Rivalry(longest=config.iptables_sync_period, calm=config.idle_sync_period)
+        self._later: asyncio.TimerHandle | None = None
+        self._family = Family(family, shared, backend, conntrack, self._rivalry)
         self.localhost = self._family.localhost
         schedule = Schedule(
             minimum=config.iptables_min_sync_period,
@@ -45,10 +48,26 @@ class Lane(Generic[R]):
         self._shared.metrics.queued(self.family, time.time())
         self._runner.request(healing=healing)
 
+    @property
+    def rival_pause(self) -> float:
+        """Seconds that healing should wait, because another proxy writes the same chains; 0 where none does."""
+        return self._rivalry.wait(now().monotonic)
+
+    def heal_later(self, seconds: float) -> None:
+        """Ask for a round that compares with the kernel, unless one is to be asked for already."""
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(seconds, self._heal)
+
+    def _heal(self) -> None:
+        self._later = None
+        self.request(healing=True)
+
     async def run(self) -> Never:
         self._shared.health.started(self.family, now())
         self._shared.metrics.queued(self.family, time.time())
         try:
             await self._runner.run()
         finally:
+            if self._later is not None:
+                self._later.cancel()
             await self._family.close()

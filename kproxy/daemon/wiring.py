@@ -155,6 +155,11 @@ class Daemon:
                     1, "Another program changed rules beside ours", family=family, table=flush.table, what=flush.why
                 )
                 continue
+            pause = lane.rival_pause
+            if pause and flush.table and await lane.is_entered(flush.table):
+                _log.verbose(1, "Another proxy wrote again, comparing later", family=family, seconds=round(pause, 1))
+                lane.heal_later(pause)
+                continue
             _log.info("Another program changed rules, comparing ours", family=family, table=flush.table, what=flush.why)
             lane.request(healing=True)
 

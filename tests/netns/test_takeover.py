@@ -22,6 +22,7 @@ import pytest
 
 from kproxy.sandbox.host import Host
 from tests.conformance.cluster import Cluster
+from tests.conformance.launch import Launch
 from tests.conformance.probes import Prober, Target
 from tests.conformance.proxy import Proxy
 from tests.conformance.runner import DATA
@@ -58,7 +59,7 @@ class Node:
 
     async def start_kproxy(self) -> None:
         before = self.said("The first sync is done")
-        await self.kproxy.start()
+        await self.kproxy.start(Launch())
         await self.until(lambda: self.said("The first sync is done") == before + 2)
 
     async def return_to_kube_proxy(self) -> None:
@@ -308,3 +309,26 @@ async def _clients(node: Node) -> str:
     said = (await node.kproxy.shell("cd /proc/net/xt_recent && grep -o 'src=[^ ]*' KUBE-SEP-*")).stdout
     assert "src=" in said
     return said
+
+
+async def test_beside_a_kube_proxy_that_goes_on_nothing_is_dropped_and_no_storm_begins(node: Node) -> None:
+    await prepare_crowd(node)
+    async with Traffic(node) as traffic:
+        await node.start_kproxy()
+        rounds = 0
+        while not node.said("Another proxy writes the same chains"):
+            assert rounds < 5
+            rounds += 1
+            repaired = node.said("repaired")
+            await node.kube_proxy.sync(node.flats["iptables"])
+            await node.until(lambda repaired=repaired: node.said("repaired") > repaired)  # type: ignore[misc]
+        written = len(node.restores("iptables"))
+        for _ in range(5):
+            await node.kube_proxy.sync(node.flats["iptables"])
+        assert len(node.restores("iptables")) <= written + 2
+        await traffic.flows_on()
+        await node.until(lambda: len(node.restores("iptables")) > written)  # it waits, but it does not give in
+    repaired, postponed = node.said("repaired"), node.said("comparing later")
+    (await node.kproxy.shell("iptables -t nat -F")).check()  # no rival's doing, so healing does not wait
+    await node.until(lambda: node.said("repaired") > repaired)
+    assert node.said("comparing later") == postponed > 0

@@ -27,11 +27,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kproxy.backend.base import Quarantined, SyncReport, Unread
-from kproxy.backend.iptables import reading
+from kproxy.backend.iptables import names, reading
 from kproxy.backend.iptables.compile import Ruleset, compile_plan
 from kproxy.backend.iptables.dialect import INVALID_COUNTER, LOCALHOST_COUNTER, Abilities
 from kproxy.backend.iptables.diff import Delta, diff, read_save, repair
 from kproxy.backend.iptables.orphans import unwanted
+from kproxy.backend.iptables.rules import Table
 from kproxy.backend.iptables.stages import Written, stage_input, stages
 from kproxy.backend.iptables.text import canonical, render_rule
 from kproxy.backend.iptables.trial import Trial
@@ -82,6 +83,7 @@ class IptablesBackend:
         self._quarantine: dict[ServicePortKey, Offence] = {}
         self._unread: tuple[Unread, ...] = ()  # when the tables were read last
         self._orphans: set[Destination] = set()  # found since the last success
+        self._rewritten = False  # when the tables were read last
 
     @property
     def applied(self) -> Ruleset | None:
@@ -95,18 +97,20 @@ class IptablesBackend:
         """Make the tables hold ``rules``. Raises KernelError; then the next round is a full one."""
         if full:
             self._quarantine.clear()
-        before = None if full else self.applied
-        full, self._is_certain = before is None, False
+        left, before = self.applied, None if full else self.applied
+        full, self._is_certain, self._rewritten = before is None, False, False
         written, refused = Written(), 0
         wanted = self._tolerated(rules)
         try:
-            await self._write(await self._delta(before, wanted), written)
+            delta = await self._delta(before, wanted)
+            self._rewritten &= not delta.is_empty and left is not None and diff(left, wanted).is_empty
+            await self._write(delta, written)
         except KernelError as error:
             # In the way for a moment: the lock, or another program's change between our reading and our writing.
             if error.retry is Retry.NEVER:
                 raise
             wanted, refused = await self._insist(before, rules, wanted, written)
-            full = True
+            full, self._rewritten = True, False
         self._applied, self._is_certain = wanted, True
         return self._report(wanted, rules, written, full=full, refused=refused)
 
@@ -139,6 +143,9 @@ class IptablesBackend:
         self._unread = dump.unread
         self._orphans |= unwanted(saved.datagrams, wanted.services.values())
         delta = await asyncio.to_thread(repair, saved, wanted)
+        # Entered and with rules in them: nobody flushed these chains, but somebody else may have written them.
+        is_entered = all(entry.hook == names.FIREWALL for entry in delta.entries)
+        self._rewritten = is_entered and bool(saved.digests.get((Table.NAT, names.SERVICES)))
         return await reading.without_doubt(delta, self._door, dump.unread) if dump.unread else delta
 
     async def _write(self, delta: Delta, written: Written) -> None:
@@ -217,6 +224,7 @@ class IptablesBackend:
             input_bytes=written.bytes,
             unread=self._unread,
             orphans=orphans,
+            rewritten=self._rewritten,
         )
 
 

@@ -119,7 +119,7 @@ def test_an_unknown_flag_points_to_the_commands_own_help(capsys: pytest.CaptureF
 def test_cleanup_warns_of_a_proxy_that_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("kproxy.daemon.cleanup.find_proxies", lambda: [(4711, "kproxy")])
+    monkeypatch.setattr("kproxy.daemon.processes.find_proxies", lambda: [(4711, "kproxy")])
     monkeypatch.setattr("kproxy.daemon.cleanup.clean_up", lambda _config: (["done"], []))
     assert cli.main(["cleanup"]) == 0
     said = capsys.readouterr()
@@ -234,7 +234,7 @@ def test_plan_takes_the_file_and_says_what_it_ignores(
 
 
 def test_cleanup_does_not_read_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("kproxy.daemon.cleanup.find_proxies", list)
+    monkeypatch.setattr("kproxy.daemon.processes.find_proxies", list)
     monkeypatch.setattr("kproxy.daemon.cleanup.clean_up", lambda _config: ([], []))
     assert cli.main(["--cleanup", f"--config={tmp_path / 'none'}", "--v=2"]) == 0
 

@@ -5,14 +5,13 @@ What counts as ours is test_cleanup.py's of the backend; real tables are in test
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import cast
 
 import pytest
 
 from kproxy.backend.iptables.cleanup import Cleaned
 from kproxy.backend.iptables.rules import Table
-from kproxy.daemon.cleanup import _describe, clean_table, find_proxies
+from kproxy.daemon.cleanup import _describe, clean_table
 from kproxy.errors import NotPermitted, XtablesLocked
 from kproxy.kernel.doors import Chunks, Completed
 from kproxy.kernel.fake import FakeIptables
@@ -64,26 +63,3 @@ def test_what_was_done_is_said() -> None:
     (removed, kept) = _describe("iptables-nft table nat", Cleaned(2, 5, ("KUBE-A",)))
     assert removed == "iptables-nft table nat: removed 5 chains and what jumped to them"
     assert kept == "iptables-nft table nat: emptied KUBE-A; rules of others jump there, so the chains stay"
-
-
-def test_a_proxy_that_runs_in_this_network_namespace_is_found(tmp_path: Path) -> None:
-    processes = {
-        "self": ("net:[1]", "kproxy cleanup"),
-        "10": ("net:[1]", "kproxy cleanup"),
-        "11": ("net:[1]", "/usr/bin/python3 /usr/bin/kproxy run --v=2"),
-        "12": ("net:[2]", "kproxy run"),
-        "13": ("net:[1]", "/usr/local/bin/kube-proxy --config=/c"),
-        "14": ("net:[1]", "python -m kproxy --v=2"),
-        "15": ("net:[1]", "kube-proxy --cleanup"),
-        "16": ("net:[1]", "tail -f kube-proxy"),
-        "17": ("net:[1]", ""),
-        "18": ("", "kproxy run"),  # somebody else's
-    }
-    for name, (namespace, line) in processes.items():
-        folder = tmp_path / name / "ns"
-        folder.mkdir(parents=True)
-        (tmp_path / name / "cmdline").write_text("".join(f"{word}\0" for word in line.split()), encoding="utf-8")
-        if namespace:
-            (folder / "net").symlink_to(namespace)
-    assert find_proxies(tmp_path) == [(11, "kproxy"), (13, "kube-proxy"), (14, "kproxy")]
-    assert find_proxies(tmp_path / "none") == []

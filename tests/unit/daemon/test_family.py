@@ -15,6 +15,7 @@ from kproxy.daemon.complaints import Complaints
 from kproxy.daemon.events import Recorder
 from kproxy.daemon.family import Family, Shared, now
 from kproxy.daemon.metrics import Metrics
+from kproxy.daemon.rivalry import Rivalry
 from kproxy.daemon.status import Health
 from kproxy.errors import KernelError, NotPermitted
 from kproxy.kernel.doors import Capabilities
@@ -39,7 +40,7 @@ class World:
         self.health = Health((V4,), sync_period=30.0)
         self.metrics = Metrics()
         recorder = Recorder(None, "n1")
-        shared = Shared(
+        self.shared = Shared(
             self.config,
             self.cluster,
             health=self.health,
@@ -49,7 +50,7 @@ class World:
             addresses=tuple,
         )
         backend = IptablesBackend(self.config, self.door, Capabilities(nfacct=False))
-        self.family = Family(V4, shared, backend, self.conntrack)
+        self.family = Family(V4, self.shared, backend, self.conntrack, Rivalry(longest=30.0, calm=3600.0))
         self.health.started(V4, now())
         self.health.queued(V4, now())
 
@@ -167,3 +168,12 @@ async def test_the_latency_of_a_change_is_measured_when_it_arrives() -> None:
     world.family.note(Put(Kind.ENDPOINT_SLICE, triggered))
     await world.family.sync(full=False)
     assert 'network_programming_duration_seconds_count{ip_family="IPv4"} 1\n' in world.metrics.answer().body.decode()
+
+
+async def test_a_rival_is_told_at_its_third_rewriting(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    await world.family.sync(full=True)
+    for _ in range(4):
+        await world.door.restore(b"*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -j RETURN\nCOMMIT\n")
+        await world.family.sync(full=True)
+    assert caplog.text.count("Another proxy writes the same chains") == 1
