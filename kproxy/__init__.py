@@ -16,6 +16,3 @@ in each backend the file ``apply.py``; everything between them is pure. Beside t
 """
 
 __version__ = "0.1.0"
-KUBERNETES = "1.36.2"  # the release of kube-proxy whose behaviour is reproduced
-# As alerts compare it with the API server's (KubeVersionMismatch); what stands behind the plus sign is not compared.
-RELEASE = f"v{KUBERNETES}+kproxy-{__version__}"

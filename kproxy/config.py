@@ -63,7 +63,8 @@ class Config(Struct, frozen=True):
     credentials_deadline: float = 60.0  # ours: the child that reads the kubeconfig, its exec plugin included
     token_reread: float = 60.0  # ours: how often a token file is read again
     manifests_poll: float = 0.5  # ours: how often a directory of manifests is looked at
-    node_wait: float = 30.0  # ours: how long the first sync waits for our Node object
+    node_wait: float = 30.0  # ours: how long the first sync waits for our Node object and its addresses
+    pod_cidr_wait: float = 300.0  # ours: how long it then waits for the Node's podCIDRs, where pods are told by them
 
     # Which traffic
     proxy_mode: ProxyMode = ProxyMode.IPTABLES
@@ -114,6 +115,7 @@ class Config(Struct, frozen=True):
     metrics_bind_address: str = "127.0.0.1:10249"
     bind_address_hard_fail: bool = False
     bind_retry: float = 5.0
+    last_words: float = 5.0  # ours: how long kproxy stays for an Event that says why it ends
 
     # The node's conntrack table; 0 leaves a setting alone. Its size is only ever raised; timeouts are set exactly
     # as asked, as kube-proxy does: its day for established flows is below the kernel's five.

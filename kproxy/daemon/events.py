@@ -1,17 +1,18 @@
 """Tell the cluster: Events on the objects that need somebody's attention.
 
 Nothing waits for an Event and nothing fails with one: ``record`` only files it, and a task of its own posts, at a
-bounded rate, to an API server that may be away. The same Event again within ten minutes is not posted but counted, and
-the count goes out as a series with the next one; a flood of different ones is cut off and counted in one log line.
-Names are kube-proxy's (``reportingController: kube-proxy``; spec: runtime.md 11), because alerts filter by them.
+bounded rate, to an API server that may be away. The same Event again is counted, and once in ten minutes the count is
+told by patching the Event's series, as client-go does; where it has expired meanwhile a new one is posted, and where
+the account may not patch nothing is. A flood of different ones is cut off and counted in one log line. Names are
+kube-proxy's (``reportingController: kube-proxy``; spec: runtime.md 11), because alerts filter by them.
 
-Rejected: posting from the sync loop, which would make rules wait for the API server; counting up by PATCH, which
-needs a right that some clusters do not give and an object that may have expired.
+Rejected: posting from the sync loop, which would make rules wait for the API server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import time
@@ -34,6 +35,7 @@ _NOTE_LIMIT = 1024  # bytes, by the API
 _API_VERSIONS = {"Service": "v1", "Node": "v1", "Endpoints": "v1", "EndpointSlice": "discovery.k8s.io/v1"}
 _REMEMBERED = 1000  # Events that wait at most
 _QUIET = 600.0  # seconds in which the same Event is only counted
+_GONE = frozenset({404, 409, 410})  # what is answered where the Event that we posted is no longer there
 _BURST = 25
 _PERIOD = 1.0  # seconds between Events once the burst is used up
 
@@ -55,10 +57,15 @@ class Poster(Protocol):
         """Create an object. Raises ApiError."""
         ...
 
+    async def patch(self, path: str, body: bytes, *, what: str) -> None:
+        """Merge fields into an object. Raises ApiError."""
+        ...
+
 
 class _Filed(Struct):
-    count: int = 0  # since it was posted last
-    posted: float = float("-inf")  # on the loop's clock
+    path: str = ""  # of the object that was posted; empty: none was, or it is gone
+    count: int = 0  # since that one was posted, itself included
+    told: float = float("-inf")  # when, on the loop's clock
 
 
 class Recorder:
@@ -69,7 +76,7 @@ class Recorder:
         self._host = host
         self._wall = wall
         self._filed: OrderedDict[Event, _Filed] = OrderedDict()
-        self._waiting: OrderedDict[Event, None] = OrderedDict()
+        self._waiting: dict[Event, float] = {}  # in order; when each may be told
         self._wake = asyncio.Event()
         self._dropped = 0
         self._serial = itertools.count(1)
@@ -86,46 +93,80 @@ class Recorder:
         self._filed.move_to_end(event)
         while len(self._filed) > 2 * _REMEMBERED:
             self._filed.popitem(last=False)
-        if asyncio.get_running_loop().time() >= filed.posted + _QUIET:
-            self._waiting[event] = None
-            self._wake.set()
+        self._waiting.setdefault(event, filed.told + _QUIET)
+        self._wake.set()
 
     async def run(self) -> Never:
-        """Post what is filed, a burst first and then one each second."""
+        """Tell what is filed, a burst first and then one each second."""
         loop = asyncio.get_running_loop()
         allowance, since = float(_BURST), loop.time()
         while True:
-            while not self._waiting:
-                self._wake.clear()
-                await self._wake.wait()
+            event = await self._next()
             now = loop.time()
             allowance, since = min(_BURST, allowance + (now - since) / _PERIOD), now
             if allowance < 1:
                 await asyncio.sleep((1 - allowance) * _PERIOD)
                 continue
             allowance -= 1
-            event, _ = self._waiting.popitem(last=False)
+            del self._waiting[event]
             await self._send(event)
+
+    async def tell(self, event: Event) -> None:
+        """Post one Event at once, for who is about to end. Never raises ApiError."""
+        await self._send(event)
+
+    async def _next(self) -> Event:
+        """The oldest whose time has come."""
+        loop = asyncio.get_running_loop()
+        while True:
+            for event, due in self._waiting.items():
+                if due <= loop.time():
+                    return event
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(min(self._waiting.values(), default=None)):
+                    await self._wake.wait()
 
     async def _send(self, event: Event) -> None:
         if self._poster is None:
             return
         filed = self._filed.setdefault(event, _Filed(count=1))
-        namespace = event.regarding.namespace or "default"
-        # quoted, because a malformed object's namespace can be anything, a path included
-        path = f"/apis/events.k8s.io/v1/namespaces/{quote(namespace, safe='')}/events"
-        body = json.dumps(self._render(event, namespace, filed.count)).encode()
-        filed.posted, filed.count = asyncio.get_running_loop().time(), 0
+        filed.told = asyncio.get_running_loop().time()
         try:
-            await self._poster.post(path, body, what="create events")
+            if not (filed.path and await self._count_up(self._poster, filed)):
+                await self._post(self._poster, event, filed)
         except (ApiError, BadCredentials) as error:
             _log.verbose(1, "Event not delivered", reason=event.reason, object=event.regarding, err=error)
         if self._dropped:
             _log.warning("Too many events, some were not delivered", dropped=self._dropped)
             self._dropped = 0
 
-    def _render(self, event: Event, namespace: str, count: int) -> dict[str, Any]:
-        now = _micro(self._wall())
+    async def _post(self, poster: Poster, event: Event, filed: _Filed) -> None:
+        namespace, name = event.regarding.namespace or "default", self._name(event)
+        # quoted, because a malformed object's namespace can be anything, a path included
+        path = f"/apis/events.k8s.io/v1/namespaces/{quote(namespace, safe='')}/events"
+        body = self._render(event, namespace, name)
+        if filed.count > 1:
+            body["series"] = self._series(filed.count)
+        await poster.post(path, json.dumps(body).encode(), what="create events")
+        filed.path = f"{path}/{quote(name, safe='')}"
+
+    async def _count_up(self, poster: Poster, filed: _Filed) -> bool:
+        """Patch what was posted; False: it is gone, and what happened since then is for a new one."""
+        body = {"series": self._series(filed.count)}
+        try:
+            await poster.patch(filed.path, json.dumps(body).encode(), what="patch events")
+        except ApiError as error:
+            if error.status not in _GONE:
+                raise
+            filed.path, filed.count = "", 1
+            return False
+        return True
+
+    def _series(self, count: int) -> dict[str, Any]:
+        return {"count": count, "lastObservedTime": _micro(self._wall())}
+
+    def _render(self, event: Event, namespace: str, name: str) -> dict[str, Any]:
         regarding = {
             "kind": event.kind,
             "name": event.regarding.name,
@@ -133,11 +174,11 @@ class Recorder:
             "apiVersion": _API_VERSIONS.get(event.kind, ""),
             "uid": event.uid,
         }
-        rendered: dict[str, Any] = {
+        return {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": self._name(event), "namespace": namespace},
-            "eventTime": now,
+            "metadata": {"name": name, "namespace": namespace},
+            "eventTime": _micro(self._wall()),
             "reportingController": _CONTROLLER,
             "reportingInstance": f"{_CONTROLLER}-{self._host}"[:128],
             "action": event.action,
@@ -146,9 +187,6 @@ class Recorder:
             "note": _cut(event.note),
             "type": "Warning" if event.warning else "Normal",
         }
-        if count > 1:
-            rendered["series"] = {"count": count, "lastObservedTime": now}
-        return rendered
 
     def _name(self, event: Event) -> str:
         return f"{event.regarding.name[:200]}.{int(self._wall() * 1000):x}.{next(self._serial):x}"
@@ -156,6 +194,11 @@ class Recorder:
 
 def starting(node: str) -> Event:
     return Event("Node", ObjectKey("", node), "Starting", "", warning=False, action="StartKubeProxy", uid=node)
+
+
+def unserved(node: str, reason: str, why: str) -> Event:
+    """A server that could not listen, and kproxy ends for it."""
+    return Event("Node", ObjectKey("", node), reason, why, action="StartKubeProxy", uid=node)
 
 
 def invalid(problem: InvalidObject, *, reason: str = "InvalidObject", uid: str = "") -> Event:

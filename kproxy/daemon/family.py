@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 from kproxy.backend.base import Backend, SyncReport
 from kproxy.config import Config
 from kproxy.daemon import events
+from kproxy.daemon.affinity import AffinityLimit
 from kproxy.daemon.complaints import Complaint, Complaints
 from kproxy.daemon.healthcheck import HealthCheckPorts
 from kproxy.daemon.latency import Triggers
@@ -31,6 +32,7 @@ from kproxy.daemon.schedule import Omitted
 from kproxy.daemon.status import Health, Instant
 from kproxy.errors import InvalidObject, KernelError, RestoreRefused
 from kproxy.kernel.doors import ConntrackDoor, FlowQuery
+from kproxy.kernel.sysctl import Sysctl
 from kproxy.model.change import Change
 from kproxy.model.cluster import Cluster
 from kproxy.model.enums import IPFamily, Kind
@@ -69,6 +71,7 @@ class Shared:
         self.recorder = recorder
         self.complaints = complaints
         self.addresses = addresses  # of this node's interfaces, any family, canonical text
+        self.affinity = AffinityLimit(Sysctl(), metrics)
         self.applied: Callable[[Plan], object] = lambda _plan: None  # hears of each plan that the kernel holds
 
     def service_uid(self, key: ObjectKey) -> str:
@@ -164,6 +167,7 @@ class Family(Generic[R]):
         shared.health.synced(self.family, at)
         shared.applied(plan)
         shared.complaints.stand(self.family, [*_clashes(plan), *_quarantined(report)])
+        shared.affinity.look(plan)
         self._say_unread(report)
         if report.rewritten and self._rivalry.found(at.monotonic):
             self._say_rival()

@@ -2,21 +2,29 @@
 
 At the start kproxy may wait: for a credential plugin, for another program's lock, for a slow iptables. A liveness probe
 that found nobody meanwhile would restart it into the same wait, again and again. So the servers stand before anything
-is waited for; until the first sync ``/livez`` is healthy and ``/readyz`` is not.
+is waited for; until the first sync ``/livez`` is healthy and ``/readyz`` is not. One that cannot listen, where that is
+fatal, tells the cluster before kproxy ends, for a moment and no longer.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from kproxy.config import Config
+from kproxy.daemon import events
 from kproxy.daemon.family import now
+from kproxy.daemon.log import Log
 from kproxy.daemon.metrics import Metrics
 from kproxy.daemon.pages import health_pages, metrics_pages
-from kproxy.daemon.server import answer_by_path, serve
+from kproxy.daemon.server import Page, answer_by_path, serve
 from kproxy.daemon.status import Health
+from kproxy.errors import BadCredentials, CannotListen
 from kproxy.model.cluster import Cluster
 from kproxy.model.node import Node
+from kproxy.source.client import Client
+
+_log = Log(__name__)
 
 
 class Front:
@@ -35,6 +43,24 @@ class Front:
         config = self._config
         if config.healthz_bind_address:
             pages = health_pages(self.health, self.metrics, self._node, now)
-            group.create_task(serve("health", config.healthz_bind_address, answer_by_path(pages), config=config))
+            reason = "FailedToStartProxierHealthcheck"
+            group.create_task(self._serve("health", config.healthz_bind_address, pages, reason))
         pages = metrics_pages(self.metrics, config, self.facts)
-        group.create_task(serve("metrics", config.metrics_bind_address, answer_by_path(pages), config=config))
+        group.create_task(self._serve("metrics", config.metrics_bind_address, pages, "FailedToStartMetricServer"))
+
+    async def _serve(self, name: str, address: str, pages: Mapping[str, Page], reason: str) -> None:
+        try:
+            await serve(name, address, answer_by_path(pages), config=self._config)
+        except CannotListen as error:
+            await self._tell(events.unserved(self._config.hostname, reason, str(error)))
+            raise
+
+    async def _tell(self, event: events.Event) -> None:
+        """Nothing else runs yet that could: a client of its own."""
+        if self._config.manifests:
+            return
+        try:
+            async with asyncio.timeout(self._config.last_words), Client(self._config) as client:
+                await events.Recorder(client, self._config.hostname).tell(event)
+        except (BadCredentials, TimeoutError) as error:
+            _log.verbose(1, "Event not delivered", reason=event.reason, err=error)

@@ -40,7 +40,7 @@ def run(
     config: Config, *, remarks: Sequence[Remark] = (), init_only: bool = False, file: ConfigFile | None = None
 ) -> int:
     """Serve until SIGTERM or SIGINT, or until ``file`` changes. The result is the exit status."""
-    configure(config.verbosity, sys.stderr)
+    configure(config.verbosity, sys.stderr, form=config.logging_format, modules=config.vmodule)
     _log.info("Starting kproxy", version=__version__, node=config.hostname, mode=config.proxy_mode)
     for remark in remarks:
         _log.warning(remark.message, **remark.fields)
@@ -97,8 +97,9 @@ async def _serve(config: Config, file: ConfigFile | None) -> None:
 async def _work(config: Config, front: Front) -> None:
     become_unlikely_victim(config.oom_score_adj)
     allow_many_files()
-    prepare(config, Sysctl())
+    front.facts["Kernel settings"] = prepare(config, Sysctl())
     verdict = await choose_variant(config)
+    front.facts["Iptables variant"] = f"{verdict.variant.value}, {verdict.why}"
     found = await find_families(config, verdict.variant)
     async with AsyncExitStack() as stack:
         addresses = LocalAddresses(await stack.enter_async_context(Addresses()), again=config.bind_retry)

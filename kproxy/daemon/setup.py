@@ -2,8 +2,8 @@
 
 Everything here is best effort. In a container some of /proc/sys belongs to the host and cannot be written; kube-proxy
 dies of that, and so does every cluster in containers that was not told to leave conntrack alone (kubernetes/
-kubernetes#90083, kind). A wish that was not granted is one log line with the reason. route_localnet is set only where
-node ports answer on 127.0.0.1, because it lets the network reach loopback unless rules forbid it.
+kubernetes#90083, kind). One log line, and one of ``/statusz``, says what became of all wishes. route_localnet is set
+only where node ports answer on 127.0.0.1, because it lets the network reach loopback unless rules forbid it.
 
 Source: spec: runtime.md 6, iptables.md 15.
 """
@@ -26,24 +26,25 @@ _log = Log(__name__)
 _FILES = 65536  # more than any node needs; some programs that we start would walk through a limit of a billion
 
 
-def prepare(config: Config, sysctl: SysctlDoor) -> tuple[SysctlOutcome, ...]:
-    """Make the wishes, and say what became of them."""
+def prepare(config: Config, sysctl: SysctlDoor) -> str:
+    """Make the wishes, and say what became of them; the result says it for ``/statusz``."""
     outcomes = list(tune_conntrack(sysctl, config, os.cpu_count() or 1))
     if node_ports(config, None, IPFamily.IPV4, ()).localhost:
         outcomes.append(sysctl.set_to(ROUTE_LOCALNET, 1))
     warn_of_route_localnet(config, sysctl)
-    for outcome in outcomes:
-        if outcome.why:
-            _log.warning(
-                "A kernel setting stays as it is",
-                name=outcome.name,
-                wanted=outcome.wanted,
-                now=outcome.after,
-                why=outcome.why,
-            )
-        elif outcome.changed:
-            _log.info("Changed a kernel setting", name=outcome.name, before=outcome.before, now=outcome.after)
-    return tuple(outcomes)
+    said = {outcome.name.rpartition("/")[2]: _say(outcome) for outcome in outcomes}
+    if any(outcome.why for outcome in outcomes):
+        _log.warning("Some kernel settings stay as they are", **said)
+    elif said:
+        _log.info("Kernel settings", **said)
+    return "; ".join(f"{name} {became}" for name, became in said.items()) or "none asked for"
+
+
+def _say(outcome: SysctlOutcome) -> str:
+    if outcome.why:
+        now = "unknown" if outcome.after is None else outcome.after
+        return f"stays {now}, wanted {outcome.wanted}: {outcome.why}"
+    return f"{outcome.after}, was {outcome.before}" if outcome.changed else f"{outcome.after} already"
 
 
 def become_unlikely_victim(adjustment: int, path: Path = Path("/proc/self/oom_score_adj")) -> None:

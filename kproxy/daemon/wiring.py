@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from kproxy.backend.iptables.compile import Ruleset
-from kproxy.config import Config
+from kproxy.config import Config, DetectLocalMode
 from kproxy.daemon import events
 from kproxy.daemon.addresses import LocalAddresses
 from kproxy.daemon.choose import make_backend, make_counters
@@ -22,6 +22,7 @@ from kproxy.daemon.front import Front
 from kproxy.daemon.lane import Lane
 from kproxy.daemon.localhost import LocalhostCollector
 from kproxy.daemon.log import Log
+from kproxy.daemon.oddities import oddities, primary_family, refuse, show_node_ips
 from kproxy.daemon.service_metrics import ServiceMetrics
 from kproxy.errors import KernelError
 from kproxy.kernel.accounting import Accounting
@@ -50,6 +51,8 @@ class Daemon:
         self._config = config
         self._addresses = addresses
         self._client = client
+        self._facts = front.facts
+        refuse(config, found)
         self._cluster, self._metrics, self._health = front.cluster, front.metrics, front.health
         self._health.expect(found)
         if client is not None:
@@ -73,6 +76,7 @@ class Daemon:
             metrics=self._metrics,
             complaints=complaints,
             node_wait=config.node_wait if client else 0.0,
+            pod_cidr_wait=config.pod_cidr_wait if config.detect_local_mode is DetectLocalMode.NODE_CIDR else 0.0,
         )
 
     async def run(self, monitor: FlushDoor) -> None:
@@ -90,8 +94,22 @@ class Daemon:
                 group.create_task(self._service_metrics.run())
             group.create_task(self._heal(monitor))
             self._follow_sources(group)
-            group.create_task(feed.open(config.hostname))
+            group.create_task(self._open())
             self._recorder.record(events.starting(config.hostname))
+
+    async def _open(self) -> None:
+        """Begin, and say how this node is seen."""
+        config, families = self._config, sorted(self._lanes)
+        await self._feed.open(config.hostname)
+        seen = {
+            "families": " ".join(families),
+            "primary": primary_family(config, self._cluster.node),
+            "nodeIPs": show_node_ips(config, self._cluster.node),
+        }
+        _log.info("How this node is seen", **seen)
+        self._facts |= {"IP families": f"{seen['families']}, primary {seen['primary']}", "Node IPs": seen["nodeIPs"]}
+        for problem in oddities(config, families, self._cluster.node):
+            _log.warning("The configuration may be incomplete or wrong", problem=problem)
 
     def _count_services(self) -> ServiceMetrics:
         counting = ServiceMetrics(self._config, Accounting(), Sysctl(), self._shared.addresses)

@@ -18,13 +18,12 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 import yaml
 
 from kproxy.config import Config
-from kproxy.daemon.configz import go_duration
 from kproxy.daemon.exposition import BUILD
 from kproxy.daemon.status import TEXT, Answer
+from kproxy.settings.table import BY_FLAG
 
 _COMPONENT = "kube-proxy"
 _VERSIONS = ("v1beta1", "v1alpha1")
@@ -37,34 +36,6 @@ _HEADER = """
 Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.
 
 """  # noqa: E501 -- kube-proxy's sentence
-# Fields of Config whose flag has another name, and those that no flag sets
-_NAMES = {"verbosity": "v"}
-_NO_FLAGS = frozenset(
-    {
-        "allow_external_ips",
-        "backoff",
-        "bind_retry",
-        "config_poll",
-        "credentials_deadline",
-        "endpoint_tree_threshold",
-        "hostname",
-        "large_cluster_endpoints",
-        "list_page",
-        "manifests_poll",
-        "node_wait",
-        "pod_cidr_wait",
-        "program_deadline",
-        "read_grace",
-        "request_deadline",
-        "restore_chunk",
-        "restore_deadline",
-        "token_reread",
-        "tree_threshold",
-        "unused",
-        "watch_seconds",
-        "xtables_wait",
-    }
-)
 
 
 def statusz(paths: Iterable[str], facts: Mapping[str, str], accept: str) -> Answer:
@@ -100,11 +71,11 @@ def flagz(config: Config, accept: str) -> Answer:
 
 def show_flags(config: Config) -> dict[str, str]:
     """Every flag as it is in force, by its name and in order. None of them is a secret."""
-    shown = {
-        _NAMES.get(name, name.replace("_", "-")): _show(value)
-        for name, value in msgspec.structs.asdict(config).items()
-        if name not in _NO_FLAGS
-    }
+    unused = dict(config.unused)
+    shown = {}
+    for flag, setting in BY_FLAG.items():
+        value = getattr(config, setting.field) if setting.field else unused.get(setting.path, setting.default)
+        shown[flag] = _show(dict(value) if flag == "vmodule" else setting.kind.show(value))
     return dict(sorted(shown.items()))
 
 
@@ -146,9 +117,11 @@ def _show(value: object) -> str:
     match value:
         case bool():
             return str(value).lower()
-        case float():
-            return go_duration(value)
-        case tuple():
-            return ",".join(f"{each[0]}={_show(each[1])}" if isinstance(each, tuple) else str(each) for each in value)
+        case list() | tuple():
+            return ",".join(map(_show, value))
+        case dict():
+            return ",".join(f"{name}={_show(each)}" for name, each in value.items())
+        case None:
+            return ""
         case _:
             return str(value)

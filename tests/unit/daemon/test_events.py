@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from kproxy.daemon.events import Event, Recorder, invalid, starting, unopened
-from kproxy.errors import ApiUnreachable, InvalidObject
+from kproxy.daemon.events import Event, Recorder, invalid, starting, unopened, unserved
+from kproxy.errors import ApiError, ApiRefused, ApiUnreachable, InvalidObject
 from kproxy.model.keys import ObjectKey
 from kproxy.plan.plan import HealthCheck
 
@@ -17,10 +17,11 @@ EVENT = Event("Service", ObjectKey("ns1", "web"), "InvalidObject", "spec is wron
 
 
 class Posts:
-    """An API server that takes a second for each post; ``failing`` of them it does not take."""
+    """An API server; ``failing`` posts it does not take, and patches it answers with the errors of ``patching``."""
 
-    def __init__(self, failing: int = 0) -> None:
-        self.failing = failing
+    def __init__(self, failing: int = 0, patching: Sequence[ApiError] = ()) -> None:
+        self.failing, self.patching = failing, list(patching)
+        self.patches: list[Any] = []
         self.bodies: list[Any] = []
         self.times: list[float] = []
 
@@ -31,6 +32,12 @@ class Posts:
             raise ApiUnreachable("away")
         self.bodies.append((path, json.loads(body)))
         self.times.append(asyncio.get_running_loop().time())
+
+    async def patch(self, path: str, body: bytes, *, what: str) -> None:
+        assert what == "patch events"
+        if self.patching:
+            raise self.patching.pop(0)
+        self.patches.append((path, json.loads(body), asyncio.get_running_loop().time() - 1000.0))
 
 
 async def play(posts: Posts | None, *steps: Event | float) -> None:
@@ -72,10 +79,47 @@ def test_a_hostile_namespace_leads_nowhere(jump: Jump) -> None:
     assert path == "/apis/events.k8s.io/v1/namespaces/a%2F..%2F..%2Fb%3Fc%23d/events"
 
 
-def test_the_same_event_again_is_counted_and_goes_out_as_a_series(jump: Jump) -> None:
+def test_the_same_event_again_is_counted_and_told_as_a_series(jump: Jump) -> None:
     posts = Posts()
-    jump(play(posts, EVENT, 1, EVENT, EVENT, 1, EVENT, 700, EVENT, 1))
-    assert [body.get("series", {}).get("count") for _, body in posts.bodies] == [None, 4]
+    jump(play(posts, EVENT, 1, EVENT, EVENT, 1, EVENT, 700, EVENT, 1200))
+    ((path, body),) = posts.bodies
+    series = {"lastObservedTime": "2023-11-14T22:13:20.250000Z"}
+    assert "series" not in body
+    assert posts.patches == [
+        (f"{path}/{body['metadata']['name']}", {"series": {"count": 4, **series}}, 600.0),
+        (f"{path}/{body['metadata']['name']}", {"series": {"count": 5, **series}}, 1200.0),
+    ]
+
+
+def test_an_event_that_has_expired_is_posted_anew(jump: Jump) -> None:
+    posts = Posts(patching=[ApiError("gone", status=404)])
+    jump(play(posts, EVENT, 4000, EVENT, 1, EVENT, 1200))
+    assert len({body["metadata"]["name"] for _, body in posts.bodies}) == 2
+    assert ["series" in body for _, body in posts.bodies] == [False, False]
+    ((path, body, _),) = posts.patches
+    assert path.endswith(posts.bodies[1][1]["metadata"]["name"])
+    assert body["series"]["count"] == 2
+
+
+def test_who_may_not_patch_does_not(jump: Jump) -> None:
+    posts = Posts(patching=[ApiRefused("no", status=403)])
+    jump(play(posts, EVENT, 1, EVENT, 1200))
+    assert (len(posts.bodies), posts.patches) == (1, [])
+
+
+def test_an_event_that_was_lost_is_posted_when_it_happens_again(jump: Jump) -> None:
+    posts = Posts(failing=1)
+    jump(play(posts, EVENT, 1, EVENT, 1200))
+    ((_, body),) = posts.bodies
+    assert body["series"]["count"] == 2
+
+
+def test_who_is_about_to_end_tells_at_once(jump: Jump) -> None:
+    posts = Posts()
+    jump(Recorder(posts, "n1").tell(unserved("n1", "FailedToStartMetricServer", "taken")))
+    ((_, body),) = posts.bodies
+    assert (body["reason"], body["action"], body["type"]) == ("FailedToStartMetricServer", "StartKubeProxy", "Warning")
+    assert body["regarding"] == {"kind": "Node", "name": "n1", "apiVersion": "v1", "uid": "n1"}
 
 
 def test_a_burst_passes_and_then_one_each_second(jump: Jump) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 
 import aiohttp
+import pytest
+from msgspec.structs import replace
 
 from kproxy.config import Config
 from kproxy.daemon.front import Front
+from kproxy.errors import CannotListen
+from kproxy.sandbox.apiserver import ApiServer
 
 
 def free_port() -> int:
@@ -40,6 +45,34 @@ async def test_a_daemon_that_still_waits_is_alive_but_not_ready() -> None:
 async def open_until_cancelled(front: Front) -> None:
     async with asyncio.TaskGroup() as group:
         front.open(group)
+
+
+async def test_who_ends_because_an_address_is_taken_says_so_in_an_event(tmp_path: Path) -> None:
+    async with ApiServer() as api:
+        api.kubeconfig(tmp_path / "kubeconfig")
+        with socket.create_server(("127.0.0.1", 0)) as holder:
+            config = Config(
+                hostname="n1",
+                kubeconfig=str(tmp_path / "kubeconfig"),
+                bind_address_hard_fail=True,
+                healthz_bind_address=f"127.0.0.1:{holder.getsockname()[1]}",
+                metrics_bind_address="127.0.0.1:0",
+            )
+            with pytest.raises(ExceptionGroup) as ended:
+                await open_until_cancelled(Front(config))
+        assert ended.group_contains(CannotListen)
+        (event,) = api.list("Event")
+    assert event["reason"] == "FailedToStartProxierHealthcheck"
+    assert (event["involvedObject"]["kind"], event["involvedObject"]["name"]) == ("Node", "n1")
+
+
+async def test_who_cannot_tell_ends_all_the_same(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        config = Config(kubeconfig=str(tmp_path / "none"), bind_address_hard_fail=True, metrics_bind_address=address)
+        with pytest.raises(ExceptionGroup) as ended:
+            await open_until_cancelled(Front(replace(config, healthz_bind_address="")))
+    assert ended.group_contains(CannotListen)
 
 
 async def test_a_node_without_an_api_server_needs_no_node_object() -> None:

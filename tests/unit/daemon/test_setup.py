@@ -13,6 +13,7 @@ from kproxy.kernel.fake import FakeSysctl
 
 ROUTE = "net/ipv4/conf/all/route_localnet"
 TIMEOUT = "net/netfilter/nf_conntrack_tcp_timeout_established"
+CLOSE_WAIT = "net/netfilter/nf_conntrack_tcp_timeout_close_wait"
 
 
 def test_localhost_node_ports_need_route_localnet() -> None:
@@ -34,9 +35,20 @@ def test_without_them_it_is_left_alone(config: Config) -> None:
     assert sysctl.read(ROUTE) == 0
 
 
-def test_what_cannot_be_set_is_a_line_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
-    prepare(Config(conntrack_max_per_core=0), FakeSysctl({TIMEOUT: 5, ROUTE: 1}, read_only=[TIMEOUT]))
-    assert any(TIMEOUT in str(record.__dict__["fields"]) for record in caplog.records)
+def test_one_line_says_what_became_of_every_wish(caplog: pytest.LogCaptureFixture) -> None:
+    values, wishes = {TIMEOUT: 5, CLOSE_WAIT: 60, ROUTE: 1}, Config(conntrack_max_per_core=0)
+    with caplog.at_level("INFO", "kproxy"):
+        said = prepare(wishes, FakeSysctl(values, read_only=[TIMEOUT]))
+        prepare(wishes, FakeSysctl(values))
+    refused, granted = caplog.records
+    assert said.startswith("nf_conntrack_tcp_timeout_established stays 5, wanted 86400: ")
+    assert said.endswith("; nf_conntrack_tcp_timeout_close_wait 3600, was 60; route_localnet 1 already")
+    fields = refused.__dict__["fields"]
+    assert (refused.levelname, granted.levelname) == ("WARNING", "INFO")
+    assert fields["nf_conntrack_tcp_timeout_established"].startswith("stays 5, wanted 86400: ")
+    assert fields["nf_conntrack_tcp_timeout_close_wait"] == "3600, was 60"
+    assert fields["route_localnet"] == "1 already"
+    assert granted.__dict__["fields"]["nf_conntrack_tcp_timeout_established"] == "86400, was 5"
 
 
 def test_the_oom_score_is_best_effort(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
