@@ -217,7 +217,7 @@ class Family(Generic[R]):
     async def _open_ports(self, plan: Plan) -> None:
         for failure in await self._ports.reconcile(plan.health_checks, plan.node_ports):
             self._shared.recorder.record(events.unopened(*failure))
-        self._shared.complaints.stand(f"{self.family} on loopback", self.localhost.reconcile(plan))
+        self._shared.complaints.stand(f"{self.family} on loopback", await self.localhost.reconcile(plan))
 
     async def _forget_stale_flows(self, plan: Plan) -> None:
         """What cannot be done now is tried after the next round, with what that one adds."""

@@ -97,9 +97,11 @@ class LocalhostPorts:
         """Node ports that loopback is not served for: taken by others, or SCTP."""
         return len(self._failed) + len(self._unserved)
 
-    def reconcile(self, plan: Plan) -> list[Complaint]:
+    async def reconcile(self, plan: Plan) -> list[Complaint]:
         """Listen where the plan wants it; what stands in the way."""
-        self._rules = localhost_rules(plan, self._rules)
+        # In a thread, as the kernel's rules are: ten thousand node ports take a while.
+        wants = plan.node_ports.listeners
+        self._rules = await asyncio.to_thread(localhost_rules, plan, self._rules) if wants else NOTHING
         self._say_unserved(frozenset(self._rules.unserved))
         failures = self._listeners.reconcile(self._rules)
         self._failed = frozenset(each.rule.listener for each in failures)

@@ -174,6 +174,7 @@ class Flow:
         self._buffer = buffer
         self._ended = ended
         self._transports: dict[Side, asyncio.Transport] = {}
+        self._early: list[tcp.Event] | None = []  # what happened before both sides were there; None: they are
         self._loop = asyncio.get_running_loop()
         self.used = self._loop.time()
 
@@ -193,6 +194,9 @@ class Flow:
             if not self._transports:
                 self._ended(self)
             raise
+        early, self._early = self._early or (), None
+        for event in early:
+            self.handle(event)
         for transport in self._transports.values():
             transport.resume_reading()
 
@@ -203,6 +207,9 @@ class Flow:
 
     def handle(self, event: tcp.Event) -> None:
         self.used = self._loop.time()
+        if self._early is not None:  # not every loop heeds a pause in connection_made
+            self._early.append(event)
+            return
         broken = None
         for command in self._machine.handle(event):
             try:

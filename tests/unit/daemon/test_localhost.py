@@ -42,7 +42,7 @@ def plan_for(*ports: tuple[int, Protocol], config: Config = CONFIG) -> Plan:
 async def ports() -> AsyncIterator[LocalhostPorts]:
     made = LocalhostPorts(V4, CONFIG, lambda key: f"uid of {key}")
     yield made
-    made.reconcile(plan_for())
+    await made.reconcile(plan_for())
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def fields(record: object) -> dict[str, object]:
 
 async def test_a_taken_port_is_its_services_misfortune_alone(ports: LocalhostPorts, taken: int) -> None:
     number = free()
-    (complaint,) = ports.reconcile(plan_for((taken, Protocol.TCP), (number, Protocol.TCP)))
+    (complaint,) = await ports.reconcile(plan_for((taken, Protocol.TCP), (number, Protocol.TCP)))
     assert (complaint.reason, complaint.uid) == ("FailedToListenLocalhostNodePort", f"uid of default/s{taken}")
     assert str(complaint.problem) == (
         f"Service default/s{taken}: spec.ports[a].nodePort cannot be served at 127.0.0.1:{taken}/TCP: "
@@ -70,7 +70,7 @@ async def test_a_taken_port_is_its_services_misfortune_alone(ports: LocalhostPor
         "or give the Service another node port"
     )
     assert (ports.failed, ports.open, ports.unserved) == ({Listener("127.0.0.1", taken, Protocol.TCP)}, 1, 1)
-    assert ports.reconcile(plan_for()) == []
+    assert await ports.reconcile(plan_for()) == []
     assert (ports.failed, ports.open, ports.unserved) == (set(), 0, 0)
 
 
@@ -85,7 +85,7 @@ async def test_the_remedy_fits_the_error(
     ports: LocalhostPorts, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
 ) -> None:
     refuse(monkeypatch, number)
-    (complaint,) = ports.reconcile(plan_for((80, Protocol.UDP)))
+    (complaint,) = await ports.reconcile(plan_for((80, Protocol.UDP)))
     assert complaint.problem.remedy == remedy
 
 
@@ -105,20 +105,20 @@ async def test_what_ails_the_node_is_one_line_for_all_services(
     plan = plan_for((30001, Protocol.TCP), (30002, Protocol.TCP))
     with monkeypatch.context() as patched:
         refuse(patched, number)
-        assert [ports.reconcile(plan) for _ in range(2)] == [[], []]
+        assert [await ports.reconcile(plan) for _ in range(2)] == [[], []]
         assert len(ports.failed) == 2
     (record,) = caplog.records
     assert why in str(fields(record)["why"])
-    ports.reconcile(plan_for())
+    await ports.reconcile(plan_for())
     refuse(monkeypatch, number)
-    ports.reconcile(plan)
+    await ports.reconcile(plan)
     assert len(caplog.records) == 2
 
 
 async def test_sctp_is_said_once_and_counted(ports: LocalhostPorts, caplog: pytest.LogCaptureFixture) -> None:
     plan = plan_for((30001, Protocol.SCTP))
     with caplog.at_level("INFO", logger="kproxy"):
-        assert [ports.reconcile(plan) for _ in range(2)] == [[], []]
+        assert [await ports.reconcile(plan) for _ in range(2)] == [[], []]
     (record,) = caplog.records
     assert (record.message, str(fields(record)["service"])) == (
         "An SCTP node port is not served on loopback",
@@ -163,7 +163,7 @@ def samples(collector: LocalhostCollector) -> dict[str, float]:
 
 
 async def test_metrics_name_family_protocol_and_reason_and_no_service(ports: LocalhostPorts, taken: int) -> None:
-    ports.reconcile(plan_for((free(), Protocol.TCP), (taken, Protocol.TCP), (30001, Protocol.SCTP)))
+    await ports.reconcile(plan_for((free(), Protocol.TCP), (taken, Protocol.TCP), (30001, Protocol.SCTP)))
     ports.counts[Protocol.UDP].flows = 3
     found = samples(LocalhostCollector({V4: ports}))
     assert {name: value for name, value in found.items() if value} == {
@@ -187,7 +187,7 @@ def test_route_localnet_is_told_to_those_who_asked_to_do_without_it(
     assert sysctl.read(ROUTE_LOCALNET) == value
 
 
-def test_a_plan_without_the_word_opens_nothing() -> None:
+async def test_a_plan_without_the_word_opens_nothing() -> None:
     ports = LocalhostPorts(V4, CONFIG, lambda key: str(ObjectKey(*key)))
-    assert ports.reconcile(plan_for((30001, Protocol.TCP), config=Config(hostname="n1"))) == []
+    assert await ports.reconcile(plan_for((30001, Protocol.TCP), config=Config(hostname="n1"))) == []
     assert ports.open == 0

@@ -10,6 +10,7 @@ from hashlib import sha256
 
 import pytest
 
+from kproxy.backend.userspace import tcp
 from kproxy.backend.userspace.apply import Listeners
 from kproxy.backend.userspace.streams import Flow
 from kproxy.plan.plan import Target
@@ -284,6 +285,23 @@ async def test_idle_flows_are_reset(half_closed: bool) -> None:
             writer.write_eof()
         with pytest.raises(ConnectionResetError):
             await reader.read(-1)
+        writer.close()
+
+
+async def test_what_a_loop_reads_too_early_is_not_lost() -> None:
+    (client, ours), (theirs, server) = socket.socketpair(), socket.socketpair()
+    for each in (client, ours, theirs, server):
+        each.setblocking(False)
+    over = asyncio.Event()
+    flow = Flow(65536, lambda _: over.set())
+    flow.handle(tcp.Received(tcp.Side.CLIENT, b"early "))
+    with client, server:
+        client.send(b"and late")
+        await flow.begin(ours, theirs)
+        reader, writer = await asyncio.open_connection(sock=server)
+        assert await reader.readexactly(14) == b"early and late"
+        flow.cut()
+        await over.wait()
         writer.close()
 
 
