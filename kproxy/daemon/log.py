@@ -99,7 +99,7 @@ class JSONFormatter(logging.Formatter):
 
 def quote(what: object) -> str:
     """As JSON: a text is a double-quoted string in which nothing can end the line."""
-    text = json.dumps(what, default=str, ensure_ascii=False)
+    text = json.dumps(what, default=str, ensure_ascii=False, separators=(",", ":"))
     return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 

@@ -163,8 +163,7 @@ class Metrics:
         self._last.labels(family).set(wall)
         for table, rules in report.rules_total.items():
             self._rules.labels(table, family).set(rules)
-        for table, rules in report.rules_written.items():
-            self._written.labels(table, family).set(rules)
+            self._written.labels(table, family).set(report.rules_written.get(table, 0))
         if report.refused:
             self.refused(family, full=report.full, times=report.refused)
         self._quarantined.labels(family).set(len(report.quarantined))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from msgspec.structs import replace
+
 from kproxy.backend.base import SyncReport
 from kproxy.daemon.metrics import LATENCY_BUCKETS, NFACCT, SYNC_BUCKETS, Metrics
 from kproxy.model.enums import IPFamily
@@ -210,6 +212,13 @@ def test_a_round_that_failed_counts_as_what_it_was() -> None:
     text = page(metrics)
     assert 'kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv4"} 1' in text
     assert "partial" not in text
+
+
+def test_a_round_that_wrote_nothing_says_so_and_only_tables_with_rules_of_ours_are_told() -> None:
+    metrics = fed()
+    metrics.synced(V4, replace(REPORT, rules_written={"mangle": 0}), PLAN, wall=3.0)
+    last = re.findall(r'^kubeproxy_sync_proxy_rules_iptables_last{.*table="(.*)"} (\S+)$', page(metrics), re.MULTILINE)
+    assert sorted(last) == [("filter", "0"), ("nat", "0")]
 
 
 def test_two_daemons_in_one_process_do_not_share_anything() -> None:
