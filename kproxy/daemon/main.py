@@ -23,6 +23,7 @@ from kproxy.daemon.addresses import LocalAddresses
 from kproxy.daemon.choose import choose_variant, find_families
 from kproxy.daemon.front import Front
 from kproxy.daemon.log import Log, configure
+from kproxy.daemon.oddities import refuse
 from kproxy.daemon.reload import ConfigFile, watch
 from kproxy.daemon.setup import allow_many_files, become_unlikely_victim, prepare
 from kproxy.daemon.wiring import Daemon
@@ -101,6 +102,7 @@ async def _work(config: Config, front: Front) -> None:
     verdict = await choose_variant(config)
     front.facts["Iptables variant"] = f"{verdict.variant.value}, {verdict.why}"
     found = await find_families(config, verdict.variant)
+    refuse(config, found)
     async with AsyncExitStack() as stack:
         addresses = LocalAddresses(await stack.enter_async_context(Addresses()), again=config.bind_retry)
         await addresses.refresh()

@@ -22,7 +22,7 @@ from kproxy.daemon.front import Front
 from kproxy.daemon.lane import Lane
 from kproxy.daemon.localhost import LocalhostCollector
 from kproxy.daemon.log import Log
-from kproxy.daemon.oddities import oddities, primary_family, refuse, show_node_ips
+from kproxy.daemon.oddities import oddities, primary_family, show_node_ips
 from kproxy.daemon.service_metrics import ServiceMetrics
 from kproxy.errors import KernelError
 from kproxy.kernel.accounting import Accounting
@@ -52,7 +52,6 @@ class Daemon:
         self._addresses = addresses
         self._client = client
         self._facts = front.facts
-        refuse(config, found)
         self._cluster, self._metrics, self._health = front.cluster, front.metrics, front.health
         self._health.expect(found)
         if client is not None:
