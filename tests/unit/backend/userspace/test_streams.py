@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import resource
 import socket
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
@@ -286,6 +288,35 @@ async def test_idle_flows_are_reset(half_closed: bool) -> None:
         with pytest.raises(ConnectionResetError):
             await reader.read(-1)
         writer.close()
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+async def test_many_connections_that_end_in_every_way_leave_no_file_open() -> None:
+    chance = random.Random(3)
+
+    async def use(port: int) -> None:
+        reader, writer = await dial(port)
+        writer.write(b"x" * chance.randrange(1, 5000))
+        if chance.random() < 0.7:
+            await reader.read(10)
+        if chance.random() < 0.3:
+            reset(writer)
+        else:
+            writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    port = free_port()
+    async with endpoint(echo) as target, listening(rule(port, target)) as listeners:
+        before = open_files()
+        for _ in range(10):
+            await asyncio.gather(*(use(port) for _ in range(40)))
+        counts = next(iter(listeners.counts.values()))
+        await until(lambda: counts.active == 0 and open_files() == before)
+        assert (counts.flows, counts.refused.total()) == (400, 0)
 
 
 async def test_what_a_loop_reads_too_early_is_not_lost() -> None:
