@@ -1,8 +1,9 @@
 """How metrics are written, and the generic series that every Kubernetes component has beside its own.
 
 The text is Go's, not Python's: ``le="1"`` and not ``le="1.0"``, because Prometheus 2 takes those for different series
-and dashboards were made with Go's; a metric without a sample is not mentioned, as client_golang does not. OpenMetrics
-is written for who asks for it, by its own rules (spec: runtime.md 10 and 14).
+and dashboards were made with Go's; a metric without a sample is not mentioned, as client_golang does not (spec:
+runtime.md 10 and 14). OpenMetrics, which prescribes ``1.0``, is for who takes nothing else: kube-proxy does not speak
+it, and a Prometheus, which prefers it and takes the text as well, would store other series than before.
 
 ``process_*`` is what client_golang says of a process. Of ``go_*`` only two have a meaning here: ``go_goroutines``,
 which dashboards draw (kubernetes-mixin), counts asyncio's tasks, for they are what goroutines are there, and
@@ -63,8 +64,9 @@ def make_registry() -> CollectorRegistry:
 
 
 def expose(registry: Collector, accept: str = "") -> Answer:
-    """Everything in ``registry``, in the format that the ``Accept`` header prefers among those that we have."""
-    render, kind = exposition.choose_encoder(accept)
+    """Everything in ``registry``: as text where the ``Accept`` header has it or is empty, else as OpenMetrics."""
+    takes_text = any(each in accept for each in ("text/plain", "text/*", "*/*"))
+    render, kind = exposition.choose_encoder("" if takes_text else accept)
     text = render(_Sampled(registry))
     if not kind.startswith("application/openmetrics-text"):
         text = _VALUE.sub(rb"\1", _BOUND.sub(rb'\1"', text))

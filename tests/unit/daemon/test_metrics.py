@@ -139,9 +139,13 @@ def test_bounds_and_numbers_are_written_as_go_writes_them() -> None:
     assert 'rest_client_request_size_bytes_bucket{host="api:6443",le="1.048576e+06",verb="GET"} 1' in text
 
 
-def test_open_metrics_are_for_who_asks() -> None:
-    plain, asked = fed().answer("text/plain"), fed().answer("application/openmetrics-text;version=1.0.0,text/plain")
-    assert plain.headers["Content-Type"].startswith("text/plain; version=0.0.4; charset=utf-8")
+def test_open_metrics_are_for_who_takes_nothing_else() -> None:
+    prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
+    for accept in ("", "text/plain", "*/*", "application/json", prometheus):
+        answer = fed().answer(accept)
+        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert b'le="1"' in answer.body
+    asked = fed().answer("application/openmetrics-text;version=1.0.0")
     assert asked.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
     assert asked.body.endswith(b"# EOF\n")
     assert b'le="1.0"' in asked.body
