@@ -92,9 +92,9 @@ class Cluster:
         self.services.clear()
 
     def clear(self) -> None:
-        """Delete all that the scenario wrote, and put the Nodes back."""
+        """Delete all that the scenario wrote, the Events that it caused, and put the Nodes back."""
         self.services.clear()
-        for kind in ("Service", "EndpointSlice"):
+        for kind in ("Service", "EndpointSlice", "Event"):
             for each in self.api.list(kind):
                 namespace, name = each["metadata"]["namespace"], each["metadata"]["name"]
                 if not namespace.startswith("hx-") and (namespace, name) != ("default", "kubernetes"):

@@ -29,6 +29,7 @@ _ALLOWED: Mapping[str, frozenset[str]] = {
     "events": frozenset({"create", "patch", "update"}),
 }
 _DISCOVERY = ("/api", "/apis", "/version", "/healthz", "/livez", "/readyz")
+_EVENT_FIELDS = {"involvedObject": "regarding", "message": "note", "reportingComponent": "reportingController"}
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
@@ -171,11 +172,12 @@ class ClusterSteps:
         return False
 
     async def _events(self, probe: Json) -> bool:
-        """The Events of a reason: how many, and the first."""
+        """The Events of a reason: how many, and the first of them in the words of events.k8s.io."""
 
         async def look() -> Json:
             found = [each for each in self._cluster.api.list("Event") if each.get("reason") == probe["reason"]]
-            return {"count": len(found), "first": found[0] if found else None}
+            first = {_EVENT_FIELDS.get(key, key): value for key, value in found[0].items()} if found else None
+            return {"count": len(found), "first": first}
 
         await self._scene.settle(probe, look)
         return False

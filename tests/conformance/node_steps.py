@@ -7,6 +7,8 @@ import signal
 import socket
 from typing import Any
 
+import yaml
+
 from tests.conformance.launch import Launch
 from tests.conformance.proxy import write_reference_rules
 from tests.conformance.scene import Action, Scene, Skipped
@@ -29,6 +31,7 @@ class NodeSteps:
             "program": self._program,
             "occupy": self._occupy,
             "sh": self._shell,
+            "file": self._file,
             "sleep": self._sleep,
         }
 
@@ -112,6 +115,16 @@ class NodeSteps:
             await self._scene.settle(step, look)
         else:
             await look()
+        return False
+
+    async def _file(self, probe: Json) -> bool:
+        """The parts of a YAML file of the scenario's directory."""
+        path = self._proxy.scratch / probe["name"]
+
+        async def look() -> Json:
+            return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+
+        await self._scene.settle(probe, look)
         return False
 
     async def _sleep(self, seconds: float) -> bool:

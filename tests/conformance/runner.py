@@ -97,7 +97,7 @@ class Runner:
         verdict.skipped = self._why_not(scenario)
         if verdict.skipped:
             return verdict
-        scene = Scene(scenario, recorded, world.hosts, cluster, prober, proxy)
+        scene = Scene(scenario, recorded, world.hosts, cluster, prober, proxy, self.lacking)
         try:
             async with self._second_proxy(scenario, world, cluster):
                 await self._prepare(scenario, scene)

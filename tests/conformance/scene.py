@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ class Scene:
     cluster: Cluster
     prober: Prober
     proxy: Proxy
+    lacking: Mapping[str, str] = field(default_factory=dict)  # what this machine does not have, and why
     results: dict[str, Json] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     accepted: dict[str, Any] = field(default_factory=dict)

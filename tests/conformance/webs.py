@@ -44,9 +44,10 @@ async def _ask(host: Host, target: Target, probe: Json) -> tuple[str, bytes]:
     with host.inside():
         sock = socket.socket(socket.AF_INET6 if target.family == 6 else socket.AF_INET)
     sock.setblocking(False)
-    fields = {"Host": "x", "Connection": "close", **probe.get("headers", {})}
+    sent = probe.get("send", "")
+    fields = {"Host": "x", "Connection": "close", "Content-Length": len(sent), **probe.get("headers", {})}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    request = f"{probe.get('method', 'GET')} {probe['path']} HTTP/1.1\r\n{head}\r\n"
+    request = f"{probe.get('method', 'GET')} {probe['path']} HTTP/1.1\r\n{head}\r\n{sent}"
     try:
         async with asyncio.timeout(_DEADLINE):
             await asyncio.get_running_loop().sock_connect(sock, (target.address, target.port))
