@@ -17,8 +17,9 @@ deleted takes its series along at once; what it had in the sum stays, for a sum 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from heapq import nlargest
+from collections.abc import Collection, Mapping
+from heapq import nlargest, nsmallest
+from operator import lt
 
 from kproxy.model.flow import NO_TRAFFIC, Traffic
 from kproxy.model.keys import ServicePortKey
@@ -29,27 +30,26 @@ _INCUMBENT, _NEWCOMER = 5, 4  # what a connection counts in the contest for seri
 class _Account:
     """One service port."""
 
-    __slots__ = ("elsewhere", "ended", "living", "total", "vanished")
+    __slots__ = ("base", "elsewhere", "living", "total")
 
     def __init__(self) -> None:
-        self.ended = NO_TRAFFIC
+        # What is added to the living: flows that ended, those that vanished, less what was carried before we came.
+        self.base = NO_TRAFFIC
         self.living = NO_TRAFFIC  # by the last reading of the table
-        self.vanished = NO_TRAFFIC  # less what was carried before we came
         self.total = NO_TRAFFIC
         self.elsewhere = NO_TRAFFIC  # what of the total is counted in the sum of the others
 
-    def settle(self, meanwhile: Traffic) -> Traffic:
-        """Raise the total by what is known now; returns by how much."""
-        total, vanished = [], []
-        for before, ended, living, during, gone in zip(
-            self.total, self.ended, self.living, meanwhile, self.vanished, strict=True
-        ):
-            known = ended + living + gone
-            lost = max(0, before - known - during)
-            vanished.append(gone + lost)
-            total.append(max(before, known + lost))
-        before_all, self.total, self.vanished = self.total, Traffic(*total), Traffic(*vanished)
-        return _minus(self.total, before_all)
+    def settle(self, living: Traffic, meanwhile: Traffic) -> None:
+        """Raise the total by what is known now."""
+        self.living = living
+        known = self.base.plus(living)
+        if any(map(lt, known, self.total)):
+            lost = Traffic(
+                *(max(0, was - is_ - gone) for was, is_, gone in zip(self.total, known, meanwhile, strict=True))
+            )
+            self.base = self.base.plus(lost)
+            known = Traffic(*map(max, known, self.total))
+        self.total = known
 
 
 class Row:
@@ -70,52 +70,64 @@ class Ledger:
         self._accounts: dict[ServicePortKey, _Account] = {}
         self._shown: frozenset[ServicePortKey] = frozenset()
         self._others = NO_TRAFFIC
-        self._stirred: set[ServicePortKey] = set()  # whose total may differ at the next settling
+        self._stirred: set[ServicePortKey] = set()  # to whose base something was added since the last settling
+        self._lived: set[ServicePortKey] = set()  # who had flows at the last settling
 
     def discount(self, key: ServicePortKey, before: Traffic) -> None:
         """Flows that live had carried so much before this process began; none of it is ours to tell."""
         account = self._accounts.setdefault(key, _Account())
-        account.vanished = _minus(account.vanished, before)
+        account.base = account.base.minus(before)
         self._stirred.add(key)
 
     def end(self, ended: Mapping[ServicePortKey, Traffic]) -> None:
         """These flows have ended."""
         for key, traffic in ended.items():
             account = self._accounts.setdefault(key, _Account())
-            account.ended = account.ended.plus(traffic)
+            account.base = account.base.plus(traffic)
             self._stirred.add(key)
 
     def settle(self, living: Mapping[ServicePortKey, Traffic], meanwhile: Mapping[ServicePortKey, Traffic]) -> None:
         """The table was read: all flows that live, and those that ended while it was read, not yet given to ``end``."""
-        for key in living:
-            self._accounts.setdefault(key, _Account())
-        touched = self._stirred | living.keys()
-        gains: dict[ServicePortKey, Traffic] = {}
-        for key in touched:
-            account = self._accounts[key]
-            account.living = living.get(key, NO_TRAFFIC)
-            gains[key] = account.settle(meanwhile.get(key, NO_TRAFFIC))
-        self._stirred = set(living)
+        before: list[tuple[ServicePortKey, _Account, Traffic]] = []
+        for key in (self._stirred | self._lived) - living.keys():
+            self._settle(key, NO_TRAFFIC, meanwhile, before)
+        for key, now in living.items():
+            account = self._accounts.get(key)
+            if account is None or account.living != now or key in self._stirred:
+                self._settle(key, now, meanwhile, before)
+        self._lived, self._stirred = set(living), set()
         self._choose()
-        for key, gain in gains.items():
-            if key not in self._shown:
-                account = self._accounts[key]
+        for key, account, total in before:
+            if key not in self._shown and account.total != total:
+                gain = account.total.minus(total)
                 account.elsewhere = account.elsewhere.plus(gain)
                 self._others = self._others.plus(gain)
 
-    def forget(self, keys: Iterable[ServicePortKey]) -> None:
+    def _settle(
+        self,
+        key: ServicePortKey,
+        living: Traffic,
+        meanwhile: Mapping[ServicePortKey, Traffic],
+        before: list[tuple[ServicePortKey, _Account, Traffic]],
+    ) -> None:
+        account = self._accounts.get(key) or self._accounts.setdefault(key, _Account())
+        before.append((key, account, account.total))
+        account.settle(living, meanwhile.get(key, NO_TRAFFIC))
+
+    def forget(self, keys: Collection[ServicePortKey]) -> None:
         """These service ports are gone."""
         for key in keys:
             self._accounts.pop(key, None)
-            self._stirred.discard(key)
-        self._shown &= self._accounts.keys()
+        self._stirred.difference_update(keys)
+        self._lived.difference_update(keys)
+        self._shown = self._shown.difference(keys)
 
     def rows(self, all_ports: Collection[ServicePortKey] = ()) -> list[Row]:
         """The series, sorted, the sum of the others last. ``all_ports``: shown even without any traffic yet."""
         rows = []
         for key in sorted(self._shown.union(all_ports)):
             account = self._accounts.get(key) or _Account()
-            rows.append(Row(key, _minus(account.total, account.elsewhere), account.living.flows))
+            rows.append(Row(key, account.total.minus(account.elsewhere), account.living.flows))
         hidden = [account for key, account in self._accounts.items() if key not in self._shown]
         if hidden or self._others != NO_TRAFFIC:
             rows.append(Row(None, self._others, sum(account.living.flows for account in hidden)))
@@ -125,13 +137,12 @@ class Ledger:
         if len(self._accounts) <= self._limit:
             self._shown = frozenset(self._accounts)
             return
-
-        def weight(key: ServicePortKey) -> int:
-            return self._accounts[key].total.flows * (_INCUMBENT if key in self._shown else _NEWCOMER)
-
-        # Sorted by key first: of equals the same ones are chosen whatever came first.
-        self._shown = frozenset(nlargest(self._limit, sorted(self._accounts), key=weight))
-
-
-def _minus(one: Traffic, other: Traffic) -> Traffic:
-    return Traffic(one.flows - other.flows, one.bytes_in - other.bytes_in, one.bytes_out - other.bytes_out)
+        shown, accounts = self._shown, self._accounts
+        weights = {
+            key: account.total.flows * (_INCUMBENT if key in shown else _NEWCOMER) for key, account in accounts.items()
+        }
+        least = nlargest(self._limit, weights.values())[-1]
+        above = [key for key, weight in weights.items() if weight > least]
+        # Of equals the same ones are chosen, whatever came first.
+        equal = nsmallest(self._limit - len(above), (key for key, weight in weights.items() if weight == least))
+        self._shown = frozenset((*above, *equal))

@@ -63,8 +63,32 @@ _FILTER = (
     (_RETURN, 0, 0, 0),
 )
 
+_REMEMBERED = 1 << 16  # destinations; a cluster of 10,000 services has some 20,000
 _LAYOUT_OF = {int(layout.domain): layout for layout in LAYOUTS.values()}
 _Sums = dict[tuple[bytes, bytes, int], list[int]]  # address, port, protocol → flows, bytes in, bytes out
+
+
+class _Names:
+    """Destinations by what the kernel calls them. Remembered, because making one costs more than counting a flow."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, bytes, int], Destination] = {}
+
+    def told(self, sums: _Sums) -> dict[Destination, Traffic]:
+        known = self._known
+        if len(known) > _REMEMBERED:
+            known.clear()
+        told: dict[Destination, Traffic] = {}
+        for key, sum_ in sums.items():
+            destination = known.get(key)
+            if destination is None:
+                address, port, protocol = key
+                if protocol not in PROTOCOLS:
+                    continue
+                destination = Destination(PROTOCOLS[protocol], unpack_address(address), int.from_bytes(port, "big"))
+                known[key] = destination
+            told[destination] = Traffic(*sum_)
+        return told
 
 
 class Accounting:
@@ -76,6 +100,7 @@ class Accounting:
         self._socket: socket.socket | None = None
         self._buffer = bytearray(1 << 16)
         self._lost_before = 0  # by sockets that were closed
+        self._names = _Names()
 
     def open(self) -> None:
         """Flows that end are told from here on. Raises KernelError."""
@@ -129,11 +154,11 @@ class Accounting:
             try:
                 length = raw.recv_into(buffer)
             except BlockingIOError:
-                return count, _told(sums)
+                return count, self._names.told(sums)
             except OSError as error:
                 raise netlink.failure(error.errno or 0, "read the ends of flows") from error
             _add(buffer, 0, length, sums)
-        return limit, _told(sums)
+        return limit, self._names.told(sums)
 
     async def living(self) -> dict[Destination, Traffic]:
         """What the flows in the table have carried so far. In a thread, because a big table takes a while."""
@@ -145,7 +170,7 @@ class Accounting:
             sums: _Sums = {}
             with netlink.NetfilterSocket(self._deadline) as door:
                 if self._read(door, sums):
-                    return _told(sums)
+                    return self._names.told(sums)
         raise KernelError("read the counters of flows: interrupted again and again; the next reading tries anew")
 
     @staticmethod
@@ -225,11 +250,3 @@ def _search(data: memoryview, start: int, end: int) -> tuple[int, int]:
         if number in found:
             found[number] = int.from_bytes(netlink.find(data, first, last, _BYTES) or b"", "big")
     return found[_COUNTERS_ORIGINAL], found[_COUNTERS_REPLY]
-
-
-def _told(sums: _Sums) -> dict[Destination, Traffic]:
-    return {
-        Destination(PROTOCOLS[protocol], unpack_address(address), int.from_bytes(port, "big")): Traffic(*sum_)
-        for (address, port, protocol), sum_ in sums.items()
-        if protocol in PROTOCOLS
-    }

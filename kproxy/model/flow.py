@@ -37,7 +37,10 @@ class Traffic(NamedTuple):
     bytes_out: int = 0  # the answers
 
     def plus(self, other: Traffic) -> Traffic:
-        return Traffic(self.flows + other.flows, self.bytes_in + other.bytes_in, self.bytes_out + other.bytes_out)
+        return Traffic(self[0] + other[0], self[1] + other[1], self[2] + other[2])
+
+    def minus(self, other: Traffic) -> Traffic:
+        return Traffic(self[0] - other[0], self[1] - other[1], self[2] - other[2])
 
 
 NO_TRAFFIC = Traffic()

@@ -62,7 +62,7 @@ def read(*messages: bytes) -> dict[Destination, Traffic]:
     sums: accounting._Sums = {}
     for each in messages:
         accounting._add(each, 0, len(each), sums)
-    return accounting._told(sums)
+    return accounting._Names().told(sums)
 
 
 @pytest.mark.parametrize("family", list(IPFamily))
