@@ -6,8 +6,8 @@ should not wait for it; of a doubled field the last counts (spec: runtime.md 1).
 one that is known.
 
 The file is composed, not loaded: only fields of the table become values, so what else a document holds (cycles, tags,
-aliases that grow) costs nothing. YAML 1.1 has dates and numbers to base 60, which Kubernetes has not; they stay texts.
-JSON is YAML but for its tabs.
+aliases that grow) costs nothing. libyaml would do it faster, and dies of 100,000 brackets. YAML 1.1 has dates and
+numbers to base 60, which Kubernetes has not; they stay texts. JSON is YAML but for its tabs.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from kproxy.settings.table import BY_PATH
 GROUP = "kubeproxy.config.k8s.io"
 API_VERSION = f"{GROUP}/v1alpha1"
 KIND = "KubeProxyConfiguration"
-LARGEST = 1 << 20  # bytes, as for a ConfigMap
+LARGEST = 256 << 10  # bytes; kubeadm writes 2,000
 _UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # of YAML's tags: !!int x, !!bool x
+_TOLD = 20  # odd fields
 _NAMES = 40  # characters of a field's name that are told
 
 Tree: TypeAlias = Mapping[str, "Tree | None"]  # a section's fields; None: a value
@@ -40,12 +41,12 @@ class Document(Struct, frozen=True):
     problems: tuple[str, ...] = ()  # sentences
 
 
-class _Loader(yaml.CSafeLoader):
+class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {  # noqa: RUF012 -- the base class declares it so
         first: [
             (tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in {"timestamp", "int", "float"}
         ]
-        for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
 
@@ -55,6 +56,12 @@ for _tag, _pattern in (("int", _INT), ("float", _FLOAT)):
     _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern.pattern})$"), list("-+.0123456789")
     )
+
+
+def is_text(plain: str) -> bool:
+    """Whether this, without quotes, is read as the text that it is, and not as a number or the like."""
+    tag: str = _Loader("").resolve(yaml.ScalarNode, plain, (True, False))  # type: ignore[no-untyped-call]
+    return tag == "tag:yaml.org,2002:str"
 
 
 def tree_of(paths: Iterable[str]) -> Tree:
@@ -74,7 +81,7 @@ _TREE = tree_of(("apiVersion", "kind", *BY_PATH))
 def read_document(content: bytes) -> Document:
     """Raises InvalidConfig for what is no document at all; everything else wrong with it is in ``problems``."""
     if len(content) > LARGEST:
-        raise InvalidConfig(f"the file is larger than {LARGEST >> 20} MB; give a {KIND}")
+        raise InvalidConfig(f"the file is larger than {LARGEST >> 10} kB; give a {KIND}")
     try:
         text = content.decode("utf-8-sig")
         loader = _Loader(text.replace("\t", " ") if text.lstrip().startswith("{") else text)
@@ -100,8 +107,8 @@ class _Reading:
     def __init__(self, loader: _Loader) -> None:
         self._loader = loader
         self._values: dict[str, Any] = {}
-        self._unknown: list[str] = []
-        self._doubled: list[str] = []
+        self._unknown: dict[str, str] = {}  # phrases, by path
+        self._doubled: dict[str, str] = {}
         self._problems: list[str] = []
 
     def read(self) -> Document:
@@ -111,13 +118,13 @@ class _Reading:
         elif node is not None and node.tag != "tag:yaml.org,2002:null":
             raise InvalidConfig(f"the file holds {_describe(node)}; give a {KIND}")
         if self._loader.check_node():
-            self._unknown.append("everything behind the first document")
+            self._unknown["---"] = "everything behind the first document"
         for path, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
             found = self._values.pop(path, None)
             if found != wanted:
                 said = "it is missing" if found is None else f"{tell(found)} is not known"
                 self._problems.append(f"{path}: {said}; give {wanted}")
-        return Document(self._values, tuple(self._unknown), tuple(self._doubled), tuple(self._problems))
+        return Document(self._values, _first(self._unknown), _first(self._doubled), tuple(self._problems))
 
     def _section(self, node: yaml.MappingNode, tree: Tree, prefix: str) -> None:
         self._loader.flatten_mapping(node)  # <<
@@ -126,10 +133,11 @@ class _Reading:
             name = key.value if isinstance(key, yaml.ScalarNode) else _describe(key)
             path = f"{prefix}{name}"
             if name in seen:
-                self._doubled.append(_short(path))
+                self._doubled.setdefault(path, _short(path))
             seen.add(name)
             if name not in tree:
-                self._unknown.append(_with_nearest(prefix, name, tree))
+                nearest = _with_nearest(prefix, name, tree) if len(self._unknown) < _TOLD else ""
+                self._unknown.setdefault(path, nearest)
             elif (below := tree[name]) is None:
                 self._value(path, value)
             elif isinstance(value, yaml.MappingNode):
@@ -142,6 +150,11 @@ class _Reading:
             self._values[path] = self._loader.construct_object(node, deep=True)
         except _UNREADABLE:
             self._problems.append(f"{path}: {_describe(node)} is not what its tag {node.tag} says; leave out the tag")
+
+
+def _first(phrases: Mapping[str, str]) -> tuple[str, ...]:
+    told = tuple(phrases.values())[:_TOLD]
+    return (*told, f"and {len(phrases) - _TOLD} more") if len(phrases) > _TOLD else told
 
 
 def _describe(node: yaml.Node) -> str:

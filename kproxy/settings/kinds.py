@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_UNITS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 1000, "µs": 1000, "ns": 1}  # nanoseconds
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(h|ms|m|us|µs|ns|s)")
 _ENDPOINT = re.compile(
     r"\[(?P<bracketed>[^\]]+)\](?::(?P<port6>[0-9]{1,5}))?|(?P<plain>[^:]+):(?P<port>[0-9]{1,5})|(?P<bare>.+)"
@@ -27,7 +27,7 @@ _QUANTITY = re.compile(r"[+]?[0-9]+(?:\.[0-9]*)?(?:[kMGTPE]|[KMGTPE]i)?")
 _TRUE = {"1", "t", "T", "true", "TRUE", "True"}
 _FALSE = {"0", "f", "F", "false", "FALSE", "False"}
 _LARGEST = 2**31 - 1
-_LONGEST = 2**63 / 1e9  # seconds; a duration of Go's has 64 bits of nanoseconds
+_LONGEST = 2**63  # nanoseconds; a duration of Go's has 64 bits
 PRIMARY, LOCALHOST = "primary", "localhost"
 
 
@@ -81,9 +81,20 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _float(value: Any) -> float:
     read = float(value)
-    if isinstance(value, bool) or not math.isfinite(read):
+    if not math.isfinite(read):
         raise ValueError
     return read
+
+
+def _share(value: Any) -> float:
+    share = _float(value)
+    if not 0 < share <= 1:
+        raise ValueError
+    return share
+
+
+def _real(read: Callable[[Any], float]) -> Callable[[Any], float]:
+    return lambda value: _only(int if type(value) is int else float, read)(value)
 
 
 def _quantity(value: Any) -> str:
@@ -98,12 +109,8 @@ HOST = Kind("the name that `kubectl get nodes` shows", lambda text: text.strip()
 URL = Kind("a URL such as https://10.0.0.1:6443", _url, _only(str, _url))
 BOOLEAN = Kind("true or false", _boolean, _only(bool, _same))
 QUANTITY = Kind("a number of bytes, such as 0 or 64Ki", _quantity, _quantity)
-FLOAT = Kind(
-    "a number",
-    _float,
-    lambda value: _float(value) if isinstance(value, int | float) else _only(float, _same)(value),
-    lambda value: int(value) if value == int(value) else value,
-)
+FLOAT = Kind("a number", _float, _real(_float), lambda value: int(value) if value == int(value) else value)
+SHARE = Kind("a number above 0 and at most 1", _share, _real(_share))
 
 
 def number(low: int, high: int = _LARGEST) -> Kind:
@@ -138,10 +145,10 @@ def read_duration(value: str) -> float:
         return 0.0
     if not re.fullmatch(rf"(?:{_DURATION.pattern})+", value):
         raise ValueError
-    seconds = math.fsum(float(count) * _UNITS[unit] for count, unit in _DURATION.findall(value))
-    if seconds >= _LONGEST:
+    nanoseconds = sum(round(float(count) * _UNITS[unit]) for count, unit in _DURATION.findall(value))
+    if nanoseconds >= _LONGEST:
         raise ValueError
-    return seconds
+    return nanoseconds / 1e9
 
 
 def go_duration(seconds: float) -> str:
@@ -168,8 +175,8 @@ def _decimal(count: int, scale: int) -> str:
 def short_duration(seconds: float) -> str:
     """The shortest that ``read_duration`` reads back, for help: ``24h``, ``30s``."""
     for unit in ("h", "m"):
-        if seconds and seconds % _UNITS[unit] == 0:
-            return f"{seconds / _UNITS[unit]:g}{unit}"
+        if seconds and seconds * 10**9 % _UNITS[unit] == 0:
+            return f"{seconds * 10**9 / _UNITS[unit]:g}{unit}"
     return go_duration(seconds)
 
 

@@ -175,10 +175,10 @@ class _Resolving:
         self._read_cidrs()
         given = self._values
         fields = {key: value for key, value in given.items() if key in Config.__struct_fields__}
-        wanted = fields.get("feature_gates", ())
+        wanted = tuple(sorted(dict(fields.get("feature_gates", ())).items()))  # of one name the last counts
         name = fields.get("hostname_override", host)
         config = Config(
-            **fields,
+            **fields | {"feature_gates": wanted},
             hostname=name.strip().lower(),
             allow_external_ips=gates.is_enabled(gates.EXTERNAL_IPS, wanted),
             unused=tuple(

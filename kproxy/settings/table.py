@@ -183,6 +183,7 @@ _KINDS: Mapping[str, Kind] = {  # where the default's type does not say enough
     "large_cluster_endpoints": number(0),
     "node_wait": DURATION,
     "pod_cidr_wait": DURATION,
+    "service_metrics_share": kinds.SHARE,
     "tree_threshold": number(0),
     "watch_seconds": kinds.SECONDS,
     "xtables_wait": number(0),

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from kproxy.config import UNUSED, Config
-from kproxy.settings.document import API_VERSION, KIND
+from kproxy.settings.document import API_VERSION, KIND, is_text
 from kproxy.settings.table import SETTINGS, Setting
 
 # Go leaves these out while they are empty.
@@ -80,8 +80,14 @@ def _lines(tree: Mapping[str, Any], indent: str, prefix: str, comment: Callable[
 
 def _scalar(value: Any) -> str:
     """In one line; quoted where plain text would be read as something else."""
-    plain: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=True)
+    if isinstance(value, dict) and value:
+        pairs = (f"{name}: {_quote(each) if isinstance(each, str) else _scalar(each)}" for name, each in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    plain: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"))
     text = plain.removesuffix("\n").removesuffix("\n...")
-    if isinstance(value, str) and text[:1] in {"'", '"'}:
-        text = yaml.safe_dump(value, default_style='"', width=float("inf")).removesuffix("\n")
-    return text
+    return _quote(value) if isinstance(value, str) and (text != value or not is_text(value)) else text
+
+
+def _quote(text: str) -> str:
+    quoted: str = yaml.safe_dump(text, default_style='"', width=float("inf"))
+    return quoted.removesuffix("\n")
