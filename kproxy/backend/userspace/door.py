@@ -17,7 +17,6 @@ from kproxy.backend.userspace.rules import Listener, Rule
 from kproxy.model.enums import Protocol
 
 _LOOPBACK_DEVICE = b"lo\0"
-_ENOUGH = 65536  # bytes: no datagram is larger
 
 
 class Door:
