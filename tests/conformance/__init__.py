@@ -1,7 +1,13 @@
-"""What packets did when kube-proxy served a scenario, and what they do when kproxy serves it.
+"""What packets did when kube-proxy served a scenario, and what they and the process do when kproxy serves it.
 
-The records are the oracle. `world` lays out the machines, `objects` writes the API's documents, `probes`, `webs` and
-`sctp` ask, `proxy` is the program under test, `steps` performs a scenario, `compare` judges, `runner` goes through
-them all. Start it with ``python -m tests.conformance`` as root; it is no part of pytest, because a full run takes
-minutes and its subject is the whole program.
+`data/parity.yaml` is the table: what kube-proxy does, row by row. Scenarios show rows; those with a record must give
+the record of kube-proxy 1.36.2, probe by probe, and the others what they expect by themselves. `world` lays out the
+machines, `objects` writes the API's documents, `launch` says how the program is run and `proxy` runs it; `steps`
+performs a scenario in its `scene` (`cluster_steps`, `node_steps`, `packet_steps`, `page_steps`), `probes`, `webs`,
+`sctp`, `icmp`, `stray` and `series` ask, `compare` judges; `runner` goes through them all, `parity` makes findings about
+rows of that, and `report` tells them. Start it with ``./run conformance``: a full run takes minutes and needs root, so
+pytest runs a few scenarios only (tests/netns/test_conformance.py), besides the tests in here.
+
+No scenario looks inside the program: packets, pages over HTTP, tables of the kernel, files, exit statuses, its log,
+and what it asks of the API server.
 """

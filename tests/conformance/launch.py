@@ -140,11 +140,19 @@ def _with_kubeconfig(text: str, kubeconfig: Path) -> str:
         if named and Path(named).exists():
             return text
         return f"{text[: found.start()]}{found[1].rstrip()} {kubeconfig}{text[found.end() :]}"
-    section = re.search(r"^clientConnection:\s*(\{\s*\}|null)?\s*$", text, re.MULTILINE)
-    if section:
-        return f"{text[: section.start()]}clientConnection:\n  kubeconfig: {kubeconfig}{text[section.end() :]}"
     if text.lstrip().startswith("{"):
-        return text
+        document = json.loads(text)
+        document.setdefault("clientConnection", {})["kubeconfig"] = str(kubeconfig)
+        return json.dumps(document)
+    inline = re.search(r"^clientConnection:[ ]*(?:\{(.*)\}|null)[ ]*$", text, re.MULTILINE)
+    if inline:
+        rest = f", {inline[1]}" if (inline[1] or "").strip() else ""
+        return f"{text[: inline.start()]}clientConnection: {{kubeconfig: {kubeconfig}{rest}}}{text[inline.end() :]}"
+    block = re.search(r"^clientConnection:[ ]*$(?:\n(?P<indent>[ ]+))?", text, re.MULTILINE)
+    if block:
+        indent = block["indent"] or "  "
+        at = block.start() + len("clientConnection:")
+        return f"{text[:at]}\n{indent}kubeconfig: {kubeconfig}{text[at:]}"
     return f"{text.rstrip()}\nclientConnection:\n  kubeconfig: {kubeconfig}\n"
 
 
