@@ -85,23 +85,23 @@ class _Profiler:
             return _text(f"seconds={asked[:20]}: give 1 to {_LONGEST}\n", status=400)
         if self._busy:
             return _text("a profile is being taken already; try again later\n", status=409)
-        self._busy = True
+        self._busy, ended = True, threading.Event()
         try:
-            stacks = await asyncio.to_thread(sample, int(asked))
-        finally:
+            stacks = await asyncio.to_thread(sample, int(asked), ended)
+        finally:  # also where the daemon ends meanwhile, which would wait for the thread
+            ended.set()
             self._busy = False
         return _text("".join(f"{stack} {times}\n" for stack, times in stacks.most_common()))
 
 
-def sample(seconds: float) -> Counter[str]:
-    """How often each stack was met, of all threads but the caller's."""
+def sample(seconds: float, ended: threading.Event) -> Counter[str]:
+    """How often each stack was met, of all threads but the caller's, until the time is over or somebody ends it."""
     stacks = Counter[str]()
     here, end = threading.get_ident(), time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end and not ended.wait(_GAP):
         for ident, frame in sys._current_frames().items():  # noqa: SLF001 -- as above
             if ident != here:
                 stacks[_collapse(frame)] += 1
-        time.sleep(_GAP)
     return stacks
 
 

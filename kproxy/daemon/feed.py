@@ -82,6 +82,8 @@ class Feed:
         self._complaints.hear(change)
         events = list(self._events(change))
         changed = self._cluster.apply(change)
+        if changed and change.kind is Kind.NODE:
+            _tell(events)
         self._count(change, events)
         if changed:
             for family in concerned(change, self._listeners):
@@ -157,6 +159,14 @@ class Feed:
             self._metrics.services_seen(len(events) * len(self._listeners))
             for event in events:
                 self._metrics.service_changed(*event)
+
+
+def _tell(events: Iterable[Event]) -> None:
+    for _, before, after in events:
+        if isinstance(before, Node) and isinstance(after, Node) and _of_a_plan(before) != _of_a_plan(after):
+            _log.info(
+                "Our Node changed, planning anew", addresses=after.addresses, podCIDRs=after.pod_cidrs, zone=after.zone
+            )
 
 
 def _is_slice(change: Change) -> bool:

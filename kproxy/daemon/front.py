@@ -16,6 +16,7 @@ from kproxy.daemon import events
 from kproxy.daemon.family import now
 from kproxy.daemon.log import Log
 from kproxy.daemon.metrics import Metrics
+from kproxy.daemon.oddities import primary_family, show_node_ips
 from kproxy.daemon.pages import health_pages, metrics_pages
 from kproxy.daemon.server import Page, answer_by_path, serve
 from kproxy.daemon.status import Health
@@ -39,13 +40,18 @@ class Front:
         """Manifests need not hold a Node; nobody drains a node that no API server knows."""
         return self.cluster.node or (Node(self._config.hostname) if self._config.manifests else None)
 
+    def _show_facts(self) -> dict[str, str]:
+        node, config = self.cluster.node, self._config
+        seen = {"Node IPs": show_node_ips(config, node), "Primary IP family": primary_family(config, node).value}
+        return self.facts | (seen if self.cluster.complete else {})
+
     def open(self, group: asyncio.TaskGroup) -> None:
         config = self._config
         if config.healthz_bind_address:
             pages = health_pages(self.health, self.metrics, self._node, now)
             reason = "FailedToStartProxierHealthcheck"
             group.create_task(self._serve("health", config.healthz_bind_address, pages, reason))
-        pages = metrics_pages(self.metrics, config, self.facts)
+        pages = metrics_pages(self.metrics, config, self._show_facts)
         group.create_task(self._serve("metrics", config.metrics_bind_address, pages, "FailedToStartMetricServer"))
 
     async def _serve(self, name: str, address: str, pages: Mapping[str, Page], reason: str) -> None:

@@ -39,8 +39,8 @@ def health_pages(
     return {"/healthz": healthz, "/livez": livez, "/readyz": lambda _: health.readyz()}
 
 
-def metrics_pages(metrics: Metrics, config: Config, facts: Mapping[str, str]) -> dict[str, Page]:
-    """``facts``: what ``/statusz`` shows beside what every component shows there; read at each question."""
+def metrics_pages(metrics: Metrics, config: Config, facts: Callable[[], Mapping[str, str]]) -> dict[str, Page]:
+    """``facts``: what ``/statusz`` shows beside what every component shows there."""
     configz = describe(config)
     checks = _Checks()
 
@@ -59,7 +59,7 @@ def metrics_pages(metrics: Metrics, config: Config, facts: Mapping[str, str]) ->
     if is_enabled("ComponentFlagz", config.feature_gates):
         pages["/flagz"] = lambda question: zpages.flagz(config, question.accept)
     if is_enabled("ComponentStatusz", config.feature_gates):
-        pages["/statusz"] = lambda question: zpages.statusz(sorted(pages), facts, question.accept)
+        pages["/statusz"] = lambda question: zpages.statusz(sorted(pages), facts(), question.accept)
     if config.profiling:
         pages |= debug.pages()
     return pages

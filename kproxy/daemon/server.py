@@ -29,6 +29,7 @@ from kproxy.errors import CannotListen
 _log = Log(__name__)
 _BACKLOG = 128
 _CONNECTIONS = 64  # at once, for each server; a kubelet, a load balancer and a collector need a handful
+_GOODBYE = 1.0  # seconds that an answer has which is being given when we end
 _LARGEST = 4096  # bytes of a question's body; the only one that is read is a number
 
 
@@ -102,7 +103,7 @@ async def serve(
 
     Raises CannotListen where the address cannot be bound and the configuration calls that fatal.
     """
-    runner = web.ServerRunner(Server(handler))
+    runner = web.ServerRunner(Server(handler), shutdown_timeout=_GOODBYE)
     await runner.setup()
     try:
         listener = await _listen_for_ever(name, address, config)

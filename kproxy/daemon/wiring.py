@@ -51,7 +51,7 @@ class Daemon:
         self._config = config
         self._addresses = addresses
         self._client = client
-        self._facts = front.facts
+        front.facts["IP families"] = ", ".join(sorted(found))
         self._cluster, self._metrics, self._health = front.cluster, front.metrics, front.health
         self._health.expect(found)
         if client is not None:
@@ -100,13 +100,12 @@ class Daemon:
         """Begin, and say how this node is seen."""
         config, families = self._config, sorted(self._lanes)
         await self._feed.open(config.hostname)
-        seen = {
-            "families": " ".join(families),
-            "primary": primary_family(config, self._cluster.node),
-            "nodeIPs": show_node_ips(config, self._cluster.node),
-        }
-        _log.info("How this node is seen", **seen)
-        self._facts |= {"IP families": f"{seen['families']}, primary {seen['primary']}", "Node IPs": seen["nodeIPs"]}
+        _log.info(
+            "How this node is seen",
+            families=" ".join(families),
+            primary=primary_family(config, self._cluster.node),
+            nodeIPs=show_node_ips(config, self._cluster.node),
+        )
         for problem in oddities(config, families, self._cluster.node):
             _log.warning("The configuration may be incomplete or wrong", problem=problem)
 

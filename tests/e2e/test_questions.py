@@ -5,6 +5,7 @@ Names, formats and arithmetic are tested beside their parts; here it is that the
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import re
 from pathlib import Path
@@ -42,13 +43,21 @@ async def test_pages_are_wired_to_what_happens(api: ApiServer, tmp_path: Path) -
         api.patch("EndpointSlice", "web-1", {"metadata": {"annotations": {"a": "b"}}})
         await eventually(lambda: _is(rounds, before + 1), daemon)  # of its own family, and none for the Service
         status = (await get(f"{METRICS}/statusz"))[1]
-        assert "\nNode IPs: 192.0.2.1, ::1\n" in status
+        assert "\nIP families: IPv4, IPv6\nNode IPs: 192.0.2.1, ::1\n" in status
         assert "\nIptables variant: nft, " in status
         assert "\nKernel settings: " in status
         async with aiohttp.ClientSession() as session:
             await session.put(f"{METRICS}/debug/flags/v", data="4")
         api.patch("EndpointSlice", "web-1", {"metadata": {"annotations": {"a": "c"}}})
         await eventually(lambda: daemon.said("Nothing to write") > 0, daemon)
+        profile = asyncio.create_task(get(f"{METRICS}/debug/pprof/profile?seconds=60"))
+        await eventually(_is_profiled, daemon)
+        assert await daemon.end() == 0  # and nobody waits for the profile
+        await profile
+
+
+async def _is_profiled() -> bool:
+    return "in sample" in (await get(f"{METRICS}/debug/pprof/goroutine"))[1]
 
 
 async def _is(name: str, value: float) -> bool:

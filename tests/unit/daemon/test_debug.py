@@ -49,7 +49,7 @@ def test_a_sampled_thread_is_named_by_its_calls() -> None:
     done = threading.Event()
     thread = threading.Thread(target=done.wait, args=(30,))
     thread.start()
-    stacks = sample(0.05)
+    stacks = sample(0.05, threading.Event())
     done.set()
     thread.join()
     assert any(stack.endswith("threading.Event.wait;threading.Condition.wait") for stack in stacks)
@@ -57,7 +57,7 @@ def test_a_sampled_thread_is_named_by_its_calls() -> None:
 
 async def test_one_profile_is_taken_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    monkeypatch.setattr(debug, "sample", lambda _seconds: (release.wait(30), debug.Counter({"a;b": 2}))[1])
+    monkeypatch.setattr(debug, "sample", lambda _seconds, _ended: (release.wait(30), debug.Counter({"a;b": 2}))[1])
     page = pages()["/debug/pprof/profile"]
     first = asyncio.ensure_future(page(Question({"seconds": "5"})))  # type: ignore[arg-type]
     await asyncio.sleep(0)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from kproxy.config import Config
+from kproxy.daemon import events
 from kproxy.daemon.events import Event, Recorder, invalid, starting, unopened, unserved
 from kproxy.errors import ApiError, ApiRefused, ApiUnreachable, InvalidObject
 from kproxy.model.keys import ObjectKey
 from kproxy.plan.plan import HealthCheck
+from kproxy.sandbox.apiserver import ApiServer
+from kproxy.source.client import Client
 
 Jump = Callable[[Any], Any]
 EVENT = Event("Service", ObjectKey("ns1", "web"), "InvalidObject", "spec is wrong")
@@ -112,6 +119,19 @@ def test_an_event_that_was_lost_is_posted_when_it_happens_again(jump: Jump) -> N
     jump(play(posts, EVENT, 1, EVENT, 1200))
     ((_, body),) = posts.bodies
     assert body["series"]["count"] == 2
+
+
+async def test_an_api_server_shows_the_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_QUIET", 0.0)
+    async with ApiServer() as api:
+        api.kubeconfig(tmp_path / "kubeconfig")
+        async with Client(Config(kubeconfig=str(tmp_path / "kubeconfig"))) as client:
+            recorder = Recorder(client, "n1")
+            for _ in range(3):
+                await recorder.tell(starting("n1"))
+                recorder.record(starting("n1"))
+        (event,) = api.list("Event")
+    assert (event["reason"], event["series"]["count"]) == ("Starting", 3)
 
 
 def test_who_is_about_to_end_tells_at_once(jump: Jump) -> None:

@@ -26,7 +26,7 @@ def ask(pages: dict[str, Page], path: str, **question: Any) -> tuple[int, str, s
 
 
 def of_metrics(**config: Any) -> dict[str, Page]:
-    return metrics_pages(Metrics(), replace(CONFIG, **config), {})
+    return metrics_pages(Metrics(), replace(CONFIG, **config), dict)
 
 
 def test_the_health_server_counts_what_it_answers() -> None:
