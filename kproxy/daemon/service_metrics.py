@@ -15,7 +15,8 @@ is slower; they begin anew with the process, which Prometheus expects of counter
 Ends of flows are read together, ten times a second at most. The table is read when somebody asks for the metrics, but
 never more often than leaves ``service_metrics_share`` of a processor for it: with 1,000 flows each scrape is fresh,
 with 100,000 the figures may be half a minute old. Without the option nothing listens and no setting is touched.
-Cost (``./run bench accounting``): see bench/README.md.
+A flow costs 4 to 7 us of processor time when it ends and 5 to 9 in a reading, 20 where every other one is to another
+of 10,000 services. Its first packet takes 0.4 us longer (4 %), later ones do not (``./run bench accounting``).
 
 Rejected: labels by IP family, endpoint or node, which would multiply the series; reading the table in the background,
 which costs the same where nobody asks.

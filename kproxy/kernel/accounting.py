@@ -41,7 +41,7 @@ _NETLINK_ADD_MEMBERSHIP, _NETLINK_NO_ENOBUFS, _SOL_NETLINK = 1, 5, 270
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE, _SO_MEMINFO = 26, 33, 55
 _MEMINFO = struct.Struct("=9I")
 _MEMINFO_DROPS = 8
-_RECEIVE_BUFFER = 16 << 20  # bytes at most, used only in a burst; the kernel doubles it: room for some 40,000 messages
+_RECEIVE_BUFFER = 32 << 20  # bytes at most, used only in a burst; the kernel doubles it: room for 70,000 messages
 
 # Both counters of a flow as the kernel writes them where it may write unaligned, as on amd64 and arm64.
 _HEAD = struct.pack("=HHHH", 28, _COUNTERS_ORIGINAL | 0x8000, 12, 1)

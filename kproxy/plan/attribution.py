@@ -1,8 +1,8 @@
 """To which service port a flow belongs, told by what its client dialled.
 
 A table of all frontends, kept beside the plan and changed only where the plan did: service ports that a round carried
-over are the same objects, so a change of one Service costs one Service here. Each family has its own table, because a
-node port has no address that would tell them apart.
+over are the same objects, so beyond a look at which those are a change of one Service costs one Service. Each family
+has its own table, because a node port has no address that would tell them apart.
 
 A node port is meant only if the dialled address is one on which node ports listen here, and an address with a frontend
 of its own at that port comes first, as in every backend. Flows to anything else belong to nobody: another program's
