@@ -58,6 +58,7 @@ class Delta(Struct, frozen=True):
     declare: tuple[ChainName, ...] = ()  # chains that must exist, whatever is in them
     entries: tuple[Entry, ...] = ()  # in the order in which they are to be prepended
     gone: tuple[ChainName, ...] = ()  # chains of ours that no present service port accounts for
+    nat_first: bool = False  # somebody is served who was refused, see stages.py
 
     @property
     def is_empty(self) -> bool:
@@ -76,9 +77,11 @@ def diff(applied: Ruleset, wanted: Ruleset) -> Delta:
     """From memory: what turns ``applied`` into ``wanted``."""
     same = applied.dialect == wanted.dialect
     patches: list[Patch] = []
+    nat_first = False
     for key, plan in wanted.services.items():
         before = applied.services.get(key)
         if before is not plan or not same:
+            nat_first = nat_first or (before is not None and dispatch.stops_refusing(before, plan))
             patch = _patch(key, before, plan, applied.dialect, wanted.dialect)
             patches += [patch] if patch else []
     for key, before in applied.services.items():
@@ -93,6 +96,7 @@ def diff(applied: Ruleset, wanted: Ruleset) -> Delta:
         lists=lists,
         entries=tuple(entry for entry in wanted.entries if entry not in known),
         gone=orphans,
+        nat_first=nat_first,
     )
 
 

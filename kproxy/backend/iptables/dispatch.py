@@ -63,6 +63,7 @@ NO_DISPATCH: Dispatch = (
     Listing(Table.NAT, names.SERVICES, names.NAT_BRANCH),  # after the one to which its tail jumps
 )
 _REFUSED, _REFUSED_OUTSIDE, _NOT_LET_IN, _HEALTH, _SERVED_ON_NODE, _SERVED = range(6)
+_REFUSING = (_REFUSED, _REFUSED_OUTSIDE, _NOT_LET_IN)
 
 
 def with_tail(dispatch: Dispatch, tail: tuple[Rule, ...]) -> Dispatch:
@@ -121,6 +122,15 @@ def _edit_listing(listing: Listing, shape: trie.Shape, less: _Stops, more: _Stop
         addresses = trie.edit(shape, listing.addresses, less.addresses, more.addresses)
         ports = trie.edit(trie.NODE_PORTS, listing.ports, less.ports, more.ports)
     return replace(listing, addresses=addresses, ports=ports)
+
+
+def stops_refusing(before: ServicePlan, after: ServicePlan) -> bool:
+    """Whether packets that are refused or dropped now are to be served, or to be left alone."""
+    return before.frontends != after.frontends and bool(_refused(before) - _refused(after))
+
+
+def _refused(plan: ServicePlan) -> frozenset[tuple[int, int, int]]:
+    return frozenset((number, stop.at, stop.port) for number, stop in _stops_of(plan) if number in _REFUSING)
 
 
 # --- lists to chains ------------------------------------------------------------------------------------------

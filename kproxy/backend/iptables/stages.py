@@ -6,6 +6,13 @@ CPU where pieces took seconds (it searches its own list of pending changes again
 in stages there. The order of the stages keeps traffic whole: chains before whoever jumps to them, the lists last, and
 only then are chains deleted. A stage that fails leaves the earlier ones in place, which nothing refers to yet or which
 say the same as before.
+
+iptables-restore commits one table after the other, so the order of the tables counts as well. A refusal meets only
+packets that nobody translates. While a service port gets its first endpoint, translation must come before the refusal
+goes: a SYN in between would leave the node with a conntrack entry that is never translated, and its connection would
+hang. While one loses its last endpoint, the refusal must come before translation goes; in between the SYN would be
+lost and refused a second later. In a round that does both, the first matters more. kube-proxy always writes filter
+before nat.
 """
 
 from __future__ import annotations
@@ -34,15 +41,20 @@ class Stage(Struct, frozen=True):
     delete: tuple[ChainName, ...] = ()
     declare: tuple[ChainName, ...] = ()
     entries: tuple[Entry, ...] = ()
+    nat_first: bool = False
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """In kube-proxy's order; mangle holds only the canary."""
+        """In the order in which they are committed; mangle holds only the canary."""
         used = {chain.table for chain in self.chains} | {table for table, _ in (*self.delete, *self.declare)}
         used |= {entry.table for entry in self.entries}
         if self.patches:
             used.add(Table.NAT)
-        return tuple(table for table in (Table.MANGLE, Table.FILTER, Table.NAT) if table in used)
+        return tuple(table for table in (Table.MANGLE, *_order(nat_first=self.nat_first)) if table in used)
+
+
+def _order(*, nat_first: bool) -> tuple[Table, Table]:
+    return (Table.NAT, Table.FILTER) if nat_first else (Table.FILTER, Table.NAT)
 
 
 def stages(delta: Delta, chunk: int | None) -> Iterator[Stage]:
@@ -50,17 +62,19 @@ def stages(delta: Delta, chunk: int | None) -> Iterator[Stage]:
     gone = (*((Table.NAT, name) for patch in delta.patches for name in patch.gone), *delta.gone)
     if chunk is None or max(len(delta.patches), len(delta.lists), len(gone)) <= chunk:
         chains = (*delta.fixed, *delta.lists)
-        yield Stage(delta.dialect, chains, delta.patches, gone, delta.declare, delta.entries)
+        yield Stage(delta.dialect, chains, delta.patches, gone, delta.declare, delta.entries, delta.nat_first)
         return
     if delta.fixed:
         yield Stage(delta.dialect, delta.fixed)
     for patches in _groups(delta.patches, chunk, delta.dialect):
         yield Stage(delta.dialect, patches=patches)
-    *early, last = _pieces(delta.lists, chunk) or [()]
+    order = _order(nat_first=delta.nat_first)
+    lists = tuple(sorted(delta.lists, key=lambda chain: order.index(chain.table)))
+    *early, last = _pieces(lists, chunk) or [()]
     for chains in early:
-        yield Stage(delta.dialect, chains)
+        yield Stage(delta.dialect, chains, nat_first=delta.nat_first)
     if last or delta.declare or delta.entries:
-        yield Stage(delta.dialect, last, declare=delta.declare, entries=delta.entries)
+        yield Stage(delta.dialect, last, declare=delta.declare, entries=delta.entries, nat_first=delta.nat_first)
     # Emptied first, all of them: one may jump to another that is deleted in an earlier stage than itself.
     for emptied in _pieces(gone, chunk) if len(gone) > chunk else ():
         yield Stage(delta.dialect, declare=emptied)

@@ -13,7 +13,7 @@ from kproxy.backend.iptables.diff import Delta, diff, read_save, repair
 from kproxy.backend.iptables.parse import parse_rule
 from kproxy.backend.iptables.rules import Rule, Table
 from kproxy.backend.iptables.stages import Written, stage_input, stages
-from kproxy.backend.iptables.trace import Delivered, trace
+from kproxy.backend.iptables.trace import Delivered, Refused, trace
 from kproxy.kernel.fake import FakeIptables
 from kproxy.model.packet import Packet
 from tests.unit.backend.iptables.examples import COUNTED, PLAIN, PODS, plan_of, service_sets, simple, targets
@@ -99,6 +99,25 @@ async def test_traffic_never_stops_while_stages_are_written() -> None:
         await kernel.restore(stage_input(stage, Written()))
         outcomes = trace(parsed(kernel), packet)
         assert all(isinstance(outcome.fate, Delivered) for outcome in outcomes)
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("few", [(0, 2), (2, 0)], ids=["first endpoints", "last endpoints"])
+async def test_between_two_tables_a_client_is_served_or_refused_but_never_left_alone(
+    few: tuple[int, int], chunk: int | None
+) -> None:
+    before, after = (
+        compile_plan(plan_of(*(simple(n, targets(count)) for n in range(20))), TREES, PLAIN) for count in few
+    )
+    kernel = FakeIptables()
+    await write(kernel, await difference(kernel, before), None)
+    fates = []
+    for stage in stages(diff(before, after), chunk):
+        text = b"".join(stage_input(stage, Written())).decode()
+        for table in text.split("COMMIT\n")[:-1]:
+            await kernel.restore([f"{table}COMMIT\n".encode()])
+            fates += [type(outcome.fate) for outcome in trace(parsed(kernel), Packet("10.244.9.9", "10.96.0.7", 80))]
+    assert set(fates) <= {Delivered, Refused}
 
 
 def parsed(kernel: FakeIptables) -> dict[tuple[str, str], list[Rule]]:
