@@ -1,9 +1,10 @@
-"""``kproxy cleanup``: remove the rules of a service proxy, ours or kube-proxy's, and nothing else.
+"""``kproxy cleanup``: remove the rules of a service proxy, ours or kube-proxy's in any of its modes, and nothing else.
 
 Both variants and both families are looked at, whatever this node uses now, because rules that somebody forgot in the
-other variant are the classic leftover. What is ours and how it goes is backend/iptables/cleanup.py's; here, each table
-is tried on its own, and again when somebody else was writing it. A table that holds nothing of ours is not written, and
-a legacy table that nobody has used is not even read, because reading would create it.
+other variant are the classic leftover. What is ours and how it goes is backend/iptables/cleanup.py's, what else there
+is modes.py's; here, each table is tried on its own, and again when somebody else was writing it. A table that holds
+nothing of ours is not written, and a legacy table that nobody has used is not even read, because reading would create
+it.
 
 Rejected: deleting by the names that we would write today; what is found is what is removed.
 """
@@ -14,12 +15,12 @@ import asyncio
 import sys
 from collections.abc import Iterator
 
-from kproxy.backend.iptables import names
-from kproxy.backend.iptables.cleanup import ORDER, Cleaned, cleanup
+from kproxy.backend.iptables.cleanup import ORDER, Cleaned, Ours, cleanup, is_ours
 from kproxy.backend.iptables.rules import Table
 from kproxy.config import Config, IptablesVariant
 from kproxy.daemon.choose import make_door
 from kproxy.daemon.log import Log, configure
+from kproxy.daemon.modes import Done, clean_modes
 from kproxy.errors import KernelError, NotPermitted, Retry
 from kproxy.kernel.iptables import Iptables
 from kproxy.kernel.libiptc import LegacyTables
@@ -34,36 +35,49 @@ _VARIANTS = (IptablesVariant.NFT, IptablesVariant.LEGACY)
 def clean_up(config: Config) -> tuple[list[str], list[str]]:
     """What was done, and what could not be done; sentences."""
     configure(config.verbosity, sys.stderr)
-    return asyncio.run(_clean_all(config))
+    done = asyncio.run(_clean_all(config))
+    return done.said, [f"kproxy: {problem}" for problem in done.problems]
 
 
-async def _clean_all(config: Config) -> tuple[list[str], list[str]]:
-    said: list[str] = []
-    problems: list[str] = []
+async def _clean_all(config: Config) -> Done:
+    done = Done()
     doors = [make_door(config, family, variant) for variant in _VARIANTS for family in IPFamily]
     # Where only the plain programs are installed, both variants would be the same one
-    doors = [door for door in doors if find_program(door.restore_name) and _is_explicit(door)] or doors[:2]
-    for door in doors:
-        await remove_jumps(door, config)
-        for table in ORDER:
-            try:
-                cleaned = await clean_table(door, table)
-            except NotPermitted as error:
-                return said, [f"kproxy: {error}"]
-            except KernelError as error:
-                problems.append(f"kproxy: {_place(door, table)} was not cleaned: {error}")
-            else:
-                said += _describe(_place(door, table), cleaned)
-    return said or [] if problems else said or ["nothing to remove: no rules of a service proxy on this node"], problems
+    doors = [door for door in doors if find_program(door.restore_name) and is_explicit(door)] or doors[:2]
+    try:
+        for door in doors:
+            done.add(await clean_variant(door, config))
+        done.add(await clean_modes(config, IPFamily))
+    except NotPermitted as error:
+        done.problems.append(str(error))
+    if not done.said and not done.problems:
+        done.said.append("nothing to remove: no rules of a service proxy on this node")
+    return done
 
 
-async def clean_table(door: Iptables, table: Table) -> Cleaned:
+async def clean_variant(door: Iptables, config: Config) -> Done:
+    """Remove what is ours from all tables of one family and variant. Raises NotPermitted; nothing else is fatal."""
+    done = Done()
+    await remove_jumps(door, config)
+    for table in ORDER:
+        try:
+            cleaned = await clean_table(door, table)
+        except NotPermitted:
+            raise
+        except KernelError as error:
+            done.problems.append(f"{_place(door, table)} was not cleaned: {error}")
+        else:
+            done.said += _describe(_place(door, table), cleaned)
+    return done
+
+
+async def clean_table(door: Iptables, table: Table, ours: Ours = is_ours) -> Cleaned:
     """Remove what is ours from one table. Raises KernelError."""
     for attempt in range(1, _TRIES + 1):
         try:
-            if not await _chains_of_ours(door, table):
+            if not await _chains_of_ours(door, table, ours):
                 break  # nor is a legacy table read that nobody has used, because that would create it
-            return await cleanup(door, (table,))
+            return await cleanup(door, (table,), ours)
         except KernelError as error:
             if attempt == _TRIES or error.retry is Retry.NEVER:
                 raise
@@ -87,8 +101,8 @@ async def remove_jumps(door: Iptables, config: Config) -> int:
         return 0
 
 
-async def _chains_of_ours(door: Iptables, table: Table) -> list[str]:
-    return sorted(chain for chain in await door.chains(table.value) if names.is_ours(table, chain))
+async def _chains_of_ours(door: Iptables, table: Table, ours: Ours = is_ours) -> list[str]:
+    return sorted(chain for chain in await door.chains(table.value) if ours(table, chain))
 
 
 def _describe(place: str, cleaned: Cleaned) -> Iterator[str]:
@@ -98,7 +112,8 @@ def _describe(place: str, cleaned: Cleaned) -> Iterator[str]:
         yield f"{place}: emptied {', '.join(cleaned.kept)}; rules of others jump there, so the chains stay"
 
 
-def _is_explicit(door: Iptables) -> bool:
+def is_explicit(door: Iptables) -> bool:
+    """Whether the door's programs are of its variant for certain, and not plain ``iptables``, whatever that is."""
     return door.variant.value in door.restore_name
 
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from kproxy.backend.iptables.compile import Ruleset
-from kproxy.config import Config, DetectLocalMode
+from kproxy.config import Config, DetectLocalMode, IptablesVariant
 from kproxy.daemon import events
 from kproxy.daemon.addresses import LocalAddresses
 from kproxy.daemon.choose import make_backend, make_counters
@@ -20,6 +20,7 @@ from kproxy.daemon.family import Shared, now
 from kproxy.daemon.feed import Feed
 from kproxy.daemon.front import Front
 from kproxy.daemon.lane import Lane
+from kproxy.daemon.leftovers import remove_leftovers
 from kproxy.daemon.localhost import LocalhostCollector
 from kproxy.daemon.log import Log
 from kproxy.daemon.oddities import oddities, primary_family, show_node_ips
@@ -49,6 +50,7 @@ class Daemon:
         self, config: Config, front: Front, found: Found, addresses: LocalAddresses, client: Client | None
     ) -> None:
         self._config = config
+        self._found = found
         self._addresses = addresses
         self._client = client
         front.facts["IP families"] = ", ".join(sorted(found))
@@ -92,6 +94,8 @@ class Daemon:
             if self._service_metrics is not None:
                 group.create_task(self._service_metrics.run())
             group.create_task(self._heal(monitor))
+            for family, (door, _) in self._found.items():
+                group.create_task(self._tidy(family, door.variant))
             self._follow_sources(group)
             group.create_task(self._open())
             self._recorder.record(events.starting(config.hostname))
@@ -139,6 +143,10 @@ class Daemon:
         for selection in resources(config):
             changes = watch(self._client, selection, config, report=contact.report)
             group.create_task(self._feed.follow(changes))
+
+    async def _tidy(self, family: IPFamily, variant: IptablesVariant) -> None:
+        await self._lanes[family].synced.wait()
+        await remove_leftovers(self._config, family, variant)
 
     async def _heal(self, monitor: FlushDoor) -> None:
         """Bring back what somebody else removes."""

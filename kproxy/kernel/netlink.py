@@ -33,8 +33,11 @@ _NESTED = 0x8000
 _TYPE_MASK = 0x3FFF
 _RECEIVE = 1 << 20
 
+_BATCH_BEGIN, _BATCH_END = 0x10, 0x11
+
 # nf_tables (linux/netfilter/nf_tables.h)
-NFT = 10 << 8
+_NFT_SUBSYSTEM = 10
+NFT = _NFT_SUBSYSTEM << 8
 NEWGEN, GETGEN = NFT | 15, NFT | 16
 
 
@@ -141,6 +144,24 @@ class NetfilterSocket:
                 if kind == ERROR and sequence >= first:
                     results[sequence] = error_number(part)
         return [results[first + index] for index in range(len(messages))]
+
+    def change_nft(self, kind: int, family: int, body: bytes, purpose: str) -> None:
+        """One change of nf_tables, which takes changes in transactions only. Raises as ``ask``."""
+        self._sequence += 1
+        frame = NFGEN.pack(0, 0, socket.htons(_NFT_SUBSYSTEM))
+        first, last = (HEADER.pack(BODY, edge, REQUEST, 0, 0) + frame for edge in (_BATCH_BEGIN, _BATCH_END))
+        self._begin()
+        try:
+            self.raw.send(first + message(kind, ACK, family, body, self._sequence) + last)
+        except OSError as error:
+            raise failure(error.errno or 0, purpose) from error
+        while True:
+            for part in split(self.receive(purpose)):
+                _, answer, _, sequence, _ = HEADER.unpack_from(part)
+                if answer == ERROR and (number := error_number(part)):  # of the change, or of the whole transaction
+                    raise failure(number, purpose)
+                if answer == ERROR and sequence == self._sequence:
+                    return
 
     def _begin(self) -> None:
         self._until = time.monotonic() + self._deadline

@@ -1,8 +1,9 @@
 """Takes everything of ours out of the tables of one family and variant, and nothing else.
 
-Ours are the chains whose names say so and every rule of a built-in chain that jumps to one of them, in whatever words
-an earlier version of us, or of kube-proxy, wrote it. KUBE-FIREWALL and its jumps stay: the kubelet relies on them
-(spec: iptables.md 16). A chain of ours that somebody else's chain jumps to cannot be deleted; it is emptied.
+Ours are the chains whose names say so, those of kube-proxy's ipvs mode among them, and every rule of a built-in chain
+that jumps to one of them, in whatever words an earlier version of us, or of kube-proxy, wrote it. KUBE-FIREWALL and
+its jumps stay: the kubelet relies on them (spec: iptables.md 16). A chain of ours that somebody else's chain jumps to
+cannot be deleted; it is emptied.
 
 Each table is one transaction, read first; jumps that somebody removed before are not missed. Not undone: sysctls,
 nfacct objects, conntrack entries.
@@ -10,7 +11,7 @@ nfacct objects, conntrack entries.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 
@@ -20,6 +21,10 @@ from kproxy.backend.iptables.text import restore_text
 from kproxy.kernel.doors import IptablesDoor
 
 ORDER = (Table.NAT, Table.FILTER, Table.MANGLE)
+Ours = Callable[[Table, str], bool]  # table and chain
+_OF_IPVS = frozenset(
+    {"KUBE-NODE-PORT", "KUBE-LOAD-BALANCER", "KUBE-SOURCE-RANGES-FIREWALL", "KUBE-IPVS-FILTER", "KUBE-IPVS-OUT-FILTER"}
+)
 
 
 class Cleaned(Struct, frozen=True):
@@ -28,12 +33,22 @@ class Cleaned(Struct, frozen=True):
     kept: tuple[str, ...] = ()  # emptied, but somebody else's rules still refer to them
 
 
-async def cleanup(door: IptablesDoor, tables: Iterable[Table] = ORDER) -> Cleaned:
+def is_of_ipvs(table: Table, chain: str) -> bool:
+    """Whether only kube-proxy's ipvs mode has a chain of that name."""
+    return table is not Table.MANGLE and chain in _OF_IPVS
+
+
+def is_ours(table: Table, chain: str) -> bool:
+    """Whether a service proxy made the chain, in whatever mode on iptables."""
+    return names.is_ours(table, chain) or is_of_ipvs(table, chain)
+
+
+async def cleanup(door: IptablesDoor, tables: Iterable[Table] = ORDER, ours: Ours = is_ours) -> Cleaned:
     """Remove our rules and chains. Raises KernelError; run it again, it takes what is left."""
     rules = chains = 0
     kept: list[str] = []
     for table in tables:
-        found = _ours((await door.save(table.value)).decode(errors="replace").split("\n"), table)
+        found = _find((await door.save(table.value)).decode(errors="replace").split("\n"), table, ours)
         if not found.chains:
             continue
         gone = sorted(found.chains - found.referenced)
@@ -54,7 +69,7 @@ class _Found(Struct):
     referenced: set[str]  # by chains that are neither built-in nor ours
 
 
-def _ours(lines: Iterable[str], table: Table) -> _Found:
+def _find(lines: Iterable[str], table: Table, ours: Ours) -> _Found:
     found = _Found(set(), [], set())
     built_in: set[str] = set()
     for line in lines:
@@ -62,7 +77,7 @@ def _ours(lines: Iterable[str], table: Table) -> _Found:
             name, policy = line[1:].split()[:2]
             if policy != "-":
                 built_in.add(name)
-            elif names.is_ours(table, name):
+            elif ours(table, name):
                 found.chains.add(name)
         elif line.startswith("-A "):
             chain, target = line.split(" ", 2)[1], _target(line)
