@@ -137,6 +137,7 @@ class Config(Struct, frozen=True):
     service_metrics: int = 0  # ours: connections and bytes are counted for at most so many service ports; 0: none
     service_metrics_share: float = 0.02  # ours: of a processor, at most, for reading the table of flows for them
     service_metrics_pause: float = 0.1  # ours: after a flow ended, before the ends of flows are read
+    service_metrics_patience: float = 3.0  # ours: how long a scrape waits for fresh figures
     config_poll: float = 1.0  # ours: how often the configuration file is looked at
 
     # kube-proxy's fields that mean nothing here and were given, by path; kept because /configz shows all

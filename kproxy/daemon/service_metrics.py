@@ -27,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Never
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -62,10 +63,14 @@ class ServiceMetrics(Collector):
         self._attribution = Attribution()
         self._ledger = Ledger(config.service_metrics)
         self._ended: dict[ServicePortKey, Traffic] = {}  # read, not yet in the ledger
-        self._before: dict[Destination, Traffic] = {}  # what flows had carried when we came, not yet attributed
-        self._reading = asyncio.Lock()
+        # What flows had carried when we came, as far as it is nobody's yet; None: not looked at.
+        self._before: dict[Destination, Traffic] | None = None
+        self._reading = asyncio.Lock()  # so that no end of a flow is booked in the middle of a reading
+        self._question = asyncio.Event()  # somebody wants fresh figures
+        self._asked: asyncio.Event | None = None  # set when that one has them
         self._due = 0.0  # by the monotonic clock; the table is not read earlier
         self._planned = asyncio.Event()
+        self._listens = False
         self._counts_bytes = True
         self._problem = ""
         self._said_lost = 0
@@ -85,29 +90,29 @@ class ServiceMetrics(Collector):
         while True:
             try:
                 self._door.open()
-                self._before = {} if self._due else await self._door.living()
-                self._due = self._due or time.monotonic()
-                await self._listen()
-            except KernelError as error:
-                self._say(error)
+                if self._before is None:
+                    self._before = await self._door.living()
+                self._listens = True
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._listen())
+                    group.create_task(self._read_when_asked())
+            except* KernelError as failures:
+                for error in failures.exceptions:
+                    self._say(error)
             finally:
+                self._listens = False
                 self._door.close()
             await asyncio.sleep(self._config.bind_retry)
 
     async def refresh(self) -> None:
-        """Bring the figures up to now, if it is due; else they stay as they are."""
-        if not self._due or time.monotonic() < self._due:
+        """Bring the figures up to now, if that is due and does not take too long; else they stay as they are."""
+        if not self._listens or time.monotonic() < self._due:
             return
-        async with self._reading:
-            began = time.monotonic()
-            if began < self._due:  # another one did it meanwhile
-                return
-            try:
-                await self._read()
-            except KernelError as error:
-                self._say(error)
-            ended = time.monotonic()
-            self._due = ended + (ended - began) * (1 / self._config.service_metrics_share - 1)
+        self._asked = self._asked or asyncio.Event()
+        self._question.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._config.service_metrics_patience):
+                await self._asked.wait()
 
     def collect(self) -> Iterable[Metric]:
         rows = self._ledger.rows(self._attribution.service_ports(at_most=self._config.service_metrics))
@@ -156,6 +161,31 @@ class ServiceMetrics(Collector):
                 await self._drain()
                 self._book()
 
+    async def _read_when_asked(self) -> Never:
+        """In a task of its own: who asks may go away, and a table of a million flows must not hold up the metrics."""
+        while True:
+            await self._question.wait()
+            self._question.clear()
+            asked, self._asked = self._asked, None
+            try:
+                if time.monotonic() >= self._due:  # else somebody asked while it was read
+                    await self._read_or_say()
+            finally:
+                if asked is not None:
+                    asked.set()
+
+    async def _read_or_say(self) -> None:
+        async with self._reading:
+            began = time.monotonic()
+            try:
+                await self._read()
+            except KernelError as error:
+                self._say(error)
+            else:
+                self._problem = ""
+            ended = time.monotonic()
+        self._due = ended + (ended - began) * (1 / self._config.service_metrics_share - 1)
+
     async def _read(self) -> None:
         await self._drain()
         self._book()
@@ -163,9 +193,10 @@ class ServiceMetrics(Collector):
         await self._drain()
         # From here on nothing is awaited, so no plan comes between.
         living = self._attribute(found)
-        for destination, traffic in tuple(self._before.items()):
+        before = self._before or {}
+        for destination, traffic in tuple(before.items()):
             if (owner := self._attribution.owner(destination, self._addresses())) is not None:
-                del self._before[destination]
+                del before[destination]
                 self._ledger.discount(owner, traffic)
         self._ledger.settle(living, self._ended)
         self._book()
@@ -194,7 +225,7 @@ class ServiceMetrics(Collector):
                 sums[owner] = sums.get(owner, NO_TRAFFIC).plus(traffic)
         return sums
 
-    def _say(self, error: KernelError) -> None:
+    def _say(self, error: Exception) -> None:
         if str(error) != self._problem:
             _log.warning("Traffic of services is not counted for now, trying again", err=error)
         self._problem = str(error)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.core import Metric
 
 from kproxy.config import Config
@@ -221,7 +222,7 @@ async def test_a_door_that_does_not_open_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World()
-    world.metrics._config = Config(hostname="n1", service_metrics=1, bind_retry=0.0)
+    world.metrics._config = replace(world.config, bind_retry=0.0)
     failures = [KernelError("no"), KernelError("no")]
     opening = world.door.open
 
@@ -233,6 +234,48 @@ async def test_a_door_that_does_not_open_is_tried_again(
     monkeypatch.setattr(world.door, "open", open_)
     async with world.counting():
         assert not failures
+
+
+async def test_a_door_that_breaks_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.metrics._config = replace(world.config, bind_retry=0.0)
+    ended, opening, opened = world.door.ended, world.door.open, []
+
+    def break_(_limit: int) -> object:
+        monkeypatch.setattr(world.door, "ended", ended)
+        raise KernelError("gone")
+
+    def open_() -> None:
+        opened.append(True)
+        opening()
+
+    monkeypatch.setattr(world.door, "ended", break_)
+    monkeypatch.setattr(world.door, "open", open_)
+    async with world.counting():
+        world.door.put(WEB, 1, 1, flows=2)
+        world.door.end(WEB)
+        await until(lambda: len(opened) == 2)
+        assert (await world.shown())["service_connections_total", "web"] == 1  # whose end was told to nobody
+        world.door.put(WEB, 1, 1)
+        assert (await world.shown())["service_connections_total", "web"] == 2
+
+
+async def test_a_scrape_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.metrics._config = replace(world.config, service_metrics_patience=0.01)
+    async with world.counting():
+        world.door.put(WEB, 1, 1)
+        reading, slow = world.door.living, asyncio.Event()
+
+        async def living() -> object:
+            await slow.wait()
+            return await reading()
+
+        monkeypatch.setattr(world.door, "living", living)
+        assert (await world.shown())["service_connections_total", "web"] == 0
+        slow.set()
+        await until(lambda: not world.metrics._reading.locked())
+        assert samples(world.metrics.collect())["service_connections_total", "web"] == 1
 
 
 async def test_nothing_is_read_before_the_first_plan() -> None:
