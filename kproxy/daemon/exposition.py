@@ -36,7 +36,7 @@ from kproxy.source.traffic import Distributions, Traffic
 
 # Go writes a whole number without a fraction: as a bound, and as a value at a line's end
 _BOUND = re.compile(rb'([{,]le="\d+)\.0"')
-_VALUE = re.compile(rb"( \d+)\.0$", re.MULTILINE)
+_VALUE = re.compile(rb"^([^#\n].* \d+)\.0$", re.MULTILINE)
 _NETSTAT = Path("/proc/self/net/netstat")
 _LIMITS = Path("/proc/self/limits")
 # No commit, date and tree are known to a program that is not built; Prometheus takes an empty label for none.

@@ -129,35 +129,6 @@ def test_what_has_not_happened_yet_is_not_mentioned() -> None:
     assert "kubeproxy_sync_proxy_rules_service_changes_total 0\n" in page(Metrics())
 
 
-def test_bounds_and_numbers_are_written_as_go_writes_them() -> None:
-    text = page(fed())
-    bounds = re.findall(
-        r'^kubeproxy_network_programming_duration_seconds_bucket{.*le="(.*)"} (\S+)$', text, re.MULTILINE
-    )
-    assert bounds[:4] == [("0.25", "0"), ("0.5", "0"), ("1", "1"), ("2", "1")]
-    assert bounds[-1] == ("+Inf", "1")
-    assert 'rest_client_request_size_bytes_bucket{host="api:6443",le="1.048576e+06",verb="GET"} 1' in text
-
-
-def test_open_metrics_are_for_who_takes_nothing_else() -> None:
-    prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
-    for accept in ("", "text/plain", "*/*", "application/json", prometheus):
-        answer = fed().answer(accept)
-        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-        assert b'le="1"' in answer.body
-    asked = fed().answer("application/openmetrics-text;version=1.0.0")
-    assert asked.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
-    assert asked.body.endswith(b"# EOF\n")
-    assert b'le="1.0"' in asked.body
-
-
-def test_gates_have_kubes_stages() -> None:
-    text = page(fed())
-    assert 'kubernetes_feature_enabled{name="ComponentFlagz",stage="BETA"} 0' in text
-    assert 'kubernetes_feature_enabled{name="AllowServiceExternalIPs",stage=""} 1' in text
-    assert 'kubernetes_feature_enabled{name="NativeHistograms",stage="ALPHA"} 0' in text
-
-
 def test_the_number_of_registered_metrics_is_right() -> None:
     text = page(fed())
     for level in ("ALPHA", "BETA"):
