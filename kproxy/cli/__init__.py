@@ -12,7 +12,7 @@ import platform
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from kproxy import __version__
@@ -70,16 +70,16 @@ def _dispatch(command: Command, problems: Sequence[str]) -> int:
 @contextmanager
 def _read_settings(command: Command, problems: Sequence[str]) -> Iterator[tuple[Settings, ConfigFile | None]]:
     """What flags and file come to; the file stays open meanwhile. Raises InvalidConfig."""
-    flags, path = parser.settings_of(command), parser.action(command, "config")
+    flags, path, host = parser.settings_of(command), parser.action(command, "config"), socket.gethostname()
     if not path:
-        yield resolve(flags, host=socket.gethostname(), problems=problems), None
+        yield resolve(flags, host=host, problems=problems), None
         return
-    file = ConfigFile.open(path, LARGEST)
-    try:
-        document = read_document(file.content)
-        yield resolve(flags, document, host=socket.gethostname(), file=path, problems=problems), file
-    finally:
-        file.close()
+
+    def understand(content: bytes) -> Settings:
+        return resolve(flags, read_document(content), host=host, file=path, problems=problems)
+
+    with closing(ConfigFile.open(path, LARGEST, understand)) as file:
+        yield understand(file.content), file
 
 
 def _version(command: Command) -> int:

@@ -9,6 +9,10 @@ place, and the symbolic link that a ConfigMap's mount swaps, change its identity
 is only an event if it was moved away: as long as it is open here, a removed one has no name left and a moved one has.
 The first look is at what was read, so nothing can slip in between.
 
+kube-proxy does not notice the swap of a mount, so an edited ConfigMap waits for somebody to restart the pods. Here it
+counts, and reaches every node within a minute: therefore a new file that could not be started from is refused, with an
+error in the log, and the process goes on with what it has. One mistyped line must not stop every proxy of a cluster.
+
 Rejected: inotify, which the standard library has not, which loses the file when a mount swaps it (kube-proxy's watch
 does), and which tells a second earlier what the kubelet took a minute to write.
 """
@@ -17,27 +21,36 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Self
 
+from kproxy.daemon.log import Log
 from kproxy.errors import InvalidConfig, KproxyError
+
+_log = Log(__name__)
 
 
 class ConfigFile:
     """A file that is kept open; ``content`` is what it said when it was opened."""
 
-    def __init__(self, path: str, descriptor: int) -> None:
+    def __init__(self, path: str, descriptor: int, largest: int, check: Callable[[bytes], object]) -> None:
         self.path = path
-        self._descriptor = descriptor
-        self._seen = _identity(os.fstat(descriptor))
         self.content = b""
+        self._descriptor, self._largest, self._check = descriptor, largest, check
+        self._seen = _identity(os.fstat(descriptor))
+        self._target = os.path.realpath(path)
 
     @classmethod
-    def open(cls, path: str, largest: int) -> Self:
-        """Reads at most ``largest`` bytes and one more. Raises InvalidConfig."""
+    def open(cls, path: str, largest: int, check: Callable[[bytes], object] = len) -> Self:
+        """Reads at most ``largest`` bytes and one more. Raises InvalidConfig.
+
+        ``check``: raises InvalidConfig for content that kproxy could not be started with.
+        """
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            file = cls(path, descriptor)
+            file = cls(path, descriptor, largest, check)
             while len(file.content) <= largest and (more := os.read(descriptor, largest + 1)):
                 file.content += more
         except OSError as error:
@@ -53,19 +66,43 @@ class ConfigFile:
         try:
             now = Path(self.path).stat()
         except OSError:
-            return "was moved away" if os.fstat(self._descriptor).st_nlink else ""
+            is_moved = os.fstat(self._descriptor).st_nlink and os.path.realpath(self.path) == self._target
+            return "was moved away" if is_moved else ""
         if _identity(now) == self._seen:
             return ""
         return "was written" if _place(now) == self._seen[:2] else "was replaced"
+
+    def refusal(self) -> tuple[str, ...]:
+        """If a link was swapped so that it leads to a file that cannot be used: why, and the swap is forgotten."""
+        target = os.path.realpath(self.path)
+        if target == self._target:
+            return ()
+        try:
+            seen = _identity(Path(self.path).stat())
+            with closing(self.open(self.path, self._largest)) as new:
+                self._check(new.content)
+        except OSError:  # it is gone again; there will be another look
+            return ()
+        except InvalidConfig as invalid:
+            self._seen, self._target = seen, target
+            return invalid.problems
+        return ()
 
 
 async def watch(file: ConfigFile, *, poll: float) -> None:
     """For ever, or until the file changes. Raises KproxyError, which says so."""
     while True:
         await asyncio.sleep(poll)
-        if what := file.change():
-            break
-    raise KproxyError(f"the configuration file {file.path} {what}; kproxy ends to be started with its new content")
+        what = file.change()
+        if not what:
+            continue
+        if problems := file.refusal():
+            why = "; ".join(problems)
+            _log.error(
+                "The new configuration file cannot be used; the earlier one stays in force", file=file.path, why=why
+            )
+            continue
+        raise KproxyError(f"the configuration file {file.path} {what}; kproxy ends to be started with its new content")
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:

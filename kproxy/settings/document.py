@@ -161,12 +161,10 @@ def _describe(node: yaml.Node) -> str:
     match node:
         case yaml.MappingNode():
             return "a section"
-        case yaml.SequenceNode():
-            return "a list"
         case yaml.ScalarNode():
             return tell(node.value) if node.style else _short(node.value)
         case _:
-            return "something else"
+            return "a list"
 
 
 def tell(value: object) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kproxy.daemon import reload
 from kproxy.daemon.reload import ConfigFile, watch
 from kproxy.errors import InvalidConfig, KproxyError
 
@@ -78,18 +79,63 @@ def test_moving_it_away_counts(file: ConfigFile, path: Path, tmp_path: Path) -> 
     assert file.change() == "was moved away"
 
 
-def test_the_swap_of_a_config_map_counts(tmp_path: Path) -> None:
-    """As the kubelet mounts one: the file is a link into ``..data``, which is a link to a directory with a date."""
-    for name in ("first", "second"):
+@pytest.fixture
+def mount(tmp_path: Path) -> Path:
+    """As the kubelet mounts a ConfigMap: the file is a link into ``..data``, a link to a directory with a date."""
+    for name, text in (("good", "same"), ("bad", "wrong"), ("better", "same")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "config.conf").write_text("same", encoding="utf-8")
-    data = tmp_path / "..data"
-    data.symlink_to("first")
+        (tmp_path / name / "config.conf").write_text(text, encoding="utf-8")
+    (tmp_path / "..data").symlink_to("good")
     (tmp_path / "config.conf").symlink_to("..data/config.conf")
-    file = ConfigFile.open(str(tmp_path / "config.conf"), 1000)
-    (tmp_path / "..data_tmp").symlink_to("second")
-    (tmp_path / "..data_tmp").rename(data)
-    assert file.change() == "was replaced"
+    return tmp_path
+
+
+def swap(mount: Path, name: str) -> None:
+    (mount / "..data_tmp").symlink_to(name)
+    (mount / "..data_tmp").rename(mount / "..data")
+
+
+def refuse(content: bytes) -> None:
+    if content == b"wrong":
+        raise InvalidConfig("mode: it is wrong", "and more")
+
+
+def test_the_swap_of_a_config_map_counts(mount: Path) -> None:
+    file = ConfigFile.open(str(mount / "config.conf"), 1000, refuse)
+    swap(mount, "better")
+    assert (file.change(), file.refusal()) == ("was replaced", ())
+    file.close()
+
+
+def test_a_swap_to_a_file_that_cannot_be_used_is_refused_once(mount: Path) -> None:
+    file = ConfigFile.open(str(mount / "config.conf"), 1000, refuse)
+    swap(mount, "bad")
+    assert (file.change(), file.refusal()) == ("was replaced", ("mode: it is wrong", "and more"))
+    assert file.change() == ""
+    swap(mount, "better")
+    assert (file.change(), file.refusal()) == ("was replaced", ())
+    file.close()
+
+
+def test_a_swap_to_nothing_is_as_a_removal(mount: Path) -> None:
+    file = ConfigFile.open(str(mount / "config.conf"), 1000, refuse)
+    swap(mount, "none")
+    assert (file.change(), file.refusal()) == ("", ())
+    file.close()
+
+
+async def test_the_watch_tells_of_a_refused_file_and_goes_on(mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: asyncio.Queue[str] = asyncio.Queue()
+    monkeypatch.setattr(reload._log, "error", lambda _message, *, file, why: said.put_nowait(f"{file} {why}"))
+    file = ConfigFile.open(str(mount / "config.conf"), 1000, refuse)
+    watching = asyncio.create_task(watch(file, poll=0.001))
+    swap(mount, "bad")
+    assert await asyncio.wait_for(said.get(), 10) == f"{file.path} mode: it is wrong; and more"
+    assert not watching.done()
+    swap(mount, "better")
+    with pytest.raises(KproxyError, match="was replaced"):
+        await asyncio.wait_for(watching, 10)
+    assert said.empty()
     file.close()
 
 

@@ -115,6 +115,7 @@ def test_a_port_that_changes_nothing_is_told() -> None:
         ("cluster-cidr", "10.0.0.0/8,fd00::/8,fd01::/16", "one of each IP family"),
         ("cluster-cidr", "10.0.0.1", "a CIDR such as"),
         ("healthz-bind-address", "localhost:1", "an IP address and a port"),
+        ("metrics-port", "many", "a whole number from 0 to 65535"),
         ("healthz-port", "70000", "a whole number from 0 to 65535"),
         ("nodeport-addresses", "primary,10.0.0.0/8", "the word primary"),
         ("iptables-masquerade-bit", "32", "a whole number from 0 to 31"),

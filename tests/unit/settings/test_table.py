@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kproxy.config import UNUSED, Config
+from kproxy.settings import kinds, table
 from kproxy.settings.table import BY_FLAG, BY_PATH, DERIVED, FORGOTTEN, SETTINGS, WITHOUT_EFFECT, Setting
 
 
@@ -40,3 +41,10 @@ def test_a_file_can_say_every_default(setting: Setting) -> None:
 )
 def test_ours_stand_under_one_key(path: str, field: str) -> None:
     assert BY_PATH[path].field == field
+
+
+@pytest.mark.parametrize(
+    ("default", "kind"), [(True, kinds.BOOLEAN), (1.5, kinds.POSITIVE), ((1.0,), kinds.DURATIONS), ("", kinds.TEXT)]
+)
+def test_a_field_without_a_row_gets_its_kind_by_its_default(default: object, kind: kinds.Kind) -> None:
+    assert table._kind_of(default) is kind
