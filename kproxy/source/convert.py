@@ -65,7 +65,7 @@ class Converter:
             decoded = wire.decode_object(kind, data)
         except wire.UNREADABLE as error:
             metadata = wire.identify(data)
-            return self._rejection(kind, metadata, _explain(error))
+            return self.rejection(kind, metadata, _explain(error))
         metadata = decoded.metadata or wire.Metadata()
         key = self.key(kind, metadata)
         review = Review(kind.value, _shown_name(key))
@@ -99,7 +99,8 @@ class Converter:
         namespace = "" if kind in CLUSTER_WIDE else metadata.namespace or self._default_namespace
         return ObjectKey(namespace, metadata.name or "")
 
-    def _rejection(self, kind: Kind, metadata: wire.Metadata, unusable: Unusable) -> Rejection:
+    def rejection(self, kind: Kind, metadata: wire.Metadata, unusable: Unusable) -> Rejection:
+        """For an object that is refused before anything of it but its metadata was looked at."""
         key = self.key(kind, metadata)
         return Rejection(key, metadata.uid or "", Review(kind.value, _shown_name(key)).problem(unusable))
 
@@ -162,10 +163,10 @@ def _check_names(kind: Kind, key: ObjectKey) -> None:
 
 
 def _shown_name(key: ObjectKey) -> str:
-    """The object's name for a message: as it is when it is harmless, else quoted and shortened."""
-    if is_subdomain(key.name) and (not key.namespace or is_subdomain(key.namespace)):
-        return str(key)
-    return show(str(key)) if key.name else f"(without a name, in namespace {show(key.namespace)})"
+    """The object's name for a message: as it is when it is harmless, else quoted, and each part shortened."""
+    if not key.name:
+        return f"(without a name, in namespace {show(key.namespace)})"
+    return "/".join(part if is_subdomain(part) else show(part) for part in key if part)
 
 
 def _explain(error: Exception) -> Unusable:

@@ -60,7 +60,7 @@ class EndpointsConverter:
             key=key,
             service=ObjectKey(key.namespace, labels.service_name),
             family=family,
-            ports=_slice_ports(given.ports or [], self._unnamed),
+            ports=_ports(given.ports or [], self._unnamed, "ports", review),
             endpoints=tuple(self._endpoints(given.endpoints or [], family, review)),
             triggered=_seconds(metadata.annotations.triggered) if metadata.annotations else 0.0,
         )
@@ -75,7 +75,7 @@ class EndpointsConverter:
         slices: list[EndpointSlice] = []
         for index, subset in enumerate(given.subsets or []):
             where = f"subsets[{index}]"
-            ports = _subset_ports(subset.ports or [], where)
+            ports = _ports(subset.ports or [], "", f"{where}.ports", review)  # Endpoints leave empty names out
             found = [
                 *_subset_endpoints(subset.addresses or [], f"{where}.addresses", review, ready=True),
                 *_subset_endpoints(subset.not_ready_addresses or [], f"{where}.notReadyAddresses", review, ready=False),
@@ -91,6 +91,9 @@ class EndpointsConverter:
     def _endpoints(self, given: list[wire.Endpoint], family: IPFamily, review: Review) -> Iterable[Endpoint]:
         for index, each in enumerate(given):
             if not each.addresses:
+                review.note(
+                    f"endpoints[{index}].addresses", "is empty, and the endpoint is left out", "give an address"
+                )
                 continue
             ip = _endpoint_ip(each.addresses[0], f"endpoints[{index}].addresses[0]", review)
             if ip is None:
@@ -122,31 +125,27 @@ class EndpointsConverter:
         return shared
 
 
-def _slice_ports(given: list[wire.EndpointPort], unnamed: str | None) -> tuple[SlicePort, ...]:
-    """A port without a name or a number is not matched with any Service port, and skipped as upstream does."""
-    named = (unnamed if each.name is None else each.name for each in given)
-    return tuple(
-        SlicePort(
-            sys.intern(port_name(name, f"ports[{index}].name")),
-            protocol(each.protocol, f"ports[{index}].protocol"),
-            port_number(each.port, f"ports[{index}].port"),
+def _ports(given: list[wire.EndpointPort], unnamed: str | None, where: str, review: Review) -> tuple[SlicePort, ...]:
+    """A port without a name or a number matches no Service's port, and is left out as upstream does."""
+    ports: list[SlicePort] = []
+    for index, each in enumerate(given):
+        field = f"{where}[{index}]"
+        name = unnamed if each.name is None else each.name
+        if name is None or not each.port:
+            lacking = "name" if name is None else "port"
+            why = (
+                "is missing, and the port is left out" if name is None else "is missing or 0, and the port is left out"
+            )
+            review.note(f"{field}.{lacking}", why, "give it what the Service's port has")
+            continue
+        ports.append(
+            SlicePort(
+                sys.intern(port_name(name, f"{field}.name")),
+                protocol(each.protocol, f"{field}.protocol"),
+                port_number(each.port, f"{field}.port"),
+            )
         )
-        for index, (each, name) in enumerate(zip(given, named, strict=True))
-        if name is not None and each.port
-    )
-
-
-def _subset_ports(given: list[wire.EndpointPort], where: str) -> tuple[SlicePort, ...]:
-    """Endpoints leave an empty name out, slices never do."""
-    return tuple(
-        SlicePort(
-            sys.intern(port_name(each.name, f"{where}.ports[{index}].name")),
-            protocol(each.protocol, f"{where}.ports[{index}].protocol"),
-            port_number(each.port, f"{where}.ports[{index}].port"),
-        )
-        for index, each in enumerate(given)
-        if each.port
-    )
+    return tuple(ports)
 
 
 def _subset_endpoints(

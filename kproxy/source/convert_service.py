@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import zip_longest
 
 from kproxy.model.enums import IPFamily, Protocol, ServiceType, TrafficPolicy
 from kproxy.model.keys import ObjectKey
@@ -22,12 +24,15 @@ def convert_service(key: ObjectKey, metadata: wire.Metadata, given: wire.Service
     """Raises ``Unusable`` where a guess would be needed; notes what was dropped in ``review``."""
     spec = given.spec or wire.ServiceSpec()
     created = metadata.creation_timestamp or ""
+    cluster_ips = _cluster_ips(spec, review)
+    external_ips = _addresses(spec.external_ips or [], "spec.externalIPs", review)
+    _note_strangers(external_ips, cluster_ips, review)
     return Service(
         key=key,
         type=_service_type(spec.type),
-        cluster_ips=_cluster_ips(spec),
+        cluster_ips=cluster_ips,
         ports=_ports(spec.ports or []),
-        external_ips=_addresses(spec.external_ips or [], "spec.externalIPs", review),
+        external_ips=external_ips,
         load_balancer_vips=_vips(given.status, review),
         source_ranges=_source_ranges(spec.load_balancer_source_ranges or [], review),
         internal_policy=_policy(spec.internal_traffic_policy, "spec.internalTrafficPolicy"),
@@ -54,34 +59,39 @@ def _policy(value: str | None, field: str) -> TrafficPolicy:
     return known
 
 
-def _cluster_ips(spec: wire.ServiceSpec) -> tuple[str, ...]:
+def _cluster_ips(spec: wire.ServiceSpec, review: Review) -> tuple[str, ...]:
     """At most one address of each family, in the order of the object; none for headless and ExternalName.
 
     An API server always fills in clusterIPs and ipFamilies. A manifest may leave either out, and then means what the
-    API server would have made of it.
+    API server would have made of it; where the two fields for addresses disagree nobody knows what was meant.
     """
-    if spec.type == ServiceType.EXTERNAL_NAME or not _is_address(spec.cluster_ip or _first(spec.cluster_ips)):
+    if spec.type == ServiceType.EXTERNAL_NAME:
         return ()
     texts = spec.cluster_ips or [spec.cluster_ip or ""]
     field = "spec.clusterIPs" if spec.cluster_ips else "spec.clusterIP"
+    if spec.cluster_ip and _canonical(texts[0]) != _canonical(spec.cluster_ip):
+        why = f"begins with {show(texts[0])} where spec.clusterIP is {show(spec.cluster_ip)}"
+        raise Unusable(field, why, "make the two agree")
+    if texts in ([""], ["None"]):
+        return ()
     found: dict[IPFamily, str] = {}
     families: list[str | None] = [*spec.ip_families] if spec.ip_families else [None] * len(texts)
-    for family, text in zip(families, texts, strict=False):
+    for index, (family, text) in enumerate(zip_longest(families, texts, fillvalue=None)):
+        if text is None:
+            break
         ip = parse_ip(text)
         if ip is None:
             raise Unusable(field, f"holds {show(text)}, which is no IP address", "delete and create the Service again")
         if family is not None and family_of(ip) != family:
             raise Unusable(field, f"holds {ip} where spec.ipFamilies says {show(family)}", "make the two agree")
-        found.setdefault(family_of(ip), ip)
+        if index >= len(families) or found.setdefault(family_of(ip), ip) != ip:
+            why = f"is {ip}, beyond one address of each of the Service's families, and is left out"
+            review.note(f"{field}[{index}]", why, "give one address for each of spec.ipFamilies")
     return tuple(found.values())
 
 
-def _first(texts: list[str] | None) -> str:
-    return texts[0] if texts else ""
-
-
-def _is_address(cluster_ip: str) -> bool:
-    return cluster_ip not in {"", "None"}
+def _canonical(text: str) -> str:
+    return parse_ip(text) or text
 
 
 def _ports(given: list[wire.ServicePort]) -> tuple[ServicePort, ...]:
@@ -114,9 +124,25 @@ def _addresses(texts: list[str], field: str, review: Review) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _note_strangers(external_ips: Iterable[str], cluster_ips: Iterable[str], review: Review) -> None:
+    """Traffic never changes its family, so an external IP serves only beside a cluster IP of its own.
+
+    Not said of VIPs: a load balancer may well answer to IPv6 in front of an IPv4 Service, and sends IPv4 itself.
+    """
+    families = {family_of(ip) for ip in cluster_ips}
+    for ip in external_ips if families else ():
+        if family_of(ip) not in families:
+            why = f"holds {ip}, and the Service has no {family_of(ip)} cluster IP, so it is not served"
+            review.note("spec.externalIPs", why, "make the Service dual-stack, or remove the address")
+
+
 def _vips(status: wire.ServiceStatus | None, review: Review) -> tuple[str, ...]:
     """With ipMode Proxy the load balancer wants the traffic itself (KEP-1860); a host name is no address."""
     ingress = (status.load_balancer.ingress if status and status.load_balancer else None) or []
+    for index, each in enumerate(ingress):
+        if each.ip and each.ip_mode not in {None, "VIP", "Proxy"}:
+            why = f"is {show(each.ip_mode or '')}, an unknown mode, and its address is left out"
+            review.note(f"status.loadBalancer.ingress[{index}].ipMode", why, "use VIP or Proxy")
     texts = [each.ip or "" if each.ip_mode in {None, "VIP"} else "" for each in ingress]
     return _addresses(texts, "status.loadBalancer.ingress", review)
 

@@ -28,7 +28,8 @@ from kproxy.model.keys import ObjectKey
 from kproxy.model.service import Service
 from kproxy.source import wire
 from kproxy.source.convert import Converter, NotOurs, Outcome, Usable, gather
-from kproxy.source.manifest import LARGEST, SUFFIXES, Manifest, parse
+from kproxy.source.manifest import LARGEST, SUFFIXES, VERSIONS, Manifest, parse
+from kproxy.source.review import Unusable, show
 
 _Signature = tuple[int, int, int]
 
@@ -166,6 +167,11 @@ def _load(path: Path, converter: Converter, old: _File) -> _File:
 
 def _convert(path: Path, manifest: Manifest, kind: Kind, converter: Converter) -> tuple[Outcome, str]:
     place = f"{path}, line {manifest.line}" if manifest.line else str(path)
+    if manifest.api_version is not None:
+        why = f"is {show(manifest.api_version)}, a version that kproxy does not read"
+        unusable = Unusable("apiVersion", why, f"write {VERSIONS[kind]}")
+        rejection = converter.rejection(kind, wire.identify(manifest.data), unusable)
+        return replace(rejection, problem=_at(place, rejection.problem)), place
     outcome = converter.convert(kind, manifest.data)
     match outcome:
         case Usable():

@@ -31,6 +31,14 @@ _KINDS = {
     ("networking.k8s.io/v1", "ServiceCIDR"): Kind.SERVICE_CIDR,
     ("networking.k8s.io/v1beta1", "ServiceCIDR"): Kind.SERVICE_CIDR,
 }
+# The versions in which kproxy reads a kind, for messages. A kind of this name in a foreign group is another thing.
+VERSIONS = {
+    Kind.SERVICE: "v1",
+    Kind.ENDPOINTS: "v1",
+    Kind.NODE: "v1",
+    Kind.ENDPOINT_SLICE: "discovery.k8s.io/v1",
+    Kind.SERVICE_CIDR: "networking.k8s.io/v1",
+}
 _BYTE = re.compile(r"\(byte (\d+)\)")
 _UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)  # binary, cycles, integers of 100 digits
 _BRACKET = re.compile(rb"[\[\]{}]")
@@ -48,6 +56,7 @@ class Manifest(Struct, frozen=True):
     kind: Kind | None
     data: Raw | bytes
     line: int  # where its document begins; 0: unknown
+    api_version: str | None = None  # what it says instead of the version that we read; such an object is not served
 
 
 class _Envelope(Struct, rename="camel"):
@@ -157,12 +166,23 @@ def _unfold(path: PurePath, data: Raw | bytes, line: int, source: bytes) -> Iter
     if envelope.items is None or not envelope.kind.endswith("List"):
         if not envelope.kind:
             raise _problem(path, line, "holds an object without a kind")
-        yield Manifest(_KINDS.get((envelope.api_version, envelope.kind)), data, line)
+        yield _manifest(envelope.api_version, envelope.kind, data, line)
         return
     for item in envelope.items:
         inner = _read(path, item, line, source)
         kind = inner.kind or envelope.kind.removesuffix("List")
-        yield Manifest(_KINDS.get((inner.api_version or envelope.api_version, kind)), item, line)
+        yield _manifest(inner.api_version or envelope.api_version, kind, item, line)
+
+
+def _manifest(api_version: str, name: str, data: Raw | bytes, line: int) -> Manifest:
+    kind = _KINDS.get((api_version, name))
+    if kind is not None:
+        return Manifest(kind, data, line)
+    group = api_version.rpartition("/")[0]
+    for meant, version in VERSIONS.items():
+        if name == meant.value and group in {"", version.rpartition("/")[0]}:
+            return Manifest(meant, data, line, api_version)
+    return Manifest(None, data, line)
 
 
 def _read(path: PurePath, data: Raw | bytes, line: int, source: bytes) -> _Envelope:

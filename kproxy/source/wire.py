@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 
 from kproxy.model.enums import Kind
+from kproxy.source.pieces import Unscannable, elements, members
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
@@ -232,9 +233,11 @@ class Bare(_Wire):
     metadata: Metadata | None = None
 
 
-decode_page = msgspec.json.Decoder(Page).decode
-decode_event = msgspec.json.Decoder(Event).decode
+_decode_page = msgspec.json.Decoder(Page).decode
+_decode_event = msgspec.json.Decoder(Event).decode
+_decode_list_metadata = msgspec.json.Decoder(ListMetadata | None).decode
 _decode_bare = msgspec.json.Decoder(Bare).decode
+_decode_text = msgspec.json.Decoder(str).decode
 _decode_status = msgspec.json.Decoder(Status).decode
 _OBJECTS: dict[Kind, msgspec.json.Decoder[WireObject]] = {
     Kind.SERVICE: msgspec.json.Decoder(Service),
@@ -245,6 +248,29 @@ _OBJECTS: dict[Kind, msgspec.json.Decoder[WireObject]] = {
 }
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def decode_page(body: bytes) -> Page:
+    """One page of a list. Raises one of ``UNREADABLE`` if it is none; an item that is unreadable is still an item."""
+    try:
+        return _decode_page(body)
+    except UNREADABLE as error:
+        with contextlib.suppress(Unscannable, KeyError):
+            parts = members(body)
+            metadata = _decode_list_metadata(parts.get("metadata", b"null"))
+            return Page(metadata=metadata, items=[Raw(item) for item in elements(parts["items"])])
+        raise error from None
+
+
+def decode_event(line: bytes) -> Event:
+    """One line of a watch. Raises one of ``UNREADABLE`` if it is none, whatever its object is."""
+    try:
+        return _decode_event(line)
+    except UNREADABLE as error:
+        with contextlib.suppress(Unscannable, KeyError):
+            parts = members(line)
+            return Event(type=_decode_text(parts["type"]), object=Raw(parts["object"]))
+        raise error from None
 
 
 def decode_object(kind: Kind, data: Raw | bytes) -> WireObject:
@@ -264,13 +290,14 @@ def identify(data: Raw | bytes) -> Metadata:
     """The metadata, or whatever of it can be saved, so that a message can name the object. Never raises."""
     with contextlib.suppress(*UNREADABLE):
         return _decode_bare(data).metadata or Metadata()
-    try:
-        whole = msgspec.json.decode(bytes(data).decode(errors="replace"))
-    except UNREADABLE:
-        return Metadata()
-    found = whole.get("metadata") if isinstance(whole, dict) else None
-    if not isinstance(found, dict):
-        return Metadata()
-    texts = {name: found.get(name) for name in ("name", "namespace", "uid", "resourceVersion")}
-    name, namespace, uid, version = (each if isinstance(each, str) else None for each in texts.values())
+    parts: dict[str, bytes] = {}
+    with contextlib.suppress(Unscannable, KeyError):
+        parts = members(members(bytes(data).decode(errors="replace").encode())["metadata"])
+    name, namespace, uid, version = (_text(parts.get(each)) for each in ("name", "namespace", "uid", "resourceVersion"))
     return Metadata(name=name, namespace=namespace, uid=uid, resource_version=version)
+
+
+def _text(data: bytes | None) -> str | None:
+    with contextlib.suppress(*UNREADABLE):
+        return _decode_text(data) if data else None
+    return None

@@ -191,3 +191,21 @@ def test_bad_ports_of_endpoints_are_refused() -> None:
     outcome = convert(Kind.ENDPOINTS, metadata={"name": "web"}, subsets=[{"ports": [{"port": -1}]}])
     assert isinstance(outcome, Rejection)
     assert outcome.problem.field == "subsets[0].ports[0].port"
+
+
+def test_what_is_left_out_of_a_slice_is_named() -> None:
+    outcome = convert(
+        ports=[{"name": "a", "port": 0}, {"port": 80}, {"name": "b"}, {"name": "c", "port": 80}],
+        endpoints=[{"addresses": []}, {}, {"addresses": ["10.244.1.1"]}],
+    )
+    assert isinstance(outcome, Usable)
+    assert isinstance(outcome.object, EndpointSlice)
+    assert outcome.object.ports == (SlicePort("c", Protocol.TCP, 80),)
+    assert outcome.object.endpoints == (Endpoint("10.244.1.1"),)
+    assert [warning.field for warning in outcome.warnings] == [
+        "ports[0].port",
+        "ports[1].name",
+        "ports[2].port",
+        "endpoints[0].addresses",
+        "endpoints[1].addresses",
+    ]

@@ -206,3 +206,58 @@ def test_a_named_proxy_serves_its_own_services_only() -> None:
 def test_a_service_without_a_spec_has_nothing_to_serve() -> None:
     outcome = Converter().convert(Kind.SERVICE, b'{"metadata":{"name":"web","namespace":"default"}}')
     assert outcome == Usable(Service(ObjectKey("default", "web")))
+
+
+@pytest.mark.parametrize(
+    ("cluster_ip", "cluster_ips"),
+    [
+        ("10.96.0.1", ["10.96.0.2"]),
+        ("10.96.0.1", ["fd00::1", "10.96.0.1"]),
+        ("10.96.0.1", ["None"]),
+        ("None", ["10.96.0.1"]),
+    ],
+)
+def test_nobody_guesses_which_of_two_addresses_was_meant(cluster_ip: str, cluster_ips: list[str]) -> None:
+    outcome = convert({"clusterIP": cluster_ip, "clusterIPs": cluster_ips, "ports": [PORT]})
+    assert isinstance(outcome, Rejection)
+    assert outcome.problem.field == "spec.clusterIPs"
+    assert "where spec.clusterIP is" in outcome.problem.why
+
+
+def test_two_spellings_of_one_address_agree() -> None:
+    assert usable({"clusterIP": "010.96.0.1", "clusterIPs": ["10.96.0.1"]}).cluster_ips == ("10.96.0.1",)
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "kept"),
+    [
+        ({"clusterIPs": ["10.96.0.1", "10.96.0.2"]}, "spec.clusterIPs[1]", ("10.96.0.1",)),
+        ({"clusterIPs": ["10.96.0.1", "fd00::1"], "ipFamilies": ["IPv4"]}, "spec.clusterIPs[1]", ("10.96.0.1",)),
+        ({"externalIPs": ["203.0.113.1", "2001:db8::1"]}, "spec.externalIPs", ("10.96.0.1",)),
+    ],
+)
+def test_an_address_that_no_family_serves_is_named(spec: dict[str, Any], field: str, kept: tuple[str, ...]) -> None:
+    outcome = convert({"clusterIP": "10.96.0.1", "ports": [PORT]} | spec)
+    assert isinstance(outcome, Usable)
+    assert isinstance(outcome.object, Service)
+    assert outcome.object.cluster_ips == kept
+    assert [warning.field for warning in outcome.warnings] == [field]
+
+
+def test_one_more_family_than_addresses_is_no_mistake() -> None:
+    outcome = convert({"clusterIP": "10.96.0.1", "ipFamilies": ["IPv4", "IPv6"], "ports": [PORT]})
+    assert isinstance(outcome, Usable)
+    assert not outcome.warnings
+
+
+def test_a_load_balancer_address_of_an_unknown_mode_is_named() -> None:
+    outcome = convert({"clusterIP": "10.96.0.1"}, {"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "vip"}]}})
+    assert isinstance(outcome, Usable)
+    assert [warning.field for warning in outcome.warnings] == ["status.loadBalancer.ingress[0].ipMode"]
+
+
+def test_a_long_namespace_does_not_hide_the_name() -> None:
+    outcome = convert({"clusterIP": "10.96.0.1"}, namespace="X" * 5000)
+    assert isinstance(outcome, Rejection)
+    assert outcome.problem.name.endswith("/web")
+    assert len(str(outcome.problem)) < 400

@@ -199,7 +199,8 @@ def test_what_an_api_server_would_fill_in_is_filled_in(looking: Looking) -> None
     ]
     (endpoint,) = found.endpoints
     assert (endpoint.ready, endpoint.serving, endpoint.terminating) == (True, True, False)
-    assert looking.problems == []
+    (problem,) = looking.problems
+    assert "ports[2].port is missing or 0, and the port is left out" in problem
 
 
 @pytest.mark.parametrize(
@@ -309,3 +310,12 @@ def test_reading_once_gives_lists_and_problems(tmp_path: Path) -> None:
 def test_reading_what_is_not_there_is_a_wrong_argument(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="cannot be read"):
         read_manifests([tmp_path / "missing"])
+
+
+def test_an_object_of_another_version_is_named_and_the_rest_of_the_file_served(looking: Looking) -> None:
+    looking.write("a.yaml", service("a") + service("b").replace("apiVersion: v1\n", ""))
+    looking.look()
+    assert looking.services() == ["default/a"]
+    (problem,) = looking.problems
+    assert "Service default/b" in problem
+    assert "apiVersion is '', a version that kproxy does not read; write v1" in problem

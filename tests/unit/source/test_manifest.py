@@ -164,3 +164,18 @@ def test_a_file_that_is_too_large_is_refused_unread(monkeypatch: pytest.MonkeyPa
 def test_no_content_raises_anything_else(name: str, content: bytes) -> None:
     with contextlib.suppress(InvalidObject):
         parse(PurePath(name), content)
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [
+        ("", "Service"),
+        ("v2", "Service"),
+        ("V1", "Node"),
+        ("", "EndpointSlice"),
+        ("discovery.k8s.io/v1beta1", "EndpointSlice"),
+    ],
+)
+def test_another_version_of_our_kinds_is_not_overlooked(version: str, kind: str) -> None:
+    (found,) = yaml(f"{{apiVersion: '{version}', kind: {kind}, metadata: {{name: a}}}}")
+    assert (found.kind, found.api_version) == (Kind(kind), version)

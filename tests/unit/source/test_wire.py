@@ -40,6 +40,9 @@ def test_a_megabyte_of_annotations_is_skipped() -> None:
     [
         (b'{"metadata":{"name":"a","labels":[]},"spec":{}}', "a"),
         (b'{"metadata":{"name":"a"},"spec":"\xff"}', "a"),
+        (b'{"metadata":{"name":"a"},"spec":"\\ud800"}', "a"),
+        (b'{"metadata":{"name":"a","labels":1e999}}', "a"),
+        (b'{"metadata":{"name":"a","labels":' + b"[" * 5000 + b"]" * 5000 + b"}}", "a"),
         (b'{"metadata":{"name":7}}', None),
         (b'{"metadata":[]}', None),
         (b"[]", None),
@@ -49,6 +52,27 @@ def test_a_megabyte_of_annotations_is_skipped() -> None:
 )
 def test_the_name_of_an_unreadable_object_is_saved(data: bytes, name: str | None) -> None:
     assert wire.identify(data).name == name
+
+
+@pytest.mark.parametrize("bad", [b"[" * 5000 + b"]" * 5000, b'"\\ud800"', b'"\\u12"', b"tru"])
+def test_one_unreadable_object_does_not_take_the_others_with_it(bad: bytes) -> None:
+    item = b'{"metadata":{"name":"bad","managedFields":' + bad + b"}}"
+    page = wire.decode_page(b'{"metadata":{"resourceVersion":"7"},"items":[{"a":1},' + item + b"]}")
+    assert page.metadata == wire.ListMetadata(resource_version="7")
+    assert page.items is not None
+    assert [bytes(each) for each in page.items] == [b'{"a":1}', item]
+    event = wire.decode_event(b'{"type":"ADDED","object":' + item + b"}")
+    assert (event.type, bytes(event.object)) == ("ADDED", item)
+    with pytest.raises(wire.UNREADABLE):
+        wire.decode_object(Kind.SERVICE, item)
+
+
+@pytest.mark.parametrize("end", ["", "]", "]]", "]}}"])
+def test_a_page_that_is_cut_off_is_no_page(end: str) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        wire.decode_page(b'{"items":[{"a":"\\ud800"}' + end.encode())
+    with pytest.raises(msgspec.DecodeError):
+        wire.decode_event(b'{"type":"ADDED","object":{"a":"\\ud800"}' + end.encode())
 
 
 @given(st.binary())
