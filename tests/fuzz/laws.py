@@ -1,0 +1,179 @@
+"""What holds for every example, whatever is wrong with its objects.
+
+1. Nothing raises.
+2. An object that is not served as it is written is named, with the field and the remedy.
+3. An object that is refused changes nothing for anybody; one that is not changes nothing for those it does not meet.
+4. When it goes again, everything is as if it had never come.
+5. Whatever order it came in: one after the other, or all in a list.
+
+The journey checks more in each round (journey.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from kproxy.backend.iptables.dialect import Abilities
+from kproxy.errors import InvalidObject
+from kproxy.model.change import Change, Listed, Put, Rejected, Rejection, Removed
+from kproxy.model.endpoint import EndpointSlice
+from kproxy.model.enums import IPFamily, Kind
+from kproxy.model.keys import ObjectKey
+from kproxy.plan.plan import Plan
+from kproxy.source.convert import Converter, Outcome, Usable
+from tests.fuzz import oracle
+from tests.fuzz.examples import Example
+from tests.fuzz.hostile import MARKS, encode
+from tests.fuzz.journey import Journey, Round, chains_of, check_sentence, convert
+from tests.fuzz.objects import Document
+
+
+class Trip(NamedTuple):
+    """What an example came to. ``rounds``: by family, the world alone, with its visitors, and alone again."""
+
+    rounds: dict[IPFamily, list[Round]]
+    accepted: int
+    rejected: int
+    named: int  # accepted in part
+
+
+def check_example(example: Example, abilities: Abilities | None = None) -> Trip:
+    """AssertionError where a law does not hold; anything else that is raised breaks the first."""
+    converter = Converter(service_proxy_name=example.config.service_proxy_name)
+    world = _without_twins(converter, example.world)
+    visitors = _without_twins(converter, example.visitors)
+    arrivals = [converter.changed(each.kind, encode(each.json)) for each in visitors]
+    for visitor, arrival in zip(visitors, arrivals, strict=True):
+        _check_named(visitor, arrival)
+    departures = [*_departures(converter, world, visitors)]
+    everybody = _without_twins(converter, [*world, *visitors])
+    known, crowd = convert(world, example.config), convert(everybody, example.config)
+    rounds: dict[IPFamily, list[Round]] = {}
+    for family in IPFamily:
+        journey = Journey(family, example.config, abilities)
+        alone, together = journey.travel(known.changes), journey.travel(arrivals)
+        rounds[family] = [alone, together, journey.travel(departures)]
+        if journey.cluster.node is None or any(each.kind is Kind.NODE for each in world):  # its last Node stays known
+            assert rounds[family][2].plan == alone.plan
+            assert chains_of(rounds[family][2].rules) == chains_of(alone.rules)
+        _check_untouched(visitors, arrivals, alone.plan, together.plan, world)
+        _check_listing(example, family, known.changes, crowd.changes, together)
+    _check_served(example, everybody)
+    return Trip(
+        rounds,
+        accepted=sum(not isinstance(each, Rejected) for each in arrivals),
+        rejected=sum(isinstance(each, Rejected) for each in arrivals),
+        named=sum(bool(getattr(each, "warnings", ())) for each in arrivals),
+    )
+
+
+def _without_twins(converter: Converter, documents: Iterable[Document]) -> list[Document]:
+    """An API server has one object of a name: the last one stays."""
+    return list({(each.kind, key_of(converter, each)): each for each in documents}.values())
+
+
+def key_of(converter: Converter, document: Document) -> ObjectKey:
+    return _key(converter.convert(document.kind, encode(document.json)))
+
+
+def _key(outcome: Outcome) -> ObjectKey:
+    return outcome.object.key if isinstance(outcome, Usable) else outcome.key
+
+
+def _departures(converter: Converter, world: Sequence[Document], visitors: Iterable[Document]) -> Iterator[Change]:
+    homes = {(each.kind, key_of(converter, each)): each for each in world}
+    for visitor in visitors:
+        key = key_of(converter, visitor)
+        home = homes.get((visitor.kind, key))
+        yield converter.changed(home.kind, encode(home.json)) if home else Removed(visitor.kind, key)
+    # The store keeps the last Node that it knew, so the node of the world has to say again what it is.
+    yield from (converter.changed(each.kind, encode(each.json)) for each in world if each.kind is Kind.NODE)
+
+
+# --- named ----------------------------------------------------------------------------------------------------
+
+
+def _check_named(visitor: Document, arrival: Change) -> None:
+    problems: list[InvalidObject] = [*getattr(arrival, "warnings", ())]
+    if isinstance(arrival, Rejected):
+        problems.append(arrival.rejection.problem)
+    metadata = visitor.json.get("metadata") if isinstance(visitor.json, dict) else None
+    for problem in problems:
+        check_sentence(problem)
+        assert problem.kind == visitor.kind.value
+        for field in ("namespace", "name") if visitor.kind not in {Kind.NODE, Kind.SERVICE_CIDR} else ("name",):
+            text = metadata.get(field) if isinstance(metadata, dict) else None
+            if isinstance(text, str) and text and text not in MARKS:
+                assert repr(text[:10])[1:-1] in problem.name, (text, problem)
+
+
+# --- nobody else is touched -----------------------------------------------------------------------------------
+
+
+def _check_untouched(
+    visitors: Sequence[Document], arrivals: Sequence[Change], before: Plan, after: Plan, world: Sequence[Document]
+) -> None:
+    if all(isinstance(each, Rejected) for each in arrivals):
+        assert before == after
+        return
+    if any(visitor.kind is Kind.NODE for visitor in visitors):
+        return  # it is where everybody stands
+    touched = {service for arrival in arrivals for service in _services_of(arrival)}
+    touched |= {service for each in world for service in _services_of(_arrival(each)) if _is_replaced(each, arrivals)}
+    named = {note.problem.name for plan in (before, after) for note in plan.notes}
+    for key, plan in before.services.items():
+        if key.service not in touched and str(key.service) not in named:
+            assert after.services.get(key) == plan, key
+
+
+def _arrival(document: Document) -> Change:
+    return Converter().changed(document.kind, encode(document.json))
+
+
+def _services_of(arrival: Change) -> Iterator[ObjectKey]:
+    match arrival:
+        case Put(object=EndpointSlice(service=service)):
+            yield service
+        case Put(object=resource):
+            yield resource.key
+        case Removed(key=key):
+            yield key
+
+
+def _is_replaced(document: Document, arrivals: Iterable[Change]) -> bool:
+    home = _arrival(document)
+    key = getattr(getattr(home, "object", home), "key", None)
+    return any(getattr(getattr(each, "object", each), "key", None) == key for each in arrivals)
+
+
+def _check_listing(
+    example: Example, family: IPFamily, known: Sequence[Listed], crowd: Sequence[Listed], together: Round
+) -> None:
+    """The visitors in a list, after a list without them: as if they had come one by one."""
+    journey = Journey(family, example.config)
+    journey.plan(known)
+    if not any(visitor.kind is Kind.NODE for visitor in example.visitors):
+        assert journey.plan(crowd) == together.plan
+
+
+# --- served as written ----------------------------------------------------------------------------------------
+
+
+def _check_served(example: Example, everybody: Sequence[Document]) -> None:
+    """From scratch, so that no object lives on in a version from before."""
+    found = convert(everybody, example.config)
+    journeys = {family: Journey(family, example.config) for family in IPFamily}
+    plans = {family: journey.plan(found.changes) for family, journey in journeys.items()}
+    cluster = journeys[IPFamily.IPV4].cluster
+    named = {problem.name for problem in found.problems}
+    named |= {note.problem.name for plan in plans.values() for note in plan.notes}
+    converter = Converter(service_proxy_name=example.config.service_proxy_name)
+    for each in everybody:
+        outcome = converter.convert(each.kind, encode(each.json))
+        if isinstance(outcome, Rejection) or outcome.warnings or str(_key(outcome)) in named:
+            continue
+        lacking = oracle.missing(each.kind, each.json, cluster, plans)
+        assert not lacking, (each.kind, str(_key(outcome)), lacking)
+        if each.kind is Kind.SERVICE and isinstance(outcome, Usable):
+            assert not [*oracle.unwritten(each.json, plans)]
