@@ -75,6 +75,7 @@ def tree_of(paths: Iterable[str]) -> Tree:
     return tree
 
 
+_ELSEWHERE = {path.rpartition(".")[2]: path for path in reversed(list(BY_PATH))}  # of one name the first in the table
 _TREE = tree_of(("apiVersion", "kind", *BY_PATH))
 
 
@@ -190,13 +191,14 @@ def _short(text: str) -> str:
 
 
 def _with_nearest(prefix: str, name: str, tree: Tree) -> str:
-    """The path, and what may have been meant: a field of this section, or one of the same name elsewhere."""
+    """The path, and what may have been meant: a field of this section, or one of the like name elsewhere."""
     told = _short(f"{prefix}{name}" if name.isprintable() else f"{prefix}{name!r}")
-    near = difflib.get_close_matches(name[:_NAMES], tree, n=1, cutoff=0.7)
-    elsewhere = [path for path in BY_PATH if path.rpartition(".")[2] == name]
-    if near:
+    word = name[:_NAMES]
+    if near := difflib.get_close_matches(word, tree, n=1, cutoff=0.7):
         return f"{told} (did you mean {prefix}{near[0]}?)"
-    return f"{told} (did you mean {elsewhere[0]}?)" if elsewhere else told
+    if near := difflib.get_close_matches(word, _ELSEWHERE, n=1, cutoff=0.85):
+        return f"{told} (did you mean {_ELSEWHERE[near[0]]}?)"
+    return told
 
 
 def _some(tree: Tree) -> str:

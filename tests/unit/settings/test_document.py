@@ -61,6 +61,7 @@ def test_merged_keys_count() -> None:
     [
         ("iptables: {masqueradAll: true}", "iptables.masqueradAll (did you mean iptables.masqueradeAll?)"),
         ("syncPeriod: 1s", "syncPeriod (did you mean iptables.syncPeriod?)"),
+        ("syncPeriods: 1s", "syncPeriods (did you mean iptables.syncPeriod?)"),
         ("metadata: {name: config}", "metadata"),
         ("kproxy: {treeTreshold: 1}", "kproxy.treeTreshold (did you mean kproxy.treeThreshold?)"),
         ("? [a]\n: 1", "a list"),
@@ -90,6 +91,10 @@ def test_of_a_doubled_field_the_last_counts() -> None:
         ("mode: iptables", [f"apiVersion: it is missing; give {API_VERSION}", f"kind: it is missing; give {KIND}"]),
         ("", [f"apiVersion: it is missing; give {API_VERSION}", f"kind: it is missing; give {KIND}"]),
         (f"kind: {KIND}\napiVersion: v1", [f'apiVersion: "v1" is not known; give {API_VERSION}']),
+        (
+            f"{HEAD}ipvs: 'x'",
+            ['ipvs: "x" stands there; give a section with excludeCIDRs, minSyncPeriod, scheduler, …'],
+        ),
         (
             f"{HEAD}iptables: 5",
             ["iptables: 5 stands there; give a section with localhostNodePorts, masqueradeAll, masqueradeBit, …"],
