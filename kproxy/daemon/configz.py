@@ -9,10 +9,7 @@ import json
 
 from kproxy.config import Config
 from kproxy.settings.document import GROUP
-from kproxy.settings.kinds import go_duration
 from kproxy.settings.v1alpha1 import render
-
-__all__ = ["describe", "go_duration"]
 
 
 def describe(config: Config) -> bytes:
