@@ -25,6 +25,8 @@ Json = dict[str, Any]
 BRANCH = re.compile(r"KUBE-(?:SVC|REJ)-(?:[0-9.]+/|TCP-)")  # a chain of a tree, in either table
 STALE = Served("default/gone", "10.96.200.1", 80, ["10.244.9.9:8080"])  # deleted while kube-proxy was down
 
+OLD = "KUBE-XLB-AAAAAAAAAAAAAAAA"  # as kube-proxy made them before 1.24, and left them; it holds on to other chains
+
 
 @pytest.fixture(params=["nft", "legacy"])
 async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Node]:
@@ -66,7 +68,9 @@ async def prepare_crowd(node: Node) -> None:
         node.cluster.write(short)
     api = Served("default/kubernetes:https", "10.96.0.1", 443, [f"{NAMES['cp'][4]}:6443"])
     node.flats["iptables"] = Flat.of([api, *served], "10.244.0.0/16")
-    await node.kube_proxy.first_sync(Flat.of([api, *served, STALE], "10.244.0.0/16"))
+    older = Flat.of([api, *served, STALE], "10.244.0.0/16")
+    older.tables["nat"][OLD] = [f"-A {OLD} -j {STALE.endpoint_chain(STALE.endpoints[0])}"]
+    await node.kube_proxy.first_sync(older)
 
 
 # --- tests ----------------------------------------------------------------------------------------------------
@@ -102,6 +106,7 @@ async def test_a_crowd_becomes_trees_in_one_transaction_and_no_tree_stays_in_nat
         assert STALE.endpoint_chain(STALE.endpoints[0]) in before
         assert "default/gone" not in await node.saved()
         assert f"-X KUBE-SVC-{STALE.chain_hash}\n" in text
+        assert f"-X {OLD}\n" in text
         assert "-j KUBE-SEP-" not in text  # what is right already is not written again
         assert await _branches(node, "nat")
         assert await _branches(node, "filter")

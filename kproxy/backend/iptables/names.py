@@ -53,8 +53,9 @@ FIXED = {
     Table.FILTER: frozenset({SERVICES, EXTERNAL_SERVICES, FORWARD, NODE_PORTS, PROXY_FIREWALL, CANARY}),
     Table.MANGLE: frozenset({CANARY}),
 }
+_BEFORE_1_24 = "KUBE-XLB-"  # nobody writes these any more, but where kube-proxy left one it holds on to other chains
 PREFIXES = {
-    Table.NAT: ("KUBE-SVC-", "KUBE-SVL-", "KUBE-FW-", "KUBE-EXT-", "KUBE-SEP-"),
+    Table.NAT: ("KUBE-SVC-", "KUBE-SVL-", "KUBE-FW-", "KUBE-EXT-", "KUBE-SEP-", _BEFORE_1_24),
     Table.FILTER: (REJECT_BRANCH, EXTERNAL_BRANCH, FIREWALL_BRANCH, HEALTH_BRANCH),
     Table.MANGLE: (),
 }
