@@ -172,12 +172,14 @@ class ClusterSteps:
         return False
 
     async def _events(self, probe: Json) -> bool:
-        """The Events of a reason: how many, and the first of them in the words of events.k8s.io."""
+        """The Events of a reason: how many, and the first of them, in the words of both of the API's groups."""
 
         async def look() -> Json:
             found = [each for each in self._cluster.api.list("Event") if each.get("reason") == probe["reason"]]
-            first = {_EVENT_FIELDS.get(key, key): value for key, value in found[0].items()} if found else None
-            return {"count": len(found), "first": first}
+            if not found:
+                return {"count": 0, "first": None}
+            named = {also: found[0][key] for key, also in _EVENT_FIELDS.items() if key in found[0]}
+            return {"count": len(found), "first": {**found[0], **named}}
 
         await self._scene.settle(probe, look)
         return False

@@ -95,9 +95,10 @@ class PacketSteps:
             self._scene.note(step, step["id"], await self._check(cid))
         elif do == "stray":
             line = self._lines[cid]
-            seen = await stray.watch(
-                self._scene.hosts[line.name], self._scene.hosts[line.client], line.local, line.peer
-            )
+            own_port = line.writer.get_extra_info("sockname")[1]
+            with stray.Watch(self._scene.hosts[line.name], self._scene.hosts[line.client], own_port) as watch:
+                await line.say()
+                seen = await watch.disturb(line.local, line.peer)
             self._scene.note(step, step["id"], {"outcome": seen})
         elif cid in self._lines:
             self._lines.pop(cid).writer.transport.abort()
