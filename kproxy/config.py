@@ -14,7 +14,11 @@ from typing import Any
 
 from msgspec import Struct
 
+from kproxy import __version__
+
 KUBERNETES = "1.36.2"  # the kube-proxy whose flags, fields and answers these are
+# Alerts compare it with the API server's version (KubeVersionMismatch), but not what stands behind the plus sign.
+RELEASE = f"v{KUBERNETES}+kproxy-{__version__}"
 
 
 class ProxyMode(StrEnum):

@@ -18,7 +18,7 @@ from pathlib import Path
 from kproxy import __version__
 from kproxy.cli import parser
 from kproxy.cli.parser import Command, Usage
-from kproxy.config import KUBERNETES
+from kproxy.config import KUBERNETES, RELEASE
 from kproxy.daemon.reload import ConfigFile
 from kproxy.errors import InvalidConfig, KproxyError
 from kproxy.settings.document import LARGEST, read_document
@@ -84,7 +84,10 @@ def _read_settings(command: Command, problems: Sequence[str]) -> Iterator[tuple[
 
 def _version(command: Command) -> int:
     made_of = {"kproxy": __version__, "kubernetes": KUBERNETES, "python": platform.python_version()}
-    print(json.dumps(made_of) if command.raw else f"kproxy {__version__}")
+    if command.release:
+        print(f"Kubernetes {RELEASE}")
+    else:
+        print(json.dumps(made_of) if command.raw else f"kproxy {__version__}")
     return DONE
 
 

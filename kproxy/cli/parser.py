@@ -88,6 +88,7 @@ class Command(argparse.Namespace):
     yaml: bool = False
     # version
     raw: bool = False
+    release: bool = False
     # plan
     files: str
     family: str
@@ -144,7 +145,7 @@ def _kube_proxy_style(words: list[str]) -> list[str]:
     for word in words:
         name, _, value = word.partition("=")
         if name == "--version" and value != "false":
-            return ["version", "--raw"] if value == "raw" else ["version"]
+            return ["version", "--raw" if value == "raw" else "--release"]
         if name == "--cleanup":
             cleanup = value != "false"
         elif name != "--version":
@@ -214,6 +215,7 @@ def _build() -> argparse.ArgumentParser:
 
     version = _add(commands, "version", "print the version", {})
     version.add_argument("--raw", action="store_true", help="and what it is made of, as JSON")
+    version.add_argument("--release", action="store_true", help="as `kube-proxy --version` does it")
     return parser
 
 

@@ -28,10 +28,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from kproxy.config import KUBERNETES
+from kproxy.config import KUBERNETES, RELEASE
 from kproxy.daemon.status import Answer
 from kproxy.gates import effective
-from kproxy.source.client import RELEASE, go_platform
+from kproxy.source.client import go_platform
 from kproxy.source.traffic import Distributions, Traffic
 
 # Go writes a whole number without a fraction: as a bound, and as a value at a line's end

@@ -23,8 +23,7 @@ import aiohttp
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kproxy import __version__
-from kproxy.config import KUBERNETES, Config
+from kproxy.config import RELEASE, Config
 from kproxy.errors import ApiError, ApiRefused, ApiUnreachable, BadCredentials, ResourceExpired
 from kproxy.source import credentials as door
 from kproxy.source import wire
@@ -33,8 +32,6 @@ from kproxy.source.lines import LineTooLong, Splitter
 from kproxy.source.tls import tls_context
 from kproxy.source.traffic import Traffic
 
-# Alerts compare it with the API server's version (KubeVersionMismatch), but not what stands behind the plus sign.
-RELEASE = f"v{KUBERNETES}+kproxy-{__version__}"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 _SKEW = 20.0  # seconds before its end at which a credential counts as expired
 _BUFFER = 256 * 1024  # bytes read ahead of us before the server has to wait

@@ -127,9 +127,9 @@ def test_cleanup_warns_of_a_proxy_that_runs(
     assert said.out == "done\n"
 
 
-def test_version_in_both_spellings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_ours_and_as_a_flag_it_is_kube_proxys(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["version"]) == cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"kproxy {__version__}\n" * 2
+    assert capsys.readouterr().out == f"kproxy {__version__}\nKubernetes v{KUBERNETES}+kproxy-{__version__}\n"
 
 
 def test_the_raw_version_says_which_kube_proxy_is_meant(capsys: pytest.CaptureFixture[str]) -> None:
