@@ -1,5 +1,7 @@
 """``python -m tests.conformance``: run the scenarios behind walls and say of each row of the parity table whether it
 holds; the exit status is 1 if a row failed or a scenario differs.
+
+Most of a run is waiting, so the scenarios are dealt to a few processes with a world each (`parts`); this one prints.
 """
 
 from __future__ import annotations
@@ -7,19 +9,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kproxy.sandbox import isolate
+from tests.conformance import parts
 from tests.conformance.parity import Evidence, Row, Verdict, evidence, judge, read_rows
 from tests.conformance.report import Report
-from tests.conformance.runner import Runner, chosen, read_scenarios
+from tests.conformance.runner import chosen, read_scenarios
 
 Json = dict[str, Any]
-_INSIDE = "--inside"
 _RESULTS = Path(__file__).parent / "results"
 
 
@@ -28,12 +29,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--row", metavar="ID,...", default="", help="these rows of the parity table (all)")
     parser.add_argument("--only", metavar="NAME,...", default="", help="these scenarios (all)")
     parser.add_argument("--variant", choices=("nft", "legacy"), default="nft", help="of iptables (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="worlds at a time")
     parser.add_argument("--json", type=Path, help=f"write the result to this file ({_RESULTS.name}/VARIANT.json here)")
     parser.add_argument("--markdown", type=Path, help="the same for people (likewise)")
     parser.add_argument("--log", type=Path, help="keep the proxy's log in this file")
     parser.add_argument("--crowd", type=int, default=0, metavar="N", help="Services besides the scenario's (none)")
     parser.add_argument("--dumps", type=Path, help="write the rules at the end of each scenario into this directory")
-    parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.rows = _split(arguments.row)
     if unknown := sorted(set(arguments.rows) - {str(row.id) for row in read_rows()}):
@@ -73,26 +74,21 @@ def _select(arguments: argparse.Namespace, rows: Sequence[Row], shown: dict[int,
     return chosen(read_scenarios(), names)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def main() -> int:
+    """Run and tell; returns the exit status."""
+    arguments = _arguments()
     rows = [row for row in read_rows() if not arguments.rows or str(row.id) in arguments.rows]
     shown = evidence(read_rows(), read_scenarios())
     scenarios = _select(arguments, rows, shown)
-    with tempfile.TemporaryDirectory(dir="/run") as directory:
-        progress = _Progress(len(scenarios))
-        runner = Runner(
-            Path(directory), arguments.variant, progress.report, dumps=arguments.dumps, crowd=arguments.crowd
-        )
-        verdicts = asyncio.run(runner.run(scenarios))
-        log = Path(directory) / "n1.log"
-        if arguments.log and log.exists():
-            arguments.log.write_bytes(log.read_bytes())
-    ran = {verdict.name: verdict for verdict in verdicts}
-    found = [judge(row, shown.get(row.id, ()), ran, runner.lacking) for row in rows]
+    progress = _Progress(len(scenarios))
+    order = parts.Order(arguments.variant, arguments.crowd, arguments.dumps, arguments.log)
+    result = asyncio.run(parts.run(scenarios, order, max(1, arguments.jobs), progress.report))
+    ran = {verdict.name: verdict for verdict in result.verdicts}
+    found = [judge(row, shown.get(row.id, ()), ran, result.lacking) for row in rows]
     findings = [each for each in found if each is not None and (not arguments.names or each.evidence)]
     showing = {each.scenario for every in shown.values() for each in every}
-    order = {scenario["name"]: place for place, scenario in enumerate(read_scenarios())}
-    verdicts.sort(key=lambda verdict: order[verdict.name])
-    report = Report(arguments.variant, runner.machine, findings, verdicts, frozenset(ran.keys() - showing))
+    verdicts = [ran[scenario["name"]] for scenario in read_scenarios() if scenario["name"] in ran]
+    report = Report(arguments.variant, result.machine, findings, verdicts, frozenset(ran.keys() - showing))
     sys.stdout.write("".join(f"{line}\n" for line in report.text()))
     _write(arguments, report)
     return 0 if report.is_green else 1
@@ -108,14 +104,6 @@ def _write(arguments: argparse.Namespace, report: Report) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     sys.stdout.write(f"written to {as_markdown} and {as_json}\n")
-
-
-def main() -> int:
-    """Come back behind the walls, then run; returns the exit status."""
-    arguments = _arguments()
-    if not arguments.inside:
-        return isolate.run([sys.executable, "-m", "tests.conformance", *sys.argv[1:], _INSIDE])
-    return _run(arguments)
 
 
 if __name__ == "__main__":

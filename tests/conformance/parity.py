@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -71,7 +71,21 @@ class Verdict:
             "why": self.skipped or self.failed,
             "differences": [each.document() for each in self.differences],
             "seconds": round(self.seconds, 1),
+            "probes": {probe: round(seconds, 3) for probe, seconds in self.asked.items()},
         }
+
+    @classmethod
+    def of(cls, document: Json) -> Self:
+        """What a document says; the opposite of ``document``."""
+        verdict = cls(document["name"], seconds=document["seconds"], asked=document["probes"])
+        verdict.differences = [
+            Difference(each["probe"], each["recorded"], each["got"]) for each in document["differences"]
+        ]
+        if document["verdict"] == "skipped":
+            verdict.skipped = document["why"]
+        else:
+            verdict.failed = document["why"]
+        return verdict
 
 
 @dataclass(frozen=True, slots=True)
