@@ -48,6 +48,10 @@ _CREDENTIALS: Mapping[str, Json] = {
 }
 
 
+class UnknownWord(Exception):
+    """A kubeconfig is asked for by a word that says nothing here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """One way to run the proxy; see above."""
@@ -104,6 +108,8 @@ class Launch:
         path = scratch / "kubeconfig"
         document = yaml.safe_load(usual.read_text(encoding="utf-8"))
         if isinstance(asked, str) and asked not in _CREDENTIALS:
+            if not asked.strip().count(" ") and "\n" not in asked.strip():
+                raise UnknownWord(f"kubeconfig {asked}")
             server = document["clusters"][0]["cluster"]["server"]
             text = asked.replace("$SERVER", server)
         else:

@@ -15,7 +15,7 @@ import yaml
 from tests.conformance import capabilities, launch
 from tests.conformance.cluster import Cluster, NotConverged
 from tests.conformance.compare import differences
-from tests.conformance.launch import Launch
+from tests.conformance.launch import Launch, UnknownWord
 from tests.conformance.parity import MODE, Verdict
 from tests.conformance.probes import Prober
 from tests.conformance.proxy import Proxy
@@ -102,7 +102,7 @@ class Runner:
             async with self._second_proxy(scenario, world, cluster):
                 await self._prepare(scenario, scene)
                 await perform(scene)
-        except Skipped as reason:
+        except (Skipped, UnknownWord) as reason:
             verdict.skipped = str(reason)
         except NotConverged as error:
             verdict.failed = f"{error}\n{proxy.tail()}"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conformance.launch import Launch
+from tests.conformance.launch import Launch, UnknownWord
 
 USUAL = {
     "clusters": [{"name": "c", "cluster": {"server": "http://192.0.2.5:6443"}}],
@@ -84,6 +84,8 @@ def test_a_kubeconfig_may_be_text_or_a_word(usual: Path) -> None:
     assert (usual.parent / "kubeconfig").read_text(
         encoding="utf-8"
     ) == f"server is http://192.0.2.5:6443 in {usual.parent}"
+    with pytest.raises(UnknownWord, match="telepathy"):
+        arguments(usual, kubeconfig="telepathy")
     arguments(usual, kubeconfig="token-file")
     written = yaml.safe_load((usual.parent / "kubeconfig").read_text(encoding="utf-8"))
     assert Path(written["users"][0]["user"]["tokenFile"]).read_text(encoding="utf-8")
