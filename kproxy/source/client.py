@@ -290,8 +290,9 @@ class Client:
         async with self._renewing:
             if self._generation != generation:
                 return True
-            if self._credentials.token_file and self._reread_token():
-                return True
+            with contextlib.suppress(BadCredentials):  # where the file is gone, the kubeconfig may name another by now
+                if self._credentials.token_file and self._reread_token():
+                    return True
             # Whoever waited for the lock must not run a plugin again that has just failed for somebody else.
             if self._clock() < self._resolved_at + (_SKEW if expired else self._config.backoff[1]):
                 return False
@@ -386,4 +387,6 @@ def _retry_after(text: str) -> float:
 
 
 def _one_line(what: object) -> str:
+    if isinstance(what, aiohttp.ClientHttpProxyError):  # which shows the proxy's URL with its password
+        what = f"the proxy answered {what.status}: {what.message}"
     return (" ".join(str(what).split()) or type(what).__name__)[:_SHOWN]

@@ -27,6 +27,7 @@ from msgspec import Struct
 
 from kproxy.config import Config
 from kproxy.errors import BadCredentials
+from kproxy.source.proxy import proxy_for
 
 _ROOT = Path(__file__).resolve().parents[2]
 # -P and our own root instead of the working directory: the child imports the same kproxy as its parent, from anywhere.
@@ -148,6 +149,7 @@ def from_pod() -> Credentials:
     from kubernetes.config.incluster_config import SERVICE_TOKEN_FILENAME
 
     loaded = Configuration()
+    loaded.proxy = None  # the environment's is proxy.py's
     try:
         load_incluster_config(client_configuration=loaded, try_refresh_token=False)
     except (ConfigException, OSError) as error:
@@ -169,6 +171,7 @@ def from_kubeconfig(path: str) -> Credentials:
     complaints = _Complaints()
     logging.getLogger().addHandler(complaints)
     loaded = Configuration(host="")  # else a cluster without a server is http://localhost
+    loaded.proxy = None
     try:
         merged = KubeConfigMerger(path).config
         with _private_directory() as directory:
@@ -216,21 +219,13 @@ def _from_configuration(loaded: Any, source: str, *, token_file: str, expiry: ob
 
 
 def _proxy(loaded: Any, source: str) -> str:
-    """The kubeconfig's proxy, or the environment's unless NO_PROXY or the loopback says otherwise."""
-    from urllib.parse import urlsplit
-    from urllib.request import getproxies, proxy_bypass
-
-    proxy: str = loaded.proxy or ""
-    host = urlsplit(loaded.host).hostname or ""
-    if proxy and proxy in getproxies().values() and (proxy_bypass(host) or _is_loopback(host)):
-        return ""
-    if proxy and not proxy.startswith(("http://", "https://")):
-        raise BadCredentials(f"{source}: its proxy-url {proxy!r} is not supported; use an http or https proxy")
-    return proxy
-
-
-def _is_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or host.startswith("127.")
+    """The kubeconfig's proxy, or the environment's."""
+    found: str = loaded.proxy or proxy_for(loaded.host, os.environ)
+    if found and not found.startswith(("http://", "https://")):
+        # Not the whole of it: it may hold a password.
+        scheme = found.partition("://")[0] if "://" in found else "no scheme"
+        raise BadCredentials(f"{source}: its proxy-url with {scheme} is not supported; use an http or https proxy")
+    return found
 
 
 def _read(path: str | None, source: str) -> str:
@@ -261,7 +256,8 @@ def _token_file(user: dict[str, Any], path: str) -> str:
     if not name or user.get("token"):
         return ""
     first = next((each for each in path.split(":") if each and Path(each).expanduser().exists()), path)
-    return str((Path(first).expanduser().absolute().parent / str(name)).resolve())
+    # Its links stay links: the kubelet rotates a token by swapping one, and removes what it led to.
+    return str(Path(first).expanduser().absolute().parent / str(name))
 
 
 def _private_directory() -> tempfile.TemporaryDirectory[str]:

@@ -216,6 +216,33 @@ async def test_a_token_file_is_read_again_every_minute_and_on_401(
     assert resolver.calls == 1
 
 
+async def test_a_token_file_that_is_gone_has_the_kubeconfig_read_again(
+    server: Any, config: Config, api: Any, tmp_path: Path
+) -> None:
+    first = Credentials(server=server.url, source="a test", authorization="Bearer first", token_file=f"{tmp_path}/gone")
+    resolver, clock = api.Resolver(first, replace(first, authorization="Bearer second", token_file="")), api.Clock()
+    server.on("/x", api.status(401), api.body({}))
+    async with Client(config, resolve=resolver, clock=clock) as client:
+        clock.now += 60
+        await get(client)
+    assert [request.headers["Authorization"] for request in server.requests] == ["Bearer first", "Bearer second"]
+
+
+async def test_a_proxys_password_is_not_told(config: Config, api: Any) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        found = Credentials(server="https://192.0.2.1", source="a test", proxy=f"http://u:secret@127.0.0.1:{port}")
+        async with Client(config, resolve=api.Resolver(found)) as client:
+            with pytest.raises(ApiUnreachable, match="the proxy answered 407: Who are you") as caught:
+                await get(client)
+    assert "secret" not in str(caught.value)
+
+
 async def test_new_certificates_mean_new_connections_and_leave_a_watch_its_own(
     server: Any, config: Config, api: Any
 ) -> None:

@@ -78,6 +78,18 @@ def test_a_token_file_is_remembered_for_reading_it_again(tmp_path: Path) -> None
     assert (found.authorization, found.token_file) == ("Bearer secret", str(tmp_path / "token"))
 
 
+def test_a_token_file_is_remembered_by_its_link_because_the_kubelet_swaps_it(tmp_path: Path) -> None:
+    for name, token in (("..1", "first"), ("..2", "second")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "token").write_text(token)
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "token").symlink_to("..data/token")
+    found = from_kubeconfig(kubeconfig(tmp_path, {"tokenFile": str(tmp_path / "token")}))
+    (tmp_path / "..data").unlink()
+    (tmp_path / "..data").symlink_to("..2")
+    assert (found.authorization, read_token(found.token_file)) == ("Bearer first", "Bearer second")
+
+
 def test_certificates_inline_and_in_files(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_text("the key")
     user = {"client-certificate-data": encoded("the certificate"), "client-key": "key.pem"}
@@ -153,8 +165,15 @@ def test_a_proxy_of_the_environment_is_not_for_the_loopback(tmp_path: Path, monk
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     assert from_kubeconfig(kubeconfig(tmp_path, None)).proxy == "http://proxy:3128"
     assert from_kubeconfig(kubeconfig(tmp_path, None, {"server": "https://127.0.0.1:6443"})).proxy == ""
-    monkeypatch.setenv("no_proxy", "192.0.2.1")
+    monkeypatch.setenv("no_proxy", "192.0.2.0/24")
     assert from_kubeconfig(kubeconfig(tmp_path, None)).proxy == ""
+    assert from_kubeconfig(kubeconfig(tmp_path, None, CLUSTER | {"proxy-url": "http://p:1"})).proxy == "http://p:1"
+
+
+def test_a_proxys_password_is_not_told(tmp_path: Path) -> None:
+    with pytest.raises(BadCredentials) as caught:
+        from_kubeconfig(kubeconfig(tmp_path, None, CLUSTER | {"proxy-url": "socks5://u:secret@p:1"}))
+    assert "secret" not in str(caught.value)
 
 
 def test_in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
