@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Self
 
@@ -48,14 +48,17 @@ class ConfigFile:
 
         ``check``: raises InvalidConfig for content that kproxy could not be started with.
         """
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            file = cls(path, descriptor, largest, check)
-            while len(file.content) <= largest and (more := os.read(descriptor, largest + 1)):
-                file.content += more
-        except OSError as error:
-            why = error.strerror or type(error).__name__
-            raise InvalidConfig(f"--config={path}: {why}; give a readable file") from error
+        with ExitStack() as held:
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                held.callback(os.close, descriptor)
+                file = cls(path, descriptor, largest, check)
+                while len(file.content) <= largest and (more := os.read(descriptor, largest + 1)):
+                    file.content += more
+            except OSError as error:
+                why = error.strerror or type(error).__name__
+                raise InvalidConfig(f"--config={path}: {why}; give a readable file") from error
+            held.pop_all()
         return file
 
     def close(self) -> None:
@@ -96,7 +99,8 @@ async def watch(file: ConfigFile, *, poll: float) -> None:
         what = file.change()
         if not what:
             continue
-        if problems := file.refusal():
+        # In a thread, because a big file takes YAML a while in which health would not be answered.
+        if problems := await asyncio.to_thread(file.refusal):
             why = "; ".join(problems)
             _log.error(
                 "The new configuration file cannot be used; the earlier one stays in force", file=file.path, why=why

@@ -6,8 +6,9 @@ should not wait for it; of a doubled field the last counts (spec: runtime.md 1).
 one that is known.
 
 The file is composed, not loaded: only fields of the table become values, so what else a document holds (cycles, tags,
-aliases that grow) costs nothing. libyaml would do it faster, and dies of 100,000 brackets. YAML 1.1 has dates and
-numbers to base 60, which Kubernetes has not; they stay texts. JSON is YAML but for its tabs.
+aliases that grow) costs nothing, and what ``<<`` brings in is limited. libyaml would do it faster, and dies of 100,000
+brackets. YAML 1.1 has dates and numbers to base 60, which Kubernetes has not; they stay texts. JSON is YAML but for its
+tabs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any, TypeAlias
 
 import yaml
@@ -29,6 +31,8 @@ KIND = "KubeProxyConfiguration"
 LARGEST = 256 << 10  # bytes; kubeadm writes 2,000
 _UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)  # of YAML's tags: !!int x, !!bool x
 _TOLD = 20  # odd fields
+_MERGE = "tag:yaml.org,2002:merge"
+_MERGED = 10_000  # fields that ``<<`` may bring in; an alias of aliases multiplies
 _NAMES = 40  # characters of a field's name that are told
 
 Tree: TypeAlias = Mapping[str, "Tree | None"]  # a section's fields; None: a value
@@ -48,6 +52,24 @@ class _Loader(yaml.SafeLoader):
         ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+    _room = _MERGED
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """As the library's, which knows no limit. The first of several sections under one ``<<`` wins."""
+        merges = [value for key, value in node.value if key.tag == _MERGE]
+        node.value = [pair for pair in node.value if pair[0].tag != _MERGE]
+        for merge in merges:
+            sources = merge.value if isinstance(merge, yaml.SequenceNode) else [merge]
+            node.value = [*chain.from_iterable(map(self._brought_in, reversed(sources))), *node.value]
+
+    def _brought_in(self, source: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
+        if not isinstance(source, yaml.MappingNode):
+            raise yaml.MarkedYAMLError(problem="<< takes sections alone", problem_mark=source.start_mark)
+        self.flatten_mapping(source)
+        self._room -= 1 + len(source.value)
+        if self._room < 0:
+            raise yaml.MarkedYAMLError(problem=f"<< brings in over {_MERGED} fields", problem_mark=source.start_mark)
+        return list(source.value)
 
 
 _INT = re.compile(r"[-+]?(?:0b[01_]+|0[0-7_]*|[1-9][0-9_]*|0x[0-9a-fA-F_]+)")

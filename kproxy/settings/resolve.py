@@ -281,6 +281,6 @@ def _is_zero(setting: Setting, value: Any) -> bool:
     if isinstance(value, str) and setting.kind.show is go_duration:
         try:
             return read_duration(value) == 0
-        except ValueError:
+        except _UNREADABLE:
             return value == ""
     return value is False or (not isinstance(value, bool) and value in ("", 0)) or value in ([], {})

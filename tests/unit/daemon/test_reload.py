@@ -145,6 +145,13 @@ def test_a_file_that_cannot_be_read_names_flag_and_remedy(tmp_path: Path) -> Non
             ConfigFile.open(str(bad), 1000)
 
 
+def test_a_file_that_cannot_be_read_is_not_kept_open(tmp_path: Path) -> None:
+    before = len([*Path("/proc/self/fd").iterdir()])
+    with pytest.raises(InvalidConfig):
+        ConfigFile.open(str(tmp_path), 1000)
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
 async def test_the_watch_ends_with_the_sentence(file: ConfigFile, path: Path) -> None:
     watching = asyncio.create_task(watch(file, poll=0.001))
     os.utime(path, (2, 2))

@@ -56,6 +56,26 @@ def test_merged_keys_count() -> None:
     assert values("ipvs: &x {syncPeriod: 1s}\niptables: {<<: *x}")["iptables.syncPeriod"] == "1s"
 
 
+def test_of_merged_keys_the_own_and_then_the_first_section_count() -> None:
+    text = "a: &a {syncPeriod: 1s, minSyncPeriod: 1s}\nb: &b {syncPeriod: 2s, masqueradeBit: 2}\n"
+    found = values(f"{text}iptables: {{<<: [*a, *b], minSyncPeriod: 3s}}")
+    assert (found["iptables.syncPeriod"], found["iptables.minSyncPeriod"]) == ("1s", "3s")
+    assert found["iptables.masqueradeBit"] == 2
+
+
+@pytest.mark.parametrize("where", ["<<: *x7", "featureGates: {<<: *x7}"])
+def test_merged_keys_that_grow_are_refused(where: str) -> None:
+    lines = (f"x{i}: &x{i} {{<<: [{', '.join([f'*x{i - 1}'] * 9)}]}}" for i in range(1, 8))
+    with pytest.raises(InvalidConfig, match="<< brings in over 10000 fields"):
+        read_document("\n".join([HEAD, "x0: &x0 {a: true}", *lines, where]).encode())
+
+
+def test_merged_keys_are_of_sections() -> None:
+    with pytest.raises(InvalidConfig, match="line 3: << takes sections alone"):
+        read_document(f"{HEAD}iptables: {{<<: [1]}}".encode())
+    assert values("iptables: &a {<<: *a, syncPeriod: 1s}")["iptables.syncPeriod"] == "1s"
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

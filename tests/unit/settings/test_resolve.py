@@ -241,6 +241,7 @@ def test_a_path_sets_a_field(text: str, field: str, expected: Any) -> None:
             "iptables: {syncPeriod: -1s}",
             'iptables.syncPeriod: "-1s": give a duration above 0, such as 30s, 1m30s or 200ms',
         ),
+        (f"configSyncPeriod: {'9' * 400}s", 'configSyncPeriod: "999'),
         ("conntrack: {min: -1}", "conntrack.min: -1: give a whole number of 0 or more"),
         ("oomScoreAdj: 1.5", "oomScoreAdj: 1.5: give a whole number from -1000 to 1000"),
         ("nodePortAddresses: primary", 'nodePortAddresses: "primary": give CIDRs'),
