@@ -103,6 +103,10 @@ class Iptables:
     async def save(self, table: str, sink: Sink | None = None) -> bytes:
         if self.footprint is not None:
             self.footprint.read(table)
+        return await self._save(table, sink)
+
+    async def _save(self, table: str, sink: Sink | None) -> bytes:
+        """As ``save``, for a caller who looks at a part only: what others did to the table is still to be told."""
         lines = _WholeLines(sink) if sink is not None else None
         # iptables-legacy-save takes no lock: the kernel hands out a table atomically (spec: iptables.md 14)
         command = (f"{self._program}-save", "-t", table)
@@ -122,7 +126,7 @@ class Iptables:
                     found.add(line[1 : line.index(b" ")].decode(errors="replace"))
 
         if not self._is_absent(table):
-            await self.save(table, collect)
+            await self._save(table, collect)
         return frozenset(found)
 
     async def rules(self, table: str, chains: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -144,7 +148,7 @@ class Iptables:
                 elif line.startswith(b":") and (chain := line[1 : line.index(b" ")].decode(errors="replace")) in asked:
                     wanted[chain] = []
 
-        await self.save(table, collect)
+        await self._save(table, collect)
         return {chain: tuple(rules) for chain, rules in wanted.items()}
 
     async def _list_chain(self, table: str, chain: str) -> tuple[str, ...] | None:

@@ -10,9 +10,13 @@ chains tell: they are the first thing in a table, so nothing that is written beh
 empties them. After a write that leaves them alone they must be where they were; after one that adds to them they
 cannot all be empty. While a write runs nothing is compared at all.
 
+A table that only grew is most often another program's that adds rules of its own, a container runtime's with every
+container; that takes a look at the base chains, and not a comparison of everything.
+
 What stays unseen until the tables are next compared in full (``Config.idle_sync_period``): an edit that keeps number,
-size and base chains; and, in the moments of our own write only, one that spares the base chains, or one of few of
-their rules while we write there ourselves. Rejected: looking for the canary chain (``-F`` leaves it standing); taking
+size and base chains; one that, between two looks, takes rules from inner chains and adds more elsewhere; and, in the
+moments of our own write only, one that spares the base chains, or one of few of their rules while we write there
+ourselves. Rejected: looking for the canary chain (``-F`` leaves it standing); taking
 the xtables lock around the write (its program wants the same lock and would wait for us); reading the table after each
 write. Source: linux/netfilter_ipv4/ip_tables.h; the order of chains in a table is libiptc's.
 """
@@ -26,6 +30,8 @@ import socket
 import struct
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from pathlib import Path
+
+from msgspec import Struct
 
 from kproxy.errors import KernelError, NotPermitted
 from kproxy.kernel.doors import Chunks, TableState
@@ -73,6 +79,13 @@ def read_legacy_state(family: IPFamily, table: str) -> TableState | None:
     return TableState(entries=entries, size=size, hooks=tuple(numbers[: 2 * _HOOKS]))
 
 
+class Change(Struct, frozen=True):
+    """What another program did to a table."""
+
+    why: str
+    only_grew: bool = False  # as far as numbers tell
+
+
 class Footprint:
     """What we left in the legacy tables of one family, and what others did to it since."""
 
@@ -82,7 +95,7 @@ class Footprint:
         self._family = family
         self._measure = measure
         self._left: dict[str, TableState | None] = {}  # None: not there
-        self._foreign: dict[str, str] = {}  # found but not told yet: table, what
+        self._foreign: dict[str, Change] = {}  # by table; found but not told yet
         self._scan: Scan | None = None  # of the write that is under way
 
     def read(self, table: str) -> None:
@@ -102,12 +115,12 @@ class Footprint:
         for table in TABLES:
             now, left = self._measure(self._family, table), self._left.get(table)
             if now is not None and left is not None and table not in scan.touched and now.hooks != left.hooks:
-                self._foreign[table] = "its base chains changed while we wrote elsewhere in it"
+                self._foreign[table] = Change("its base chains changed while we wrote elsewhere in it")
             elif done and table in scan.added and (now is None or _has_empty_base_chains(now)):
-                self._foreign[table] = "the rules that we wrote into its base chains are gone already"
+                self._foreign[table] = Change("the rules that we wrote into its base chains are gone already")
             self._left[table] = now
 
-    def differences(self) -> dict[str, str]:
+    def differences(self) -> dict[str, Change]:
         """What others did, by table, each told once; nothing while we write ourselves. Raises KernelError."""
         if self._scan is not None:
             return {}
@@ -120,7 +133,9 @@ class Footprint:
             now = self._measure(self._family, table)
             if left is not None and now != left:
                 self._left[table] = now
-                self._foreign[table] = _difference(left, now)
+                grew = now is not None and now.entries > left.entries
+                grew &= table not in self._foreign or self._foreign[table].only_grew
+                self._foreign[table] = Change(_difference(left, now), only_grew=grew)
 
 
 class Scan:

@@ -205,10 +205,10 @@ class FlushMonitor:
     def compare(self) -> list[Flush]:
         """Legacy tables that somebody else changed; each change is told once. Raises KernelError."""
         return [
-            Flush(writer.family, table, why)
+            Flush(writer.family, table, change.why, is_certain=not change.only_grew)
             for writer in self._writers
             if writer.footprint is not None
-            for table, why in writer.footprint.differences().items()
+            for table, change in writer.footprint.differences().items()
         ]
 
     def judge(self, generation: Generation) -> list[Flush]:

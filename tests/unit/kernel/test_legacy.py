@@ -33,7 +33,7 @@ class Tables:
 
     @property
     def told(self) -> dict[str, str]:
-        return self.footprint.differences()
+        return {table: change.why for table, change in self.footprint.differences().items()}
 
 
 @pytest.fixture
@@ -54,6 +54,17 @@ def test_our_own_write_is_not_told(tables: Tables) -> None:
     tables.write(INNER, before=replace(FULL, entries=60, size=6000))
     tables.write(OUTER, before=replace(FULL, hooks=(0, 400, 700, 1000, 1300, 200, 500, 800, 1100, 1400)))
     assert tables.told == {}
+
+
+@pytest.mark.parametrize(
+    ("entries", "only_grew"), [((60,), True), ((60, 70), True), ((49,), False), ((49, 60), False), ((60, 55), False)]
+)
+def test_a_table_that_only_grew_is_told_as_such(tables: Tables, entries: tuple[int, ...], only_grew: bool) -> None:
+    for number in entries:
+        tables.states["nat"] = replace(FULL, entries=number)
+        tables.footprint.begin()  # finds it, but tells nothing
+        tables.footprint.end(done=False)
+    assert tables.footprint.differences()["nat"].only_grew is only_grew
 
 
 def test_nothing_is_compared_while_we_write(tables: Tables) -> None:
