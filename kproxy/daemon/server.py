@@ -44,6 +44,7 @@ class Question(Struct, frozen=True):
 
 Page = Callable[[Question], Answer | Awaitable[Answer]]
 NOT_FOUND = Answer(404, b"404 page not found\n", TEXT)
+UNREADABLE = Answer(400, b"the body cannot be read\n", TEXT)
 
 
 def answer_by_path(pages: Mapping[str, Page]) -> Callable[[web.BaseRequest], Awaitable[web.Response]]:
@@ -51,7 +52,10 @@ def answer_by_path(pages: Mapping[str, Page]) -> Callable[[web.BaseRequest], Awa
         page = pages.get(request.path)
         if page is None:
             return respond(NOT_FOUND)
-        body = await request.content.read(_LARGEST) if request.method == "PUT" else b""
+        try:
+            body = await request.content.read(_LARGEST) if request.method == "PUT" else b""
+        except web.RequestPayloadError:
+            return respond(UNREADABLE)
         found = page(Question(request.query, request.headers.get("Accept", ""), request.method, body))
         return respond(found if isinstance(found, Answer) else await found)
 
@@ -66,7 +70,8 @@ class _Mistakes(logging.Filter):
     """Lets our own mistakes through and not a stranger's: a traceback for each bad request would fill the disk."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+        strangers = (HttpProcessingError, web.RequestPayloadError)
+        return not (record.exc_info and isinstance(record.exc_info[1], strangers))
 
 
 _http = logging.getLogger(f"{__name__}.http")

@@ -72,6 +72,21 @@ async def test_bad_requests_do_not_fill_the_log(caplog: pytest.LogCaptureFixture
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.parametrize(("method", "status"), [("PUT", 400), ("POST", 200)])
+async def test_bodies_that_cannot_be_read_do_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture, method: str, status: int
+) -> None:
+    async with serving({"/echo": _echo}) as url, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(*split_address(url.removeprefix("http://")))
+        writer.write(
+            f"{method} /echo HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\n12345".encode()
+        )
+        assert f" {status} ".encode() in await reader.readline()
+        await reader.read()  # until the server has had enough
+        writer.close()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 async def test_our_own_mistakes_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     def broken(_: Question) -> Answer:
         raise ZeroDivisionError
