@@ -10,11 +10,12 @@ from typing import Any
 
 from tests.conformance import stray
 from tests.conformance.parity import MODE
-from tests.conformance.probes import parse_target
+from tests.conformance.probes import parse_target, probe_id
 from tests.conformance.scene import Action, Scene
 
 Json = dict[str, Any]
 _TALK_DEADLINE = 3.0  # seconds for an established connection to answer
+_ANSWER_DEADLINE = 5.0  # seconds for a probe that is answered unless something is wrong
 _BACKGROUND_PAUSE = 0.03
 
 
@@ -76,8 +77,18 @@ class PacketSteps:
     async def _probes(self, probes: list[Json]) -> bool:
         for probe in probes:
             if MODE in probe.get("modes", [MODE]):
-                await self._scene.settle(probe, lambda probe=probe: self._scene.prober.record(probe))  # type: ignore[misc]
+                asked = self._with_patience(probe)
+                await self._scene.settle(probe, lambda asked=asked: self._scene.prober.record(asked))  # type: ignore[misc]
         return False
+
+    def _with_patience(self, probe: Json) -> Json:
+        """The probe, with time for a busy machine where an answer is expected: silence is what is waited for else."""
+        recorded = (self._scene.recorded or {}).get(probe_id(probe), {}).get("outcome")
+        expect = probe.get("expect", "")
+        is_awaited = recorded == "ok" if self._scene.recorded is not None else str(expect).startswith("ok")
+        if is_awaited and not {"timeout", "until"} & probe.keys():
+            return {**probe, "timeout": _ANSWER_DEADLINE}
+        return probe
 
     async def _conn(self, step: Json) -> bool:
         """``do``: open, check, close; talk without a pause until the check; stray (see `stray`)."""

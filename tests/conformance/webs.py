@@ -48,15 +48,18 @@ async def _ask(host: Host, target: Target, probe: Json) -> tuple[str, bytes]:
     fields = {"Host": "x", "Connection": "close", "Content-Length": len(sent), **probe.get("headers", {})}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     request = f"{probe.get('method', 'GET')} {probe['path']} HTTP/1.1\r\n{head}\r\n{sent}"
-    try:
-        async with asyncio.timeout(_DEADLINE):
+    async with asyncio.timeout(_DEADLINE):
+        try:
             await asyncio.get_running_loop().sock_connect(sock, (target.address, target.port))
             reader, writer = await asyncio.open_connection(sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+        try:  # from here on the socket is the transport's, and closed by it alone
             writer.write(request.encode())
             answer, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+        finally:
             writer.transport.abort()
-    finally:
-        sock.close()
     return answer.decode("latin-1"), body
 
 
