@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kproxy.backend.iptables import dispatch, names
 from kproxy.backend.iptables.compile import Ruleset
@@ -26,6 +27,7 @@ from kproxy.backend.iptables.orphans import destination_of
 from kproxy.backend.iptables.rules import Chain, Entry, Table
 from kproxy.backend.iptables.service import is_served, service_chains
 from kproxy.backend.iptables.text import canonical, digest_chain, digest_save, render_rule
+from kproxy.backend.iptables.trie import Stop
 from kproxy.model.flow import Destination
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan.plan import ServicePlan
@@ -58,7 +60,7 @@ class Delta(Struct, frozen=True):
     declare: tuple[ChainName, ...] = ()  # chains that must exist, whatever is in them
     entries: tuple[Entry, ...] = ()  # in the order in which they are to be prepended
     gone: tuple[ChainName, ...] = ()  # chains of ours that no present service port accounts for
-    nat_first: bool = False  # somebody is served who was refused, see stages.py
+    then: Delta | None = None  # to be written after all that, see stages.py
 
     @property
     def is_empty(self) -> bool:
@@ -77,17 +79,20 @@ def diff(applied: Ruleset, wanted: Ruleset) -> Delta:
     """From memory: what turns ``applied`` into ``wanted``."""
     same = applied.dialect == wanted.dialect
     patches: list[Patch] = []
-    nat_first = False
+    needless: list[tuple[int, Stop]] = []
     for key, plan in wanted.services.items():
         before = applied.services.get(key)
         if before is not plan or not same:
-            nat_first = nat_first or (before is not None and dispatch.stops_refusing(before, plan))
+            needless += dispatch.needless(before, plan) if before else ()
             patch = _patch(key, before, plan, applied.dialect, wanted.dialect)
             patches += [patch] if patch else []
     for key, before in applied.services.items():
         if key not in wanted.services and (gone := _names(before, applied.dialect)):
             patches.append(Patch(key, None, frozenset(), gone))
-    lists, orphans = _diff_lists(applied, wanted)
+    between = wanted
+    if needless and same:
+        between = replace(wanted, dispatch=dispatch.keeping(wanted.dispatch, needless, wanted.dialect.family))
+    lists, orphans = _diff_lists(applied, between)
     known = set(applied.entries)
     return Delta(
         dialect=wanted.dialect,
@@ -96,8 +101,13 @@ def diff(applied: Ruleset, wanted: Ruleset) -> Delta:
         lists=lists,
         entries=tuple(entry for entry in wanted.entries if entry not in known),
         gone=orphans,
-        nat_first=nat_first,
+        then=None if between is wanted else _then(between, wanted),
     )
+
+
+def _then(between: Ruleset, wanted: Ruleset) -> Delta:
+    lists, orphans = _diff_lists(between, wanted)
+    return Delta(wanted.dialect, lists=lists, gone=orphans)
 
 
 def _patch(

@@ -75,7 +75,10 @@ def with_tail(dispatch: Dispatch, tail: tuple[Rule, ...]) -> Dispatch:
 
 def edit(dispatch: Dispatch, gone: Iterable[ServicePlan], new: Iterable[ServicePlan], family: IPFamily) -> Dispatch:
     """The lists without the frontends of ``gone`` and with those of ``new``; lists that stay are the same objects."""
-    less, more = _sorted_out(gone), _sorted_out(new)
+    return _edit(dispatch, _sorted_out(gone), _sorted_out(new), family)
+
+
+def _edit(dispatch: Dispatch, less: list[_Stops], more: list[_Stops], family: IPFamily) -> Dispatch:
     addresses = trie.ADDRESSES4 if family is IPFamily.IPV4 else trie.ADDRESSES6
     return tuple(
         _edit_listing(listing, addresses, less[number], more[number]) for number, listing in enumerate(dispatch)
@@ -88,10 +91,13 @@ class _Stops(Struct):
 
 
 def _sorted_out(plans: Iterable[ServicePlan]) -> list[_Stops]:
+    return _placed(stop for plan in plans for stop in _stops_of(plan))
+
+
+def _placed(stops: Iterable[tuple[int, Stop]]) -> list[_Stops]:
     lists = [_Stops([], []) for _ in NO_DISPATCH]
-    for plan in plans:
-        for number, stop in _stops_of(plan):
-            (lists[number].ports if stop.is_node_port else lists[number].addresses).append(stop)
+    for number, stop in stops:
+        (lists[number].ports if stop.is_node_port else lists[number].addresses).append(stop)
     return lists
 
 
@@ -124,13 +130,21 @@ def _edit_listing(listing: Listing, shape: trie.Shape, less: _Stops, more: _Stop
     return replace(listing, addresses=addresses, ports=ports)
 
 
-def stops_refusing(before: ServicePlan, after: ServicePlan) -> bool:
-    """Whether packets that are refused or dropped now are to be served, or to be left alone."""
-    return before.frontends != after.frontends and bool(_refused(before) - _refused(after))
+def needless(before: ServicePlan, after: ServicePlan) -> Iterator[tuple[int, Stop]]:
+    """(list, stop): refusals of ``before`` that no packet meets any more once ``after`` is translated."""
+    if before.frontends == after.frontends:
+        return
+    places = {(number, stop.at, stop.port) for number, stop in _stops_of(after)}
+    served = {(at, port) for number, at, port in places if number in {_SERVED_ON_NODE, _SERVED}}
+    for number, stop in _stops_of(before):
+        where = stop.at, stop.port
+        if number in _REFUSING and where in served and (number, *where) not in places:
+            yield number, stop
 
 
-def _refused(plan: ServicePlan) -> frozenset[tuple[int, int, int]]:
-    return frozenset((number, stop.at, stop.port) for number, stop in _stops_of(plan) if number in _REFUSING)
+def keeping(dispatch: Dispatch, kept: Iterable[tuple[int, Stop]], family: IPFamily) -> Dispatch:
+    """The lists with these stops besides."""
+    return _edit(dispatch, _placed(()), _placed(kept), family)
 
 
 # --- lists to chains ------------------------------------------------------------------------------------------

@@ -7,12 +7,12 @@ in stages there. The order of the stages keeps traffic whole: chains before whoe
 only then are chains deleted. A stage that fails leaves the earlier ones in place, which nothing refers to yet or which
 say the same as before.
 
-iptables-restore commits one table after the other, so the order of the tables counts as well. A refusal meets only
-packets that nobody translates. While a service port gets its first endpoint, translation must come before the refusal
-goes: a SYN in between would leave the node with a conntrack entry that is never translated, and its connection would
-hang. While one loses its last endpoint, the refusal must come before translation goes; in between the SYN would be
-lost and refused a second later. In a round that does both, the first matters more. kube-proxy always writes filter
-before nat.
+iptables-restore commits one table after the other, filter before nat as kube-proxy does, and a refusal meets only
+packets that nobody translates. So a service port that loses its last endpoint is refused before its translation goes.
+One that gets its first endpoint would be left alone between the two: the SYN of that moment makes a conntrack entry
+that is never translated, and its connection hangs. Therefore such refusals stay until nat is written, and a second
+filter part takes them away (``then``). Rejected: nat before filter in such rounds; whoever sees by the translation of
+one service that a round is done would still meet the refusals of another that are to become something else.
 """
 
 from __future__ import annotations
@@ -41,20 +41,16 @@ class Stage(Struct, frozen=True):
     delete: tuple[ChainName, ...] = ()
     declare: tuple[ChainName, ...] = ()
     entries: tuple[Entry, ...] = ()
-    nat_first: bool = False
+    then: Stage | None = None  # another part of the same input
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """In the order in which they are committed; mangle holds only the canary."""
+        """In kube-proxy's order; mangle holds only the canary."""
         used = {chain.table for chain in self.chains} | {table for table, _ in (*self.delete, *self.declare)}
         used |= {entry.table for entry in self.entries}
         if self.patches:
             used.add(Table.NAT)
-        return tuple(table for table in (Table.MANGLE, *_order(nat_first=self.nat_first)) if table in used)
-
-
-def _order(*, nat_first: bool) -> tuple[Table, Table]:
-    return (Table.NAT, Table.FILTER) if nat_first else (Table.FILTER, Table.NAT)
+        return tuple(table for table in (Table.MANGLE, Table.FILTER, Table.NAT) if table in used)
 
 
 def stages(delta: Delta, chunk: int | None) -> Iterator[Stage]:
@@ -62,24 +58,26 @@ def stages(delta: Delta, chunk: int | None) -> Iterator[Stage]:
     gone = (*((Table.NAT, name) for patch in delta.patches for name in patch.gone), *delta.gone)
     if chunk is None or max(len(delta.patches), len(delta.lists), len(gone)) <= chunk:
         chains = (*delta.fixed, *delta.lists)
-        yield Stage(delta.dialect, chains, delta.patches, gone, delta.declare, delta.entries, delta.nat_first)
+        yield Stage(delta.dialect, chains, delta.patches, gone, delta.declare, delta.entries, _then(delta))
         return
     if delta.fixed:
         yield Stage(delta.dialect, delta.fixed)
     for patches in _groups(delta.patches, chunk, delta.dialect):
         yield Stage(delta.dialect, patches=patches)
-    order = _order(nat_first=delta.nat_first)
-    lists = tuple(sorted(delta.lists, key=lambda chain: order.index(chain.table)))
-    *early, last = _pieces(lists, chunk) or [()]
+    *early, last = _pieces(delta.lists, chunk) or [()]
     for chains in early:
-        yield Stage(delta.dialect, chains, nat_first=delta.nat_first)
+        yield Stage(delta.dialect, chains)
     if last or delta.declare or delta.entries:
-        yield Stage(delta.dialect, last, declare=delta.declare, entries=delta.entries, nat_first=delta.nat_first)
+        yield Stage(delta.dialect, last, declare=delta.declare, entries=delta.entries, then=_then(delta))
     # Emptied first, all of them: one may jump to another that is deleted in an earlier stage than itself.
     for emptied in _pieces(gone, chunk) if len(gone) > chunk else ():
         yield Stage(delta.dialect, declare=emptied)
     for deleted in _pieces(gone, chunk):
         yield Stage(delta.dialect, delete=deleted)
+
+
+def _then(delta: Delta) -> Stage | None:
+    return Stage(delta.then.dialect, delta.then.lists, delete=delta.then.gone) if delta.then else None
 
 
 def _groups(patches: tuple[Patch, ...], chunk: int, dialect: Dialect) -> Iterator[tuple[Patch, ...]]:
@@ -148,6 +146,8 @@ def _pieces_of_text(stage: Stage, written: Written) -> Iterator[str]:
             delete=delete,
             insert=entries,
         )
+    if stage.then:
+        yield from _pieces_of_text(stage.then, written)
 
 
 def _patched(stage: Stage, written: Written) -> Iterator[tuple[Chain, ...]]:

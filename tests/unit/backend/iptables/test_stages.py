@@ -13,9 +13,10 @@ from kproxy.backend.iptables.diff import Delta, diff, read_save, repair
 from kproxy.backend.iptables.parse import parse_rule
 from kproxy.backend.iptables.rules import Rule, Table
 from kproxy.backend.iptables.stages import Written, stage_input, stages
-from kproxy.backend.iptables.trace import Delivered, Refused, trace
+from kproxy.backend.iptables.trace import Delivered, Dropped, Refused, trace
 from kproxy.kernel.fake import FakeIptables
 from kproxy.model.packet import Packet
+from kproxy.plan.plan import Drop
 from tests.unit.backend.iptables.examples import COUNTED, PLAIN, PODS, plan_of, service_sets, simple, targets
 
 TREES = replace(PODS, tree_threshold=10, endpoint_tree_threshold=4, large_cluster_endpoints=60)
@@ -118,6 +119,23 @@ async def test_between_two_tables_a_client_is_served_or_refused_but_never_left_a
             await kernel.restore([f"{table}COMMIT\n".encode()])
             fates += [type(outcome.fate) for outcome in trace(parsed(kernel), Packet("10.244.9.9", "10.96.0.7", 80))]
     assert set(fates) <= {Delivered, Refused}
+
+
+async def test_once_nat_is_committed_every_packet_has_its_last_fate() -> None:
+    dropped = simple(2, targets(1))
+    dropped = replace(dropped, frontends=(replace(dropped.frontends[0], action=Drop()),))
+    before = compile_plan(plan_of(simple(1, ()), simple(2, ()), simple(3, targets(1))), PODS, PLAIN)
+    after = compile_plan(plan_of(simple(1, targets(1)), dropped, simple(3, ())), PODS, PLAIN)
+    kernel = FakeIptables()
+    await write(kernel, await difference(kernel, before), None)
+    (stage,) = stages(diff(before, after), None)
+    text = b"".join(stage_input(stage, Written())).decode()
+    fates = []
+    for table in text.split("COMMIT\n")[:-1]:
+        await kernel.restore([f"{table}COMMIT\n".encode()])
+        met = [trace(parsed(kernel), Packet("10.244.9.9", f"10.96.0.{number}", 80)) for number in (1, 2, 3)]
+        fates.append([type(outcome.fate) for (outcome,) in met])
+    assert fates == [[Refused, Dropped, Delivered], *2 * [[Delivered, Dropped, Refused]]]
 
 
 def parsed(kernel: FakeIptables) -> dict[tuple[str, str], list[Rule]]:
