@@ -37,7 +37,8 @@ def _proxy(words: Sequence[str]) -> str:
         program, rest = PurePath(word).name, words[at + 1 :]
         if _ENDS_SOON.intersection(rest):
             continue
-        if program == "kube-proxy" and at == 0:
+        # Behind an interpreter it is kproxy under the name that kube-proxy's manifests start.
+        if program == "kube-proxy" and (at == 0 or PurePath(words[0]).name.startswith("python")):
             return program
         if program == "kproxy" and rest and (rest[0] == "run" or rest[0].startswith("-")):
             return program

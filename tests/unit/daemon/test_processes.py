@@ -19,6 +19,7 @@ def test_a_proxy_that_runs_in_this_network_namespace_is_found(tmp_path: Path) ->
         "16": ("net:[1]", "tail -f kube-proxy"),
         "17": ("net:[1]", ""),
         "18": ("", "kproxy run"),  # somebody else's
+        "19": ("net:[1]", "/usr/bin/python3 /usr/local/bin/kube-proxy --config=/c"),  # kproxy by another name
     }
     for name, (namespace, line) in processes.items():
         folder = tmp_path / name / "ns"
@@ -26,5 +27,5 @@ def test_a_proxy_that_runs_in_this_network_namespace_is_found(tmp_path: Path) ->
         (tmp_path / name / "cmdline").write_text("".join(f"{word}\0" for word in line.split()), encoding="utf-8")
         if namespace:
             (folder / "net").symlink_to(namespace)
-    assert find_proxies(tmp_path) == [(11, "kproxy"), (13, "kube-proxy"), (14, "kproxy")]
+    assert find_proxies(tmp_path) == [(11, "kproxy"), (13, "kube-proxy"), (14, "kproxy"), (19, "kube-proxy")]
     assert find_proxies(tmp_path / "none") == []
