@@ -53,7 +53,8 @@ def performed(delta: Delta, tables: Tables) -> Tables:
             del after[Table.NAT, name]
     for table, name in delta.gone:
         del after[table, name]
-    return with_entries(after, delta.entries)
+    done = with_entries(after, delta.entries)
+    return performed(delta.then, done) if delta.then else done
 
 
 def plain(tables: Tables) -> dict[tuple[str, str], list[Rule]]:
