@@ -16,12 +16,15 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import report
 from hypothesis import HealthCheck, given, seed, settings
-from rich.progress import Progress, TaskID
 
 sys.path.append(str(Path(__file__).parents[1]))  # the examples are those of the tests
 
@@ -29,32 +32,36 @@ from kproxy.config import IptablesVariant
 from kproxy.model.enums import IPFamily
 from tests.fuzz.examples import Example, examples
 from tests.fuzz.laws import check_example
-from tests.fuzz.programs import Programs, abilities, private_network
+from tests.fuzz.programs import Programs, abilities
 
 
 class _Bench:
-    def __init__(self, variants: list[str], progress: Progress, bar: TaskID) -> None:
-        self.variants = [IptablesVariant(variant) for variant in variants]
+    """``walls``: what the programs' namespaces end with."""
+
+    def __init__(self, variants: list[IptablesVariant], walls: ExitStack, advance: Callable[[], None]) -> None:
         self.counts = Counter[str]()
-        self.programs = {
-            (variant, family): Programs(variant, family) for variant in self.variants for family in IPFamily
-        }
-        # What the kernel has is asked once; an example is planned for the least of them.
-        self.abilities = abilities(self.variants[0])
-        self._progress, self._bar = progress, bar
+        every = product(variants, IPFamily)
+        self.programs = {each: walls.enter_context(Programs(*each)) for each in every}
+        self.abilities = abilities(variants[0])  # a kernel has what it has, whichever program asks for it
+        # Most of its time a program waits for the kernel, so all of them are asked at once.
+        self._threads = walls.enter_context(ThreadPoolExecutor(len(self.programs)))
+        self._advance = advance
 
     def take(self, example: Example) -> None:
         trip = check_example(example, self.abilities)
-        for (_, family), programs in self.programs.items():
-            programs.check(trip.rounds[family])
-        self.counts.update(examples=1, good=len(example.world), accepted=trip.accepted, rejected=trip.rejected)
-        self.counts.update(named_in_part=trip.named)
-        self._progress.advance(self._bar)
+        asked = [
+            self._threads.submit(programs.check, trip.rounds[family]) for (_, family), programs in self.programs.items()
+        ]
+        for answer in asked:
+            answer.result()
+        self.counts.update(examples=1, objects_right=len(example.world), objects_wrong=len(example.visitors))
+        self.counts.update(rejected=trip.rejected, served_in_part_and_named=trip.named)
+        self._advance()
 
     def finish(self) -> dict[str, Any]:
         for programs in self.programs.values():
             programs.test()
-            self.counts.update(tested=programs.tested, committed=programs.committed, rules=programs.rules)
+            self.counts.update(inputs_tested=programs.tested, inputs_committed=programs.committed, rules=programs.rules)
         return dict(self.counts)
 
 
@@ -64,8 +71,10 @@ def main() -> int:
     console = report.new_console()
     before = report.circumstances()
     began = time.monotonic()
-    with report.new_progress(console) as progress, private_network():
-        bench = _Bench(arguments.variant, progress, progress.add_task("examples", total=arguments.examples))
+    variants = [IptablesVariant(variant) for variant in arguments.variant]
+    with report.new_progress(console) as progress, ExitStack() as walls:
+        bar = progress.add_task("examples", total=arguments.examples)
+        bench = _Bench(variants, walls, lambda: progress.advance(bar))
 
         @seed(arguments.seed)
         @settings(
@@ -82,7 +91,7 @@ def main() -> int:
         run()
         counts = bench.finish()
     wall = time.monotonic() - began
-    table = report.new_table(f"fuzz, seed {arguments.seed}: nothing found", ("", "count"))
+    table = report.new_table(f"seed {arguments.seed}: nothing found", ("what", "count"))
     for name, value in (*counts.items(), ("seconds", round(wall))):
         table.add_row(name.replace("_", " "), f"{value:,}")
     console.print(table)

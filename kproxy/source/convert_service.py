@@ -11,7 +11,7 @@ from kproxy.model.keys import ObjectKey
 from kproxy.model.service import Service, ServicePort
 from kproxy.source import wire
 from kproxy.source.address import family_of, parse_cidr, parse_ip
-from kproxy.source.review import Review, Unusable, optional_port, port_name, port_number, protocol, show
+from kproxy.source.review import Review, Unusable, optional_port, port_name, port_number, protocol, show, show_number
 
 _DEFAULT_AFFINITY_SECONDS = 10800  # what the API server fills in
 _LONGEST_AFFINITY_SECONDS = 86400
@@ -176,5 +176,7 @@ def _affinity_seconds(spec: wire.ServiceSpec) -> int:
         return _DEFAULT_AFFINITY_SECONDS
     if not 1 <= seconds <= _LONGEST_AFFINITY_SECONDS:
         field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
-        raise Unusable(field, f"is {seconds}, outside 1 to {_LONGEST_AFFINITY_SECONDS}", "give a number in that range")
+        raise Unusable(
+            field, f"is {show_number(seconds)}, outside 1 to {_LONGEST_AFFINITY_SECONDS}", "give a number in that range"
+        )
     return seconds

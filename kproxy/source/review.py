@@ -17,6 +17,7 @@ _SUBDOMAIN = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-
 _PROTOCOLS = {None: Protocol.TCP, "": Protocol.TCP} | {each.value: each for each in Protocol}
 _NOTES = 5  # a slice of 1000 bad endpoints is one problem, not 1000 log lines
 _SHOWN = 80  # characters of a foreign string in a message
+_DIGITS = 20  # of a foreign number; 64 bits need no more
 
 
 class Unusable(Exception):
@@ -57,6 +58,12 @@ def show(text: str) -> str:
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
+def show_number(number: int) -> str:
+    """A foreign number, which in JSON may have thousands of digits."""
+    digits = str(number)
+    return digits if len(digits) <= _DIGITS else f"a number of {len(digits.lstrip('-'))} digits"
+
+
 def is_label(text: str) -> bool:
     """A DNS label: names of Services, namespaces and ports."""
     return _LABEL.fullmatch(text) is not None
@@ -71,7 +78,7 @@ def port_number(value: int | None, field: str) -> int:
     if value is None:
         raise Unusable(field, "is missing", "give a port from 1 to 65535")
     if not 1 <= value <= 65535:
-        raise Unusable(field, f"is {value}, outside 1 to 65535", "give a port in that range")
+        raise Unusable(field, f"is {show_number(value)}, outside 1 to 65535", "give a port in that range")
     return value
 
 

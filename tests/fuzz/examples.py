@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from kproxy.config import Config, DetectLocalMode
 from tests.fuzz.hostile import encode, mutated, spoilt
 from tests.fuzz.journey import CONFIG
-from tests.fuzz.objects import Document, good_documents, good_worlds, mostly
+from tests.fuzz.objects import OBJECTS, Document, good_documents, good_worlds, mostly
 
 _SMALL_TREES = {"tree_threshold": 2, "endpoint_tree_threshold": 2, "large_cluster_endpoints": 2}
 CONFIGS = (
@@ -44,7 +44,8 @@ def examples(draw: st.DrawFn) -> Example:
         usual = [each for each in world if len(str(each.json)) < 10_000]
         of_world = bool(usual) and draw(mostly(True, False))
         model: Document = draw(st.sampled_from(usual)) if of_world else draw(good_documents())
-        visitors.append(Document(model.kind, draw(mutated(model.json, most=2)), good=False))
+        twin = draw(OBJECTS[model.kind]())
+        visitors.append(Document(model.kind, draw(mutated(model.json, most=2, twin=twin)), good=False))
     return Example(draw(st.sampled_from(CONFIGS)), world, visitors)
 
 

@@ -88,6 +88,18 @@ BROKEN_BYTES = [
 ]  # fmt: skip
 
 Path = tuple[Any, ...]
+# What no service proxy reads is spoilt more rarely than what it does.
+_UNREAD = {
+    "apiVersion",
+    "kind",
+    "uid",
+    "resourceVersion",
+    "selector",
+    "targetRef",
+    "targetPort",
+    "ipFamilyPolicy",
+    "app",
+}
 
 
 def paths(value: Any, at: Path = ()) -> list[Path]:
@@ -114,8 +126,12 @@ def put(document: Any, path: Path, value: Any) -> Any:
 
 
 def look(document: Any, path: Path) -> Any:
+    """What stands there; None where nothing does."""
     for step in path:
-        document = document[step]
+        try:
+            document = document[step]
+        except (LookupError, TypeError):
+            return None
     return document
 
 
@@ -127,33 +143,43 @@ def _remove(document: Any, path: Path) -> Any:
     return put(document, path[:-1], parent)
 
 
+_EDITS = st.sampled_from(["value"] * 2 + ["like"] * 4 + ["twin"] * 5 + ["twice", "extra"])
+
+
 @st.composite
-def mutated(draw: st.DrawFn, document: Any, *, most: int = 3) -> Any:
-    """The document with one to ``most`` things wrong; sometimes what is put there is right by chance."""
+def mutated(draw: st.DrawFn, document: Any, *, most: int = 3, twin: Any = None) -> Any:
+    """The document with one to ``most`` things wrong; sometimes what is put there is right by chance.
+
+    ``twin``: another document of the kind, from which something may be taken over.
+    """
     for _ in range(draw(st.integers(1, most))):
         places = paths(document)
+        if draw(st.integers(0, 7)):
+            places = [path for path in places if _UNREAD.isdisjoint(path)]
         path = places[draw(st.integers(0, len(places) - 1))]
-        found = look(document, path)
-        match draw(
-            st.sampled_from(["value", "value", "value", "like", "null", "missing", "twice", "extra", "wrapped"])
-        ):
-            case "value":
-                document = put(document, path, draw(VALUES))
-            case "like":
-                document = put(document, path, draw(_like(found)))
-            case "null":
-                document = put(document, path, None)
-            case "missing":
-                document = _remove(document, path)
-            case "twice":
-                document = put(document, path, [*found, *copy.deepcopy(found)] if isinstance(found, list) else [found])
-            case "extra" if isinstance(found, dict):
-                document = put(document, path, {**found, draw(st.sampled_from(NAMES)): draw(VALUES)})
-            case "extra" if isinstance(found, list):
-                document = put(document, path, [*found, draw(VALUES)])
-            case _:
-                document = put(document, path, {"value": found})
+        if draw(st.integers(0, 7)):
+            document = put(document, path, draw(_edited(look(document, path), look(twin, path))))
+        else:
+            document = _remove(document, path)
     return document
+
+
+@st.composite
+def _edited(draw: st.DrawFn, found: Any, twin: Any) -> Any:
+    """What comes to stand where ``found`` was."""
+    match draw(_EDITS):
+        case "value":
+            return draw(VALUES)
+        case "twin" if twin is not None:
+            return twin
+        case "twice":
+            return [*found, *copy.deepcopy(found)] if isinstance(found, list) else [found]
+        case "extra" if isinstance(found, dict):
+            return {**found, draw(st.sampled_from(NAMES)): draw(VALUES)}
+        case "extra" if isinstance(found, list):
+            return [*found, draw(VALUES)]
+        case _:
+            return draw(_like(found))
 
 
 def _like(found: Any) -> st.SearchStrategy[Any]:

@@ -153,11 +153,20 @@ def check_text(text: bytes) -> None:
 def check_rule(line: str) -> None:
     chain, rule = parse_rule(line)
     assert render_rule(chain, rule) == line
-    for match in rule.matches:
-        assert not isinstance(match, r.Unknown), line
-        if isinstance(match, r.Comment):
-            assert len(match.text) <= 255, line
-    assert not isinstance(rule.target, r.UnknownTarget), line
+    for each in rule.matches:
+        assert not isinstance(each, r.Unknown), line
+        match each:
+            case r.Comment(text=text):
+                assert len(text) <= 255, line
+            case r.Ports(low=low, high=high):
+                assert 0 <= low <= high <= 65535, line
+            case r.RecentCheck(seconds=seconds):
+                assert 1 <= seconds <= 86400, line
+    match rule.target:
+        case r.UnknownTarget():
+            raise AssertionError(line)
+        case r.Dnat(port=port):
+            assert 1 <= port <= 65535, line
     words = shlex.split(line)  # reads quotes by rules of its own
     comments = [match.text for match in rule.matches if isinstance(match, r.Comment)]
     assert [words[at + 1] for at, word in enumerate(words) if word == "--comment"] == comments

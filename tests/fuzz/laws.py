@@ -35,6 +35,7 @@ class Trip(NamedTuple):
     rounds: dict[IPFamily, list[Round]]
     accepted: int
     rejected: int
+    changed: int  # rounds of the three and both families that changed the rules
     named: int  # accepted in part
 
 
@@ -64,6 +65,7 @@ def check_example(example: Example, abilities: Abilities | None = None) -> Trip:
         rounds,
         accepted=sum(not isinstance(each, Rejected) for each in arrivals),
         rejected=sum(isinstance(each, Rejected) for each in arrivals),
+        changed=sum(bool(each.text) for several in rounds.values() for each in several[1:]),
         named=sum(bool(getattr(each, "warnings", ())) for each in arrivals),
     )
 

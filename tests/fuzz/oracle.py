@@ -21,6 +21,7 @@ from kproxy.plan.plan import FrontendKind, Plan, ServicePlan
 from tests.fuzz.objects import Json
 
 Plans = Mapping[IPFamily, Plan]
+_LABEL = re.compile(r"(?!-)[-a-z0-9]{1,63}(?<!-)", re.ASCII)
 _SLOPPY = re.compile(r"0*(\d+)\.0*(\d+)\.0*(\d+)\.0*(\d+)", re.ASCII)
 
 
@@ -87,6 +88,7 @@ def _service(written: Json, plans: Plans) -> Iterator[str]:
         return
     if "None" in given:
         yield "an address beside None"
+    yield from _names(written)
     served = {_family(ip) for ip in cluster_ips}
     outside = {_canonical(ip) for ip in spec.get("externalIPs") or [] if ip}
     vips = set(_vips(written))
@@ -101,6 +103,14 @@ def _service(written: Json, plans: Plans) -> Iterator[str]:
                 yield f"node port {port['nodePort']} ({family})"
             yield from _affinity(spec, plans[family].services.get(key))
     yield from _health_check(written, plans, served)
+
+
+def _names(written: Json) -> Iterator[str]:
+    """Rules carry these in comments, so none may pass that the API would not have let in."""
+    ports = (port.get("name") or "unnamed" for port in (written.get("spec") or {}).get("ports") or [])
+    for name in (*key_of(written), *ports):
+        if not _LABEL.fullmatch(name):
+            yield f"a name that no API server lets in: {name!r}"
 
 
 def _vips(written: Json) -> Iterator[str]:

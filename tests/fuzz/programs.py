@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
+from typing import Self
 
 from kproxy.backend.iptables.dialect import Abilities
 from kproxy.backend.iptables.diff import read_save, repair
+from kproxy.backend.iptables.rules import Chain
+from kproxy.backend.iptables.text import digest_chain, restore_text
 from kproxy.config import IptablesVariant
 from kproxy.kernel.iptables import program_prefix
 from kproxy.model.enums import IPFamily
@@ -35,29 +38,22 @@ class Refused(AssertionError):
     """A program said no to an input, or the kernel holds something else afterwards."""
 
 
-@contextmanager
-def private_network() -> Iterator[None]:
-    """A network namespace for this thread, with a lock file of its own, so that nobody waits for anybody."""
-    descriptor = namespace.create_net()
-    before = os.environ.get("XTABLES_LOCKFILE")
-    try:
-        with tempfile.NamedTemporaryFile(prefix="kproxy-fuzz-") as lock, namespace.inside_net(descriptor):
-            os.environ["XTABLES_LOCKFILE"] = lock.name
-            yield
-    finally:
-        os.environ.pop("XTABLES_LOCKFILE", None)
-        if before is not None:
-            os.environ["XTABLES_LOCKFILE"] = before
-        namespace.release(descriptor)
-
-
 class Programs:
-    """The programs of one variant and family; the calling thread is inside a private network."""
+    """The programs of one variant and family, in a network namespace that lives until the ``with`` ends."""
 
     def __init__(self, variant: IptablesVariant, family: IPFamily) -> None:
         self.name = program_prefix(family, variant)
         self.committed = self.tested = self.rules = 0
         self._waiting: list[bytes] = []
+        self._network = namespace.create_net()
+        self._lock = tempfile.NamedTemporaryFile(prefix="kproxy-fuzz-")  # noqa: SIM115 -- lives as long as this
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+        namespace.release(self._network)
 
     def check(self, rounds: Sequence[Round]) -> None:
         """Raises ``Refused``."""
@@ -66,34 +62,50 @@ class Programs:
         if len(self._waiting) >= _WAITING:
             self.test()
         for number, text in enumerate(texts):
-            self._restore(text, *(("--noflush",) if number else ()))
+            self.restore(text, *(("--noflush",) if number else ()))
             self.committed += 1
             self.rules += text.count(b"\n-A ")
-        saved = self._run(f"{self.name}-save").stdout.decode()
-        delta = repair(read_save(saved.splitlines(keepends=True)), rounds[-1].rules)
+        delta = repair(read_save(self._save()), rounds[-1].rules)
         if not delta.is_empty:
-            raise Refused(f"{self.name}-save prints other rules than were written: {delta}\n{saved}")
+            raise Refused(f"{self.name}-save prints other rules than were written: {delta}")
+
+    def check_chain(self, chain: Chain) -> None:
+        """Alone in its table, it comes back as the one chain that it was. Raises ``Refused``."""
+        self.restore("".join(restore_text(chain.table, write=[chain])).encode())
+        saved = read_save(self._save())
+        ours = {name: digest for (table, name), digest in saved.digests.items() if table is chain.table and "-" in name}
+        if ours != {chain.name: digest_chain(chain)}:
+            raise Refused(f"{self.name}-save prints another chain than {chain}: {[*self._save()]}")
+
+    def _save(self) -> list[str]:
+        # A comment may hold what Python, and no iptables program, takes for the end of a line.
+        saved = self._run(f"{self.name}-save").stdout.decode(errors="replace")
+        return [f"{line}\n" for line in saved.split("\n")[:-1]]
 
     def test(self) -> None:
         """Let ``--test`` read what waits for it, all of it at once; each alone where it refuses."""
         waiting, self._waiting = self._waiting, []
         self.tested += len(waiting)
         try:
-            self._restore(_merged(waiting), "--noflush", "--test")
+            self.restore(_merged(waiting), "--noflush", "--test")
         except Refused:
             for text in waiting:
-                self._restore(text, "--noflush", "--test")
+                self.restore(text, "--noflush", "--test")
             raise
 
-    def _restore(self, text: bytes, *options: str) -> None:
+    def restore(self, text: bytes, *options: str) -> None:
+        """Without ``--noflush`` the tables hold nothing else afterwards. Raises ``Refused``."""
         done = self._run(f"{self.name}-restore", "-w", "5", "--counters", *options, given=text)
         if done.returncode:
             said = done.stderr.decode(errors="replace")
             raise Refused(f"{self.name}-restore {' '.join(options)}: {said}\n{text[:20_000].decode()}")
 
-    @staticmethod
-    def _run(*command: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(command, input=given, capture_output=True, check=False, timeout=_DEADLINE)
+    def _run(self, *command: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        environment = {**os.environ, "XTABLES_LOCKFILE": self._lock.name}  # nobody waits for anybody
+        with namespace.inside_net(self._network):
+            return subprocess.run(
+                command, input=given, capture_output=True, check=False, timeout=_DEADLINE, env=environment
+            )
 
 
 def _merged(texts: Sequence[bytes]) -> bytes:
@@ -110,11 +122,10 @@ def _merged(texts: Sequence[bytes]) -> bytes:
 def abilities(variant: IptablesVariant) -> Abilities:
     """What this kernel has, tried in a namespace of its own."""
     found: dict[str, bool] = {}
-    with private_network():
-        programs = Programs(variant, IPFamily.IPV4)
+    with Programs(variant, IPFamily.IPV4) as programs:
         for name, rule in _PROBES.items():
             found[name] = False
             with suppress(Refused):
-                programs._restore(f"*nat\n:KUBE-PROBE - [0:0]\n{rule}\nCOMMIT\n".encode())
+                programs.restore(f"*nat\n:KUBE-PROBE - [0:0]\n{rule}\nCOMMIT\n".encode())
                 found[name] = True
     return Abilities(**found)

@@ -17,6 +17,7 @@ from kproxy.source.review import (
     port_number,
     protocol,
     show,
+    show_number,
 )
 
 
@@ -67,6 +68,19 @@ def test_a_port_name_is_a_label_or_nothing() -> None:
     assert port_name("1http", "f") == "1http"
     with pytest.raises(Unusable):
         port_name('http" -j ACCEPT', "f")
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        (0, "0"),
+        (-(2**63), "-9223372036854775808"),
+        (10**40, "a number of 41 digits"),
+        (-(10**4000), "a number of 4001 digits"),
+    ],
+)
+def test_foreign_numbers_are_shown_shortly(number: int, shown: str) -> None:
+    assert show_number(number) == shown
 
 
 @given(st.text())
