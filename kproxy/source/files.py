@@ -12,7 +12,9 @@ What cannot be read keeps what it said before. The same object in two files is t
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -138,7 +140,7 @@ class Directory:
 
 
 def _scan(directory: Path) -> dict[Path, _Signature]:
-    """Every manifest, with what changes when it changes. A link to nowhere is no file."""
+    """Every manifest, with what changes when it changes. A link to nowhere is no file, nor what would block: a pipe."""
     found: dict[Path, _Signature] = {}
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -147,7 +149,11 @@ def _scan(directory: Path) -> dict[Path, _Signature]:
                 continue
             try:
                 status = entry.stat()
-            except FileNotFoundError:
+            except OSError as error:
+                if error.errno not in {errno.ENOENT, errno.ELOOP}:
+                    raise
+                continue
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
                 continue
             found[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
     return found

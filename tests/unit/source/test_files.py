@@ -236,8 +236,16 @@ def test_a_directory_that_vanishes_keeps_what_it_said_and_comes_back(looking: Lo
 
 def test_a_link_to_nowhere_is_no_file(looking: Looking) -> None:
     (looking.path / "a.yaml").symlink_to("nowhere")
+    (looking.path / "b.yaml").symlink_to("b.yaml")
     looking.look()
     assert looking.services() == []
+
+
+def test_what_would_block_is_no_file(looking: Looking) -> None:
+    os.mkfifo(looking.path / "a.yaml")
+    (looking.path / "b.yaml").symlink_to("/dev/zero")
+    looking.look(2)
+    assert looking.problems == []
 
 
 def test_a_file_that_is_a_directory_is_a_problem(looking: Looking) -> None:
