@@ -35,6 +35,7 @@ from kproxy.source.convert import Converter, NotOurs, Outcome, Usable, gather
 _REFUSED_STREAMING = frozenset({400, 406, 415, 422})  # what servers that do not know sendInitialEvents answer
 _ABSENT = frozenset({403, 404})
 _RARELY = 600.0  # seconds between questions for a resource that this cluster does not have
+_PATIENCE = 2  # request deadlines that a streamed list may take; beyond, pages are asked for
 _BATCH = 500  # objects converted before other tasks get a turn
 
 Report = Callable[[Kind, KproxyError | None], None]
@@ -237,6 +238,8 @@ class _Reflector:
             query |= {"resourceVersion": self._position or ""}
         gathered: dict[ObjectKey, Outcome] | None = {} if initial else None
         self._opened = False
+        # A server that does not know the question never ends its answer, and in a busy cluster it is never silent.
+        enough = asyncio.get_running_loop().time() + _PATIENCE * self._config.request_deadline
         async with self._client.stream(
             self._selection.path,
             query,
@@ -253,6 +256,8 @@ class _Reflector:
                     self._position = metadata.resource_version or self._position
                 elif event.type != "BOOKMARK":
                     self._gather(gathered, event, metadata)
+                    if asyncio.get_running_loop().time() > enough:
+                        raise ApiError(f"{self._client.server} does not end its list of {self._selection.plural}")
                 elif metadata.annotations and metadata.annotations.initial_events_end == "true":
                     self._arrive(metadata.resource_version or "")
                     stream.silence = patience

@@ -29,6 +29,7 @@ class Answer:
     cut: bool = False
     silent: bool = False
     pause: bool = False  # between the first chunk and the others, until the test resumes
+    busy: bool = False  # says its chunks again and again
 
 
 def body(value: object, status: int = 200, **headers: str) -> Answer:
@@ -81,6 +82,9 @@ class ScriptedServer:
             if answer.pause and number == 1:
                 await self._resumed.wait()
             await response.write(chunk)
+        while answer.busy and not self._over.is_set():
+            await response.write(b"".join(answer.chunks))
+            await asyncio.sleep(0.01)
         if answer.hold:
             await self._over.wait()
         if answer.cut and request.transport:

@@ -149,6 +149,19 @@ async def test_a_server_that_does_not_know_the_question_never_ends_its_answer(
         assert await impatient.names() == ["a"]
 
 
+async def test_nor_does_it_in_a_busy_cluster_where_there_is_always_news(
+    server: Any, api: Any, client: Client, paging: Config
+) -> None:
+    config = replace(paging, request_deadline=0.2)
+    news = api.events(("MODIFIED", api.service("a")))
+    news.busy = True
+    server.on("/services", news, api.page(api.service("a"), version="5"))
+    impatient = Watching(client, config, api.Clock())
+    async with aclosing(impatient.changes):
+        assert await impatient.names() == ["a"]
+    assert impatient.problems == []
+
+
 @pytest.mark.parametrize("cut", [False, True])
 async def test_an_initial_stream_that_breaks_off_shows_nothing_and_is_listed(
     watching: Watching, server: Any, api: Any, cut: bool
