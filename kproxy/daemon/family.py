@@ -164,14 +164,19 @@ class Family(Generic[R]):
         shared.metrics.synced(self.family, report, plan, wall=wall)
         for waited in self._triggers.arrived(wall):
             shared.metrics.programmed(self.family, waited)
-        shared.health.synced(self.family, at)
+        refused = _nobody_is_served(plan, report)
+        if refused:
+            shared.health.failed(self.family)
+        else:
+            shared.health.synced(self.family, at)
         shared.applied(plan)
         shared.complaints.stand(self.family, [*_clashes(plan), *_quarantined(report)])
         shared.affinity.look(plan)
         self._say_unread(report)
         if report.rewritten and self._rivalry.found(at.monotonic):
             self._say_rival()
-        self._log_round(plan, report, seconds)
+        if not refused:
+            self._log_round(plan, report, seconds)
 
     def _say_unread(self, report: SyncReport) -> None:
         for each in report.unread:
@@ -236,6 +241,17 @@ class Family(Generic[R]):
         self._shared.metrics.cleaned(self.family, seconds=time.monotonic() - began, deleted=deleted)
         if deleted:
             _log.info("Deleted stale flows", family=self.family, flows=deleted)
+
+
+def _nobody_is_served(plan: Plan, report: SyncReport) -> bool:
+    """Whether all of several service ports with endpoints are refused: then it is not they that are wrong.
+
+    One that is refused is no reason to call a node ill, for the others are served; here there are no others.
+    """
+    refused = {each.key for each in report.quarantined}
+    return len(refused) > 1 and not any(
+        (each.cluster or each.local) and key not in refused for key, each in plan.services.items()
+    )
 
 
 def _clashes(plan: Plan) -> list[Complaint]:

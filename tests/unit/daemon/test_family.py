@@ -131,6 +131,29 @@ async def test_a_service_port_that_is_left_out_calls_for_another_round(monkeypat
     assert not await world.family.sync(full=True)
 
 
+@pytest.mark.parametrize(("refused", "healthy"), [(("dns",), True), (("dns", "web"), False)])
+async def test_a_node_on_which_nobody_is_served_is_not_healthy(
+    monkeypatch: pytest.MonkeyPatch, refused: tuple[str, ...], healthy: bool
+) -> None:
+    world = World()
+    for each in (service("web", "172.30.0.42", ports=[udp(53)]), service("none", "172.30.0.43")):
+        world.cluster.apply(Put(Kind.SERVICE, each))
+    world.cluster.apply(Put(Kind.ENDPOINT_SLICE, slice_of("web", "10.1.0.3", protocol=Protocol.UDP)))
+    apply = IptablesBackend.apply
+    left_out = tuple(Quarantined(ServicePortKey("default", name, "", Protocol.UDP), "no memory") for name in refused)
+
+    async def leave_out(backend: IptablesBackend, rules: Ruleset, *, full: bool = False) -> SyncReport:
+        return replace(await apply(backend, rules, full=full), quarantined=left_out)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(IptablesBackend, "apply", leave_out)
+        await world.family.sync(full=True)
+    assert world.health.ready is healthy
+    assert (world.health.pending_seconds(V4, now()) == 0) is healthy
+    await world.family.sync(full=True)
+    assert world.health.ready
+
+
 async def test_flows_to_a_service_that_went_while_nobody_looked_are_forgotten() -> None:
     before = World()
     await before.family.sync(full=True)
