@@ -42,6 +42,7 @@ class Patch(Struct, frozen=True):
     plan: ServicePlan | None  # None: gone
     write: frozenset[str] | None  # names of its chains; None: all it has
     gone: tuple[str, ...] = ()  # chains that it no longer has
+    had: frozenset[str] = frozenset()  # of those to write: chains that exist, with other rules
 
     def chains(self, dialect: Dialect) -> Iterator[Chain]:
         if self.plan is not None and (self.write is None or self.write):
@@ -116,8 +117,9 @@ def _patch(
     if before is None:
         return Patch(key, after, None) if is_served(after) else None
     had = {chain.name: chain for chain in service_chains(before, old)}
+    existed = frozenset(had)
     write = frozenset(chain.name for chain in service_chains(after, new) if had.pop(chain.name, None) != chain)
-    return Patch(key, after, write, tuple(sorted(had))) if write or had else None
+    return Patch(key, after, write, tuple(sorted(had)), write & existed) if write or had else None
 
 
 def _names(plan: ServicePlan, dialect: Dialect) -> tuple[str, ...]:
@@ -224,7 +226,8 @@ def _repair_services(saved: Saved, wanted: Ruleset, stale: set[ChainName]) -> It
             stale.discard((chain.table, chain.name))
             if not _is_saved(saved, chain):
                 write.append(chain.name)
-        yield Patch(key, plan, frozenset(write))
+        had = frozenset(name for name in write if (Table.NAT, name) in saved.digests)
+        yield Patch(key, plan, frozenset(write), had=had)
 
 
 def _is_saved(saved: Saved, chain: Chain) -> bool:

@@ -3,9 +3,10 @@
 One transaction is the rule: nothing is half done, and on the legacy variant every transaction costs a read and a write
 of the whole table. The nft variant is different: one first sync of 5,000 services in a single payload took minutes of
 CPU where pieces took seconds (it searches its own list of pending changes again and again), so a large Delta is written
-in stages there. The order of the stages keeps traffic whole: chains before whoever jumps to them, the lists last, and
-only then are chains deleted. A stage that fails leaves the earlier ones in place, which nothing refers to yet or which
-say the same as before.
+in stages there. The order of the stages keeps traffic whole: new chains before whoever jumps to them, then the lists,
+then chains that exist and change, and only then are chains deleted. What exists changes late so that a service that is
+there already does not run ahead of those that come: who sees its new endpoints may rely on all that was said before.
+A stage that fails leaves the earlier ones in place, which nothing refers to yet or which say the same as before.
 
 iptables-restore commits one table after the other, filter before nat as kube-proxy does, and a refusal meets only
 packets that nobody translates. So a service port that loses its last endpoint is refused before its translation goes.
@@ -17,10 +18,11 @@ one service that a round is done would still meet the refusals of another that a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TypeVar
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from kproxy.backend.iptables.dialect import Dialect
 from kproxy.backend.iptables.diff import ChainName, Delta, Patch
@@ -56,19 +58,16 @@ class Stage(Struct, frozen=True):
 def stages(delta: Delta, chunk: int | None) -> Iterator[Stage]:
     """``chunk``: most service ports, and most chains of lists, a stage; None: everything in one."""
     gone = (*((Table.NAT, name) for patch in delta.patches for name in patch.gone), *delta.gone)
-    if chunk is None or max(len(delta.patches), len(delta.lists), len(gone)) <= chunk:
-        chains = (*delta.fixed, *delta.lists)
-        yield Stage(delta.dialect, chains, delta.patches, gone, delta.declare, delta.entries, _then(delta))
+    groups = [delta.patches] if chunk is None else list(_groups(delta.patches, chunk, delta.dialect))
+    if chunk is None or (len(groups) <= 1 and max(len(delta.lists), len(gone)) <= chunk):
+        yield _whole(delta, gone)
         return
-    if delta.fixed:
-        yield Stage(delta.dialect, delta.fixed)
-    for patches in _groups(delta.patches, chunk, delta.dialect):
-        yield Stage(delta.dialect, patches=patches)
-    *early, last = _pieces(delta.lists, chunk) or [()]
-    for chains in early:
-        yield Stage(delta.dialect, chains)
-    if last or delta.declare or delta.entries:
-        yield Stage(delta.dialect, last, declare=delta.declare, entries=delta.entries, then=_then(delta))
+    if len(groups) <= 1 and len(delta.lists) <= chunk:
+        whole = _whole(delta, ())
+        if whole.tables:
+            yield whole
+    else:
+        yield from _in_order(delta, chunk)
     # Emptied first, all of them: one may jump to another that is deleted in an earlier stage than itself.
     for emptied in _pieces(gone, chunk) if len(gone) > chunk else ():
         yield Stage(delta.dialect, declare=emptied)
@@ -76,11 +75,38 @@ def stages(delta: Delta, chunk: int | None) -> Iterator[Stage]:
         yield Stage(delta.dialect, delete=deleted)
 
 
+def _whole(delta: Delta, gone: tuple[ChainName, ...]) -> Stage:
+    chains = (*delta.fixed, *delta.lists)
+    return Stage(delta.dialect, chains, delta.patches, gone, delta.declare, delta.entries, _then(delta))
+
+
+def _in_order(delta: Delta, chunk: int) -> Iterator[Stage]:
+    if delta.fixed:
+        yield Stage(delta.dialect, delta.fixed)
+    for patches in _groups(_new_chains(delta.patches), chunk, delta.dialect):
+        yield Stage(delta.dialect, patches=patches)
+    *early, last = _pieces(delta.lists, chunk) or [()]
+    for chains in early:
+        yield Stage(delta.dialect, chains)
+    if last or delta.declare or delta.entries:
+        yield Stage(delta.dialect, last, declare=delta.declare, entries=delta.entries, then=_then(delta))
+    changed = (replace(patch, write=patch.had) for patch in delta.patches if patch.had)
+    for patches in _groups(changed, chunk, delta.dialect):
+        yield Stage(delta.dialect, patches=patches)
+
+
+def _new_chains(patches: Iterable[Patch]) -> Iterator[Patch]:
+    for patch in patches:
+        write = None if patch.write is None else patch.write - patch.had
+        if write is None or write:
+            yield replace(patch, write=write)
+
+
 def _then(delta: Delta) -> Stage | None:
     return Stage(delta.then.dialect, delta.then.lists, delete=delta.then.gone) if delta.then else None
 
 
-def _groups(patches: tuple[Patch, ...], chunk: int, dialect: Dialect) -> Iterator[tuple[Patch, ...]]:
+def _groups(patches: Iterable[Patch], chunk: int, dialect: Dialect) -> Iterator[tuple[Patch, ...]]:
     """Groups of at most ``chunk`` service ports and, services being of all sizes, not many more rules than usual."""
     group: list[Patch] = []
     rules = 0

@@ -12,7 +12,7 @@ from kproxy.backend.iptables.compile import Ruleset, compile_plan
 from kproxy.backend.iptables.diff import Delta, diff, read_save, repair
 from kproxy.backend.iptables.parse import parse_rule
 from kproxy.backend.iptables.rules import Rule, Table
-from kproxy.backend.iptables.stages import Written, stage_input, stages
+from kproxy.backend.iptables.stages import Stage, Written, stage_input, stages
 from kproxy.backend.iptables.trace import Delivered, Dropped, Refused, trace
 from kproxy.kernel.fake import FakeIptables
 from kproxy.model.packet import Packet
@@ -68,16 +68,46 @@ def test_a_small_change_is_one_transaction() -> None:
     assert len(list(stages(diff(before, after), 200))) == 1
 
 
-def test_stages_go_from_chains_to_those_who_jump_to_them_and_delete_last() -> None:
+def kind(stage: Stage) -> str:
+    if stage.patches:
+        return "changed" if all(patch.write and patch.write <= patch.had for patch in stage.patches) else "new"
+    return "delete" if stage.delete else "lists"
+
+
+def test_stages_go_from_new_chains_to_lists_to_changed_chains_and_delete_last() -> None:
     before = compile_plan(plan_of(*(simple(n, targets(3)) for n in range(40))), TREES, PLAIN)
     after = compile_plan(plan_of(*(simple(n + 20, targets(2)) for n in range(40))), TREES, PLAIN)
-    kinds = [
-        "patches" if stage.patches else "delete" if stage.delete else "lists"
-        for stage in stages(diff(before, after), 5)
-        if stage.patches or stage.delete or stage.chains
-    ]
-    assert kinds == sorted(kinds, key=["patches", "lists", "delete"].index)
-    assert set(kinds) == {"patches", "lists", "delete"}
+    kinds = [kind(stage) for stage in stages(diff(before, after), 5) if stage.patches or stage.delete or stage.chains]
+    assert kinds == sorted(kinds, key=["new", "lists", "changed", "delete"].index)
+    assert set(kinds) == {"new", "lists", "changed", "delete"}
+
+
+async def test_who_was_there_does_not_run_ahead_of_who_comes() -> None:
+    services = [simple(n, targets(2)) for n in range(20)]
+    old = simple(99, targets(1))
+    before = compile_plan(plan_of(old), TREES, PLAIN)
+    after = compile_plan(plan_of(*services, simple(99, targets(3, first=3))), TREES, PLAIN)
+    kernel = FakeIptables()
+    await write(kernel, await difference(kernel, before), None)
+    (outcome,) = trace(parsed(kernel), Packet("10.244.9.9", "10.96.0.99", 80))
+    was, moved = outcome.fate, []
+    for stage in stages(diff(before, after), 4):
+        await kernel.restore(stage_input(stage, Written()))
+        (first, *_) = trace(parsed(kernel), Packet("10.244.9.9", "10.96.0.99", 80))
+        if first.fate != was:
+            moved.append([trace(parsed(kernel), Packet("10.244.9.9", f"10.96.0.{n}", 80)) for n in range(20)])
+    assert moved
+    assert all(isinstance(outcomes[0].fate, Delivered) for outcomes in moved[0])
+
+
+def test_many_chains_that_go_do_not_take_a_small_change_apart() -> None:
+    before = compile_plan(plan_of(simple(1, targets(30)), simple(2, targets(1))), PODS, PLAIN)
+    after = compile_plan(plan_of(simple(1, targets(1)), simple(2, ())), PODS, PLAIN)
+    first, *rest = stages(diff(before, after), 5)
+    assert first.tables == (Table.FILTER, Table.NAT)
+    assert not first.delete
+    assert all(stage.delete or stage.declare for stage in rest)
+    assert sum(len(stage.delete) for stage in rest) == 31
 
 
 def test_no_stage_has_many_more_rules_than_usual_when_services_are_big() -> None:
