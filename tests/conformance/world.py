@@ -144,6 +144,7 @@ class World:
                 lines.append(f"link add port{lan}{number} type veth peer name eth{lan} netns {host.path}")
                 lines.append(f"link set port{lan}{number} master lan{lan} up")
         lines += _addresses("lan0", [_lan(1)])
+        lines.append(f"route add blackhole {_ANYWHERE[6]}")  # IPv6 tells a sender that there is no route
         await router.configure(lines, giving=giving)
 
     async def _add_pod(self, name: str, node: str, number: int) -> None:
