@@ -34,6 +34,7 @@ from relay_measures import MEASURES, Length, Measure
 from relay_peers import NGINX_STREAM, PEERS, DoesNotServe, Peer, Running
 from relay_results import Results, tables
 from rich.console import Console
+from rich.markup import escape
 
 from kproxy.errors import KproxyError
 from kproxy.sandbox import isolate
@@ -143,7 +144,7 @@ class Bench:
         for table in tables(self._results, self._arguments.peers, wide=wide):
             self._console.print(table)
         for name, why in self._absent.items():
-            self._console.print(f"[red]{name} was left out:[/] {why}", highlight=False)
+            self._console.print(f"[red]{name} was left out:[/] {escape(why)}", highlight=False)
         self._console.print("median (least-most) of the rounds; x: ratios within a round", style="dim")
         picture = self._arguments.output.with_suffix(".png")
         load = f"load {self._before['load'][0]} before, {os.getloadavg()[0]:.2f} after"
