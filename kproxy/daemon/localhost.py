@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from kproxy.backend.userspace import mmsg
 from kproxy.backend.userspace.apply import Failure, Listeners
 from kproxy.backend.userspace.compile import localhost_rules
 from kproxy.backend.userspace.counts import ENDPOINTS, FILES, LIMIT, Counts
@@ -50,8 +51,9 @@ _NODE_WIDE = {
     errno.EMFILE: "this process may open no more files; raise its RLIMIT_NOFILE",
     errno.ENFILE: "the node may open no more files; raise fs.file-max",
 }
-# A relayed connection is two files, a session one. Both families together may use five eighths of those that this
-# process may open; the rest is for watches, probes and programs, without which nothing works.
+# A relayed connection is two files, a session one; of eight connections one may have a pipe, which is two more. Both
+# families together may use eleven sixteenths of the files that this process may open; the rest is for watches, probes
+# and programs, without which nothing works.
 _CONNECTIONS_SHARE, _SESSIONS_SHARE = 8, 16
 _WHY = {
     ENDPOINTS: "no endpoint could be reached",
@@ -67,17 +69,21 @@ class LocalhostPorts:
         self._family = family
         self._config = config
         self._uid_of = uid_of
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._connections = min(config.relay_connections, max(1, self._files // _CONNECTIONS_SHARE))
+        self._sessions = min(config.relay_udp_sessions, max(1, self._files // _SESSIONS_SHARE))
+        self._has_said_limits = False
         self._listeners = Listeners(
             config,
-            connections=min(config.relay_connections, max(1, files // _CONNECTIONS_SHARE)),
-            sessions=min(config.relay_udp_sessions, max(1, files // _SESSIONS_SHARE)),
+            connections=self._connections,
+            sessions=self._sessions,
             chance=lambda: random.randrange(1 << 16),  # noqa: S311 -- where turns begin, not a secret
         )
         self._rules = NOTHING
         self._unserved: frozenset[ServicePortKey] = frozenset()
         self._failed: frozenset[Listener] = frozenset()
         self._said: frozenset[str] = frozenset()  # what stands in the way of the whole node
+        self._told_of_batches = False
 
     @property
     def failed(self) -> frozenset[Listener]:
@@ -103,7 +109,11 @@ class LocalhostPorts:
         wants = plan.node_ports.listeners
         self._rules = await asyncio.to_thread(localhost_rules, plan, self._rules) if wants else NOTHING
         self._say_unserved(frozenset(self._rules.unserved))
+        if self._rules.rules and not self._has_said_limits:
+            self._has_said_limits = True
+            self._say_limits()
         failures = self._listeners.reconcile(self._rules)
+        self._say_without_batches()
         self._failed = frozenset(each.rule.listener for each in failures)
         return list(self._complaints(failures))
 
@@ -130,10 +140,27 @@ class LocalhostPorts:
             )
         return now
 
+    def _say_limits(self) -> None:
+        said: dict[str, object] = {"connections": self._connections, "sessions": self._sessions, "files": self._files}
+        if self._connections < self._config.relay_connections:
+            said["remedy"] = f"for more, raise RLIMIT_NOFILE to {self._config.relay_connections * _CONNECTIONS_SHARE}"
+        _log.info("Listeners on loopback serve so many at once", family=self._family, **said)
+
     def _say_unserved(self, unserved: frozenset[ServicePortKey]) -> None:
         for key in sorted(unserved - self._unserved):
             _log.info("An SCTP node port is not served on loopback", family=self._family, service=key)
         self._unserved = unserved
+
+    def _say_without_batches(self) -> None:
+        if self._told_of_batches or all(each.protocol is not Protocol.UDP for each in self._listeners.open):
+            return
+        self._told_of_batches = True
+        if not mmsg.is_available():
+            _log.info(
+                "Datagrams are passed on one by one, which costs more: recvmmsg and sendmmsg are not to be had",
+                family=self._family,
+                remedy="allow them in the seccomp profile, on a 64-bit system",
+            )
 
     def _complaints(self, failures: Iterable[Failure]) -> Iterator[Complaint]:
         node_wide = set()
@@ -195,6 +222,9 @@ class LocalhostCollector(Collector):
         refused = CounterMetricFamily(
             "kproxy_localhost_nodeport_refused", f"Connections {about} refused", labels=(*labels, "reason")
         )
+        dropped = CounterMetricFamily(
+            "kproxy_localhost_nodeport_datagrams_dropped", "Datagrams that found a queue full", labels=("ip_family",)
+        )
         listeners = GaugeMetricFamily(
             "kproxy_localhost_nodeport_listeners", "Open loopback node ports", labels=("ip_family",)
         )
@@ -207,6 +237,7 @@ class LocalhostCollector(Collector):
                 active.add_metric((family, protocol), counts.active)
                 for reason in _WHY:
                     refused.add_metric((family, protocol, reason), counts.refused[reason])
+            dropped.add_metric((family,), ports.counts[Protocol.UDP].dropped)
             listeners.add_metric((family,), ports.open)
             unserved.add_metric((family,), ports.unserved)
-        return (flows, active, refused, listeners, unserved)
+        return (flows, active, refused, dropped, listeners, unserved)

@@ -84,8 +84,12 @@ class Listeners:
             door = Door(rule, balancer)
         except OSError as error:
             return Failure(rule, error)
+        try:
+            self._kind(rule.listener).open(door)
+        except OSError as error:
+            door.close()
+            return Failure(rule, error)
         self._doors[rule.listener] = door
-        self._kind(rule.listener).open(door)
         return None
 
     def _kind(self, listener: Listener) -> Streams | Datagrams:

@@ -6,6 +6,9 @@ one. While one side does not take what the other sends, the other is not read; t
 
 Orderly is only the end of both directions. Whatever else ends a flow, a deadline or the end of the program, resets
 both sides.
+
+This is the specification. ``flow`` does the same without making an object for each message, and a test lets the same
+happen to both.
 """
 
 from __future__ import annotations

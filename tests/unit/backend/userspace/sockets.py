@@ -85,3 +85,34 @@ async def until(check: Callable[[], bool]) -> None:
     """Other callbacks of this loop make it so."""
     while not check():  # noqa: ASYNC110 -- what is looked at are counts, which tell nobody
         await asyncio.sleep(0.001)
+
+
+class silent:  # noqa: N801 -- reads as a word in a with statement
+    """An endpoint whose queue is full: it neither accepts nor refuses."""
+
+    def __enter__(self) -> Target:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        address = self._listener.getsockname()
+        self._guests = []
+        for _ in range(3):
+            guest = socket.socket()
+            guest.setblocking(False)
+            guest.connect_ex(address)
+            self._guests.append(guest)
+        return Target("127.0.0.1", address[1], local=False)
+
+    def make_room(self) -> None:
+        """Accept whoever comes; those who were not heard ask again."""
+        self._listener.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+        self._accept()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._guests.append(self._listener.accept()[0])
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.get_running_loop().remove_reader(self._listener)
+        for each in (*self._guests, self._listener):
+            each.close()

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from kproxy.backend.userspace.reactor import Reactor
 from kproxy.model.enums import Protocol
 from kproxy.plan.plan import Target
 from tests.unit.backend.userspace.sockets import TCP, UDP, dial, endpoint, free_port, listening, rule, rules
@@ -34,6 +35,20 @@ async def test_a_port_that_a_program_has_is_reported_left_alone_and_taken_when_i
             assert [each.port for each in listeners.open] == [free]
         assert listeners.reconcile(wanted) == []
         assert {each.port for each in listeners.open} == {taken, free}
+
+
+async def test_a_listener_that_cannot_be_watched_is_reported_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "too many watches")
+
+    async with listening() as listeners:
+        wanted = rules(rule(free_port(), SOMEBODY))
+        with monkeypatch.context() as patched:
+            patched.setattr(Reactor, "register", refuse)
+            (failure,) = listeners.reconcile(wanted)
+        assert failure.error.errno == errno.ENOSPC
+        assert not listeners.open
+        assert listeners.reconcile(wanted) == []
 
 
 async def test_nobody_can_take_a_port_that_is_open_and_everybody_once_it_is_shut() -> None:

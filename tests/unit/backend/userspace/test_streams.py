@@ -1,4 +1,8 @@
-"""TCP through a listener, with real sockets. The decisions are test_tcp's and test_balance's."""
+"""TCP through a listener, with real sockets, on both loops.
+
+One flow, event by event against its specification, is test_flow's; many under churn are test_churn's. The decisions
+are test_tcp's and test_balance's.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,21 @@ from pathlib import Path
 
 import pytest
 
-from kproxy.backend.userspace import tcp
 from kproxy.backend.userspace.apply import Listeners
-from kproxy.backend.userspace.streams import Flow
+from kproxy.backend.userspace.flow import Client
+from kproxy.backend.userspace.pipes import Pipe
 from kproxy.plan.plan import Target
-from tests.unit.backend.userspace.sockets import dial, endpoint, free_port, listening, reset, rule, rules, until
+from tests.unit.backend.userspace.sockets import (
+    dial,
+    endpoint,
+    free_port,
+    listening,
+    reset,
+    rule,
+    rules,
+    silent,
+    until,
+)
 
 SIZE = 5_000_000
 
@@ -139,8 +153,9 @@ async def test_a_reset_of_the_endpoint_is_a_reset_for_the_client() -> None:
         writer.close()
 
 
-async def test_a_client_that_never_reads_stops_its_endpoint_and_loses_nothing() -> None:
-    sent, total = 0, 40_000_000
+@pytest.mark.parametrize("is_bulk", [True, False])
+async def test_a_client_that_never_reads_stops_its_endpoint_and_loses_nothing(is_bulk: bool) -> None:
+    sent, total, pipes = 0, 40_000_000, 256 if is_bulk else 0
 
     async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal sent
@@ -150,30 +165,50 @@ async def test_a_client_that_never_reads_stops_its_endpoint_and_loses_nothing() 
             sent += 50_000
 
     port = free_port()
-    async with endpoint(talk) as target, listening(rule(port, target)) as listeners:
+    async with endpoint(talk) as target, listening(rule(port, target), relay_pipes=pipes) as listeners:
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             client.setblocking(False)
             await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
             (flow,) = await flows_of(listeners)
-            await until(lambda: any(not each.is_reading() for each in flow._transports.values()))
+            await until(lambda: flow.peer is not None and flow.peer.rest is not None)
             before = -1
             while sent != before:  # the kernel's buffers fill, and then nothing moves
                 before = sent
                 await asyncio.sleep(0.05)
             assert sent < total
-            held = sum(transport.get_write_buffer_size() for transport in flow._transports.values())
-            assert held <= 65536 + 262144
+            assert flow.peer is not None
+            rest = flow.peer.rest
+            assert isinstance(rest, Pipe) == is_bulk
+            held = rest.held if isinstance(rest, Pipe) else len(rest or b"")
+            assert 0 < held <= (262144 if is_bulk else 65536)
             got = 0
             while data := await asyncio.get_running_loop().sock_recv(client, 1 << 20):
                 got += len(data)
             assert got == total
 
 
-async def flows_of(listeners: Listeners) -> list[Flow]:
-    flows = listeners._streams._flows
+async def flows_of(listeners: Listeners) -> list[Client]:
+    flows = listeners._streams._flows.live
     await until(lambda: bool(flows))
     return list(flows)
+
+
+async def test_a_long_download_is_whole_whether_its_reader_begins_at_once_or_when_all_is_full() -> None:
+    total = 20_000_000
+
+    async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes(range(250)) * (total // 250))
+
+    port = free_port()
+    async with endpoint(talk) as target, listening(rule(port, target)) as listeners:
+        for waits in (False, True):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096)
+            if waits:
+                (flow,) = await flows_of(listeners)
+                await until(lambda flow=flow: flow.peer is not None and flow.peer.rest is not None)  # type: ignore[misc]
+            assert sha256(await reader.read(-1)).digest() == sha256(bytes(range(250)) * (total // 250)).digest()
+            writer.close()
 
 
 async def test_an_endpoint_that_does_not_answer_is_passed_over_before_a_byte_is_sent() -> None:
@@ -188,25 +223,6 @@ async def test_an_endpoint_that_does_not_answer_is_passed_over_before_a_byte_is_
                 writer.close()
                 counts = next(iter(listeners.counts.values()))
                 assert (counts.flows, counts.refused.total()) == (1, 0)
-
-
-class silent:  # noqa: N801 -- reads as a word in a with statement
-    """An endpoint whose queue is full: it neither accepts nor refuses."""
-
-    def __enter__(self) -> Target:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=0)
-        address = self._listener.getsockname()
-        self._guests = []
-        for _ in range(3):
-            guest = socket.socket()
-            guest.setblocking(False)
-            guest.connect_ex(address)
-            self._guests.append(guest)
-        return Target("127.0.0.1", address[1], local=False)
-
-    def __exit__(self, *_: object) -> None:
-        for each in (*self._guests, self._listener):
-            each.close()
 
 
 async def test_where_no_endpoint_answers_the_client_is_reset_and_counted() -> None:
@@ -317,23 +333,6 @@ async def test_many_connections_that_end_in_every_way_leave_no_file_open() -> No
         counts = next(iter(listeners.counts.values()))
         await until(lambda: counts.active == 0 and open_files() == before)
         assert (counts.flows, counts.refused.total()) == (400, 0)
-
-
-async def test_what_a_loop_reads_too_early_is_not_lost() -> None:
-    (client, ours), (theirs, server) = socket.socketpair(), socket.socketpair()
-    for each in (client, ours, theirs, server):
-        each.setblocking(False)
-    over = asyncio.Event()
-    flow = Flow(65536, lambda _: over.set())
-    flow.handle(tcp.Received(tcp.Side.CLIENT, b"early "))
-    with client, server:
-        client.send(b"and late")
-        await flow.begin(ours, theirs)
-        reader, writer = await asyncio.open_connection(sock=server)
-        assert await reader.readexactly(14) == b"early and late"
-        flow.cut()
-        await over.wait()
-        writer.close()
 
 
 async def test_flows_survive_their_rule_and_end_with_the_program_by_a_reset() -> None:

@@ -1,0 +1,147 @@
+"""The way to an endpoint, by itself: whom is tried, how long, and who has the sockets in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import resource
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import pytest
+
+from kproxy.backend.userspace.approach import Approach, Approaches
+from kproxy.backend.userspace.balance import Balancer
+from kproxy.backend.userspace.door import Door
+from kproxy.backend.userspace.reactor import Reactor, Socket
+from kproxy.plan.plan import Target
+from tests.unit.backend.userspace.pairs import becomes
+from tests.unit.backend.userspace.sockets import DEADLINE, free_port, rule, silent
+
+Outcome = tuple[Target, OSError | None]
+
+
+class Way:
+    """Approaches without listeners; how each ended."""
+
+    def __init__(self, deadlines: Sequence[float]) -> None:
+        self.reactor = Reactor(4096)
+        self.outcomes: list[Outcome] = []
+        self.approaches = Approaches(self.reactor, deadlines, reached=self._reached, gave_up=self._gave_up)
+        port = free_port()
+        self.door = Door(rule(port, Target("127.0.0.1", port, local=False)), Balancer(first=0, clients=1))
+
+    async def go(self, *order: Target) -> Outcome:
+        approach = Approach(self.approaches, Socket(), self.door, "192.0.2.1", order)
+        approach.try_next(ConnectionRefusedError())
+        await becomes(lambda: bool(self.outcomes))
+        approach.fail()  # is nothing any more
+        return self.outcomes.pop()
+
+    def _reached(self, approach: Approach, _mask: int) -> None:
+        self._end(approach, None)
+        self.reactor.close(approach.sock)
+
+    def _gave_up(self, approach: Approach, error: OSError) -> None:
+        self._end(approach, error)
+
+    def _end(self, approach: Approach, error: OSError | None) -> None:
+        self.outcomes.append((approach.target, error))
+        approach.client.close()
+
+
+@contextlib.asynccontextmanager
+async def way(*deadlines: float) -> AsyncIterator[Way]:
+    made = Way(deadlines)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            yield made
+    finally:
+        made.approaches.stop()
+        made.reactor.stop()
+        made.door.close()
+
+
+def dead() -> Target:
+    return Target("127.0.0.1", free_port(), local=False)
+
+
+@contextlib.contextmanager
+def alive(ip: str = "127.0.0.1") -> Iterator[Target]:
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with socket.create_server((ip, 0), family=family) as server:
+        yield Target(ip, server.getsockname()[1], local=False)
+
+
+async def test_any_number_of_refusals_keeps_nobody_from_the_one_that_lives() -> None:
+    async with way(5.0) as made:
+        with alive() as target:
+            assert await made.go(*(dead() for _ in range(20)), target) == (target, None)
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "::1"])
+async def test_the_first_that_answers_is_reached(ip: str) -> None:
+    async with way(5.0, 5.0) as made:
+        with alive(ip) as target:
+            assert await made.go(target, dead()) == (target, None)
+            assert not any(made.reactor.handlers)
+
+
+async def test_the_last_refusal_is_the_reason() -> None:
+    async with way(5.0, 5.0) as made:
+        last = dead()
+        target, error = await made.go(dead(), last)
+        assert target == last
+        assert error is not None
+        assert error.errno == errno.ECONNREFUSED
+
+
+async def test_a_silent_one_is_tried_again_after_the_others_while_there_are_deadlines() -> None:
+    async with way(0.01, 0.01, 0.01) as made:
+        with silent() as swallows, silent() as other:
+            target, error = await made.go(swallows, other)
+            assert isinstance(error, TimeoutError)
+            assert target == swallows
+
+
+async def test_one_that_is_slow_at_first_is_reached_in_the_end() -> None:
+    async with way(0.01, 5.0) as made:
+        guests = silent()
+        with guests as swallows:
+            going = asyncio.create_task(made.go(swallows))
+            await becomes(lambda: len(made.approaches._waiting[1]) == 1)
+            guests.make_room()
+            assert await going == (swallows, None)
+
+
+async def test_an_earlier_deadline_is_not_kept_waiting_by_a_later_one() -> None:
+    async with way(0.01, 5.0) as made:
+        with silent() as swallows:
+            first = Approach(made.approaches, Socket(), made.door, "192.0.2.1", (swallows, dead()))
+            first._stage = 1
+            first.try_next(ConnectionRefusedError())
+            second = Approach(made.approaches, Socket(), made.door, "192.0.2.1", (swallows,))
+            second.try_next(ConnectionRefusedError())
+            await becomes(lambda: second._stage == 1)
+            assert not first.is_over
+            for each in (first, second):
+                each.fail()
+            assert [type(error) for _, error in made.outcomes] == [ConnectionAbortedError] * 2
+
+
+async def test_short_of_files_nobody_else_is_tried() -> None:
+    async with way(5.0) as made:
+        with alive() as target:
+            client = Socket()
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            approach = Approach(made.approaches, client, made.door, "192.0.2.1", (target, dead()))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, hard))
+            try:
+                approach.try_next(ConnectionRefusedError())
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            ((tried, error),) = made.outcomes
+            assert tried == target
+            assert error is not None
+            assert error.errno == errno.EMFILE
