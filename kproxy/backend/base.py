@@ -37,6 +37,7 @@ class SyncReport(Struct, frozen=True):
     chains_deleted: int = 0
     transactions: int = 0
     refused: int = 0  # transactions that failed on the way
+    became_full: bool = False  # it began from memory, and that failed
     quarantined: tuple[Quarantined, ...] = ()
     input_bytes: int = 0
     unread: tuple[Unread, ...] = ()  # when the kernel was read last

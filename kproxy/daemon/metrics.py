@@ -165,16 +165,19 @@ class Metrics:
             self._rules.labels(table, family).set(rules)
             self._written.labels(table, family).set(report.rules_written.get(table, 0))
         if report.refused:
-            self.refused(family, full=report.full, times=report.refused)
+            self._restore_failures.labels(family).inc(report.refused)
+        if report.became_full:
+            self._partial_failures.labels(family).inc()
         self._quarantined.labels(family).set(len(report.quarantined))
         services = plan.services.values()
         self._no_local.labels("internal", family).set(sum(each.no_local_internal for each in services))
         self._no_local.labels("external", family).set(sum(each.no_local_external for each in services))
 
-    def refused(self, family: IPFamily, *, full: bool, times: int = 1) -> None:
-        self._restore_failures.labels(family).inc(times)
+    def refused(self, family: IPFamily, *, full: bool) -> None:
+        """A round ended so."""
+        self._restore_failures.labels(family).inc()
         if not full:
-            self._partial_failures.labels(family).inc(times)
+            self._partial_failures.labels(family).inc()
 
     def remembers(self, clients: int) -> None:
         """Session affinity remembers so many clients for each endpoint."""

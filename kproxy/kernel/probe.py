@@ -8,6 +8,7 @@ Source: spec iptables.md 5 and 14; users' reports of one missing match stopping 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CHAIN = "KPROXY-PROBE"
 COUNTER = "kproxy_probe"
+_TIDY_DEADLINE = 5.0  # seconds
 
 # Field of Capabilities → a rule of the kind that the backend writes; table nat, because MASQUERADE lives only there
 RULES = {
@@ -50,8 +52,11 @@ async def try_everything(iptables: Iptables) -> Capabilities:
                 if said := await _try(iptables, [name]):
                     missing[name] = said
     finally:
-        with contextlib.suppress(KernelError):
-            await iptables.restore(f"*nat\n:{CHAIN} - [0:0]\n-X {CHAIN}\nCOMMIT\n".encode())
+        # Whoever is told to end while the program hangs must not wait for another one that does; a chain that stays is
+        # empty at the next start.
+        with contextlib.suppress(KernelError, TimeoutError):
+            async with asyncio.timeout(_TIDY_DEADLINE):
+                await iptables.restore(f"*nat\n:{CHAIN} - [0:0]\n-X {CHAIN}\nCOMMIT\n".encode())
         with contextlib.suppress(KernelError):
             counter.delete(COUNTER)
     works = {name: name not in missing for name in RULES}

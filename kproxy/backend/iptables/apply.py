@@ -99,7 +99,7 @@ class IptablesBackend:
             self._quarantine.clear()
         left, before = self.applied, None if full else self.applied
         full, self._is_certain, self._rewritten = before is None, False, False
-        written, refused = Written(), 0
+        written, refused, became_full = Written(), 0, False
         wanted = self._tolerated(rules)
         try:
             delta = await self._delta(before, wanted)
@@ -110,9 +110,10 @@ class IptablesBackend:
             if error.retry is Retry.NEVER:
                 raise
             wanted, refused = await self._insist(before, rules, wanted, written)
-            full, self._rewritten = True, False
+            full, became_full, self._rewritten = True, not full, False
         self._applied, self._is_certain = wanted, True
-        return self._report(wanted, rules, written, full=full, refused=refused)
+        report = self._report(wanted, rules, written)
+        return replace(report, full=full, refused=refused, became_full=became_full)
 
     async def is_entered(self, table: str) -> bool:
         if self._applied is None:
@@ -209,17 +210,16 @@ class IptablesBackend:
             return False
         return True
 
-    def _report(self, wanted: Ruleset, rules: Ruleset, written: Written, *, full: bool, refused: int) -> SyncReport:
+    def _report(self, wanted: Ruleset, rules: Ruleset, written: Written) -> SyncReport:
         orphans, self._orphans = tuple(sorted(self._orphans)), set()
         quarantined = (Quarantined(key, _sentence(offence)) for key, offence in self._quarantine.items())
         return SyncReport(
-            full=full,
+            full=False,
             rules_total=wanted.rules_total(),
             rules_written=written.rules,
             chains_written=written.chains,
             chains_deleted=written.deleted,
             transactions=written.transactions,
-            refused=refused,
             quarantined=(*rules.unsupported, *quarantined),
             input_bytes=written.bytes,
             unread=self._unread,

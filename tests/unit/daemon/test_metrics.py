@@ -14,7 +14,9 @@ from kproxy.plan.plan import NodePorts, Plan
 from kproxy.source.traffic import Traffic
 
 V4 = IPFamily.IPV4
-REPORT = SyncReport(full=False, rules_total={"nat": 5, "filter": 2}, rules_written={"nat": 1}, refused=1)
+REPORT = SyncReport(
+    full=False, rules_total={"nat": 5, "filter": 2}, rules_written={"nat": 1}, refused=1, became_full=True
+)
 PLAN = Plan(V4, {}, NodePorts())
 
 
@@ -28,6 +30,7 @@ def fed() -> Metrics:
     metrics.attempted(V4, 0.1, full=True)
     metrics.attempted(V4, 0.1, full=False)
     metrics.synced(V4, REPORT, PLAN, wall=2.0)
+    metrics.refused(V4, full=False)
     metrics.programmed(V4, 0.7)
     metrics.cleaned(V4, seconds=0.01, deleted=3)
     metrics.remembers(100)

@@ -110,7 +110,17 @@ async def test_a_held_lock_is_waited_for_once_more() -> None:
     kernel.fail_next(XtablesLocked("held by a test"))
     report = await proxy.apply(rules)
     assert report.refused == 1
+    assert not report.became_full  # it was full from the start
     assert held(kernel) == rendered(rules)
+
+
+async def test_a_partial_round_that_fails_says_that_it_became_a_full_one() -> None:
+    kernel = FakeIptables()
+    proxy = backend(kernel)
+    await proxy.apply(proxy.compile(plan_of(*services(3))))
+    kernel.fail_next(XtablesLocked("held by a test"))
+    report = await proxy.apply(proxy.compile(plan_of(*services(4))))
+    assert (report.full, report.became_full, report.refused) == (True, True, 1)
 
 
 async def test_after_a_failure_the_next_round_reads_the_kernel() -> None:
