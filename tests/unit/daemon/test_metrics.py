@@ -151,7 +151,7 @@ def test_values() -> None:
     text = page(fed())
     assert 'kubeproxy_sync_proxy_rules_iptables_total{ip_family="IPv4",table="nat"} 5\n' in text
     assert "kubeproxy_iptables_ct_state_invalid_dropped_packets_total 7\n" in text
-    assert 'kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family="IPv4"} 1\n' in text
+    assert 'kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total{ip_family="IPv4"} 2\n' in text
     assert 'rest_client_requests_total{code="200",host="api:6443",method="GET"} 4\n' in text
     assert "kproxy_affinity_clients_limit 100\n" in text
     assert 'git_version="v1.36.2+kproxy-' in text
