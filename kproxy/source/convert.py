@@ -174,5 +174,6 @@ def _explain(error: Exception) -> Unusable:
     if isinstance(error, RecursionError):
         return Unusable("(the object)", "is nested too deeply", "remove the nested field")
     match = cast("re.Match[str]", _PATH.fullmatch(str(error)))
-    why = (match["why"][:1].lower() + match["why"][1:]).replace(" | null", "")
+    said = match["why"].replace(" | null", "")
+    why = said if said.startswith("JSON") else said[:1].lower() + said[1:]
     return Unusable(match["path"] or "(the object)", f"cannot be read: {why}", "give the type that the API asks for")

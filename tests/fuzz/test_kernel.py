@@ -35,7 +35,7 @@ def programs() -> Iterator[All]:
         yield {each: walls.enter_context(Programs(*each)) for each in every}
 
 
-@settings(max_examples=100, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(example=examples(), variant=st.sampled_from(VARIANTS))
 def test_the_kernel_takes_every_restore_input(programs: All, example: Example, variant: IptablesVariant) -> None:
     trip = check_example(example, abilities(variant))

@@ -15,7 +15,7 @@ from tests.fuzz.examples import Example, examples, spoilt_objects
 from tests.fuzz.journey import check_sentence
 from tests.fuzz.laws import check_example
 
-FUZZ = settings(max_examples=120, derandomize=True)
+FUZZ = settings(max_examples=100, derandomize=True)
 
 
 @FUZZ
