@@ -112,6 +112,7 @@ class Config(Struct, frozen=True):
     relay_pipes: int = 256  # at most; one for a direction that is moving bulk, and for one that is full of it
     relay_udp_sessions: int = 4096
     relay_udp_idle: float = 120.0  # the kernel's own for a flow that was answered
+    relay_udp_buffer: int = 2097152  # bytes of datagrams that may wait in a socket; the kernel doubles it for its own
     relay_affinity_clients: int = 4096  # remembered for each listener
     relay_accept_pause: float = 1.0  # after accepting failed for want of files or memory
     relay_sweep: float = 5.0  # how often idle flows are looked for

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from kproxy.backend.userspace import mmsg
 from kproxy.backend.userspace.apply import Failure, Listeners
 from kproxy.backend.userspace.compile import localhost_rules
 from kproxy.backend.userspace.counts import ENDPOINTS, FILES, LIMIT, Counts
@@ -82,6 +83,7 @@ class LocalhostPorts:
         self._unserved: frozenset[ServicePortKey] = frozenset()
         self._failed: frozenset[Listener] = frozenset()
         self._said: frozenset[str] = frozenset()  # what stands in the way of the whole node
+        self._told_of_batches = False
 
     @property
     def failed(self) -> frozenset[Listener]:
@@ -111,6 +113,7 @@ class LocalhostPorts:
             self._has_said_limits = True
             self._say_limits()
         failures = self._listeners.reconcile(self._rules)
+        self._say_without_batches()
         self._failed = frozenset(each.rule.listener for each in failures)
         return list(self._complaints(failures))
 
@@ -147,6 +150,17 @@ class LocalhostPorts:
         for key in sorted(unserved - self._unserved):
             _log.info("An SCTP node port is not served on loopback", family=self._family, service=key)
         self._unserved = unserved
+
+    def _say_without_batches(self) -> None:
+        if self._told_of_batches or all(each.protocol is not Protocol.UDP for each in self._listeners.open):
+            return
+        self._told_of_batches = True
+        if not mmsg.is_available():
+            _log.info(
+                "Datagrams are passed on one by one, which costs more: recvmmsg and sendmmsg are not to be had",
+                family=self._family,
+                remedy="allow them in the seccomp profile, on a 64-bit system",
+            )
 
     def _complaints(self, failures: Iterable[Failure]) -> Iterator[Complaint]:
         node_wide = set()
@@ -208,6 +222,9 @@ class LocalhostCollector(Collector):
         refused = CounterMetricFamily(
             "kproxy_localhost_nodeport_refused", f"Connections {about} refused", labels=(*labels, "reason")
         )
+        dropped = CounterMetricFamily(
+            "kproxy_localhost_nodeport_datagrams_dropped", "Datagrams that found a queue full", labels=("ip_family",)
+        )
         listeners = GaugeMetricFamily(
             "kproxy_localhost_nodeport_listeners", "Open loopback node ports", labels=("ip_family",)
         )
@@ -220,6 +237,7 @@ class LocalhostCollector(Collector):
                 active.add_metric((family, protocol), counts.active)
                 for reason in _WHY:
                     refused.add_metric((family, protocol, reason), counts.refused[reason])
+            dropped.add_metric((family,), ports.counts[Protocol.UDP].dropped)
             listeners.add_metric((family,), ports.open)
             unserved.add_metric((family,), ports.unserved)
-        return (flows, active, refused, listeners, unserved)
+        return (flows, active, refused, dropped, listeners, unserved)

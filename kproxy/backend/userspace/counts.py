@@ -25,3 +25,4 @@ class Counts(Struct):
     active: int = 0  # at present
     refused: Counter[str] = field(default_factory=Counter)
     evicted: int = 0  # sessions that ended because there were too many
+    dropped: int = 0  # datagrams that found a queue full

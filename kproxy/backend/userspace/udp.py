@@ -4,7 +4,8 @@ A session is a client's address at one listener, with the endpoint that it was g
 way for some time, when its endpoint no longer serves (the client's next datagram begins another), when its listener
 closes, or when there are too many and it was idle longest: a flood of clients cannot take more than that.
 
-Sessions are kept in the order of their latest datagrams, so what is to end is always in front.
+Sessions are kept in the order of their latest datagrams, so what is to end is always in front. Each datagram asks the
+table once, so using a session moves it and writes one number, and makes no object.
 """
 
 from __future__ import annotations
@@ -23,42 +24,44 @@ class Sessions(Generic[K, S]):
     def __init__(self, *, limit: int, idle: float) -> None:
         self._limit = limit
         self._idle = idle
-        self._kept: OrderedDict[K, tuple[S, float]] = OrderedDict()
+        self._kept: OrderedDict[K, S] = OrderedDict()
+        self._used: dict[K, float] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def touch(self, key: K, now: float) -> S | None:
         """The session of ``key``, which is used now."""
-        kept = self._kept.get(key)
-        if kept is None:
-            return None
-        self._kept[key] = kept[0], now
-        self._kept.move_to_end(key)
-        return kept[0]
+        session = self._kept.get(key)
+        if session is not None:
+            self._used[key] = now
+            self._kept.move_to_end(key)
+        return session
 
     def add(self, key: K, session: S, now: float) -> list[S]:
         """Keep a session; those that must go for it. ``key`` has none yet."""
-        gone = [self._kept.popitem(last=False)[1][0] for _ in range(len(self._kept) + 1 - self._limit)]
-        self._kept[key] = session, now
+        gone = [self._take(next(iter(self._kept))) for _ in range(len(self._kept) + 1 - self._limit)]
+        self._kept[key] = session
+        self._used[key] = now
         return gone
 
     def remove(self, key: K) -> S | None:
-        kept = self._kept.pop(key, None)
-        return None if kept is None else kept[0]
+        return self._take(key) if key in self._kept else None
 
     def expire(self, now: float) -> list[S]:
         """Those that were idle for too long."""
         gone = []
         while self._kept:
-            key, (session, used) = next(iter(self._kept.items()))
-            if used + self._idle > now:
+            key = next(iter(self._kept))
+            if self._used[key] + self._idle > now:
                 break
-            del self._kept[key]
-            gone.append(session)
+            gone.append(self._take(key))
         return gone
 
     def drop(self, unwanted: Callable[[K, S], bool]) -> list[S]:
         """Those that the caller does not want."""
-        keys = [key for key, (session, _) in self._kept.items() if unwanted(key, session)]
-        return [self._kept.pop(key)[0] for key in keys]
+        return [self._take(key) for key in [key for key, session in self._kept.items() if unwanted(key, session)]]
+
+    def _take(self, key: K) -> S:
+        del self._used[key]
+        return self._kept.pop(key)

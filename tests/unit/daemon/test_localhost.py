@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from kproxy.backend.userspace import apply
+from kproxy.backend.userspace import apply, mmsg
 from kproxy.backend.userspace.counts import LIMIT
 from kproxy.backend.userspace.rules import Listener, Rule
 from kproxy.config import Config
@@ -172,6 +172,16 @@ async def test_the_limits_are_said_once_and_a_low_one_with_its_remedy(
     assert said.get("remedy") == ("for more, raise RLIMIT_NOFILE to 32768" if files == 800 else None)
 
 
+async def test_that_datagrams_go_one_by_one_is_said_once_where_there_are_any(
+    ports: LocalhostPorts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mmsg, "is_available", lambda: False)
+    with caplog.at_level("INFO", logger="kproxy"):
+        for protocol, times in ((Protocol.TCP, 0), (Protocol.UDP, 1), (Protocol.UDP, 1)):
+            await ports.reconcile(plan_for((free(), protocol)))
+            assert sum("one by one" in each.message for each in caplog.records) == times
+
+
 def samples(collector: LocalhostCollector) -> dict[str, float]:
     return {
         f"{each.name}{{{','.join(each.labels.values())}}}": each.value
@@ -183,9 +193,11 @@ def samples(collector: LocalhostCollector) -> dict[str, float]:
 async def test_metrics_name_family_protocol_and_reason_and_no_service(ports: LocalhostPorts, taken: int) -> None:
     await ports.reconcile(plan_for((free(), Protocol.TCP), (taken, Protocol.TCP), (30001, Protocol.SCTP)))
     ports.counts[Protocol.UDP].flows = 3
+    ports.counts[Protocol.UDP].dropped = 4
     found = samples(LocalhostCollector({V4: ports}))
     assert {name: value for name, value in found.items() if value} == {
         "kproxy_localhost_nodeport_connections_total{IPv4,UDP}": 3,
+        "kproxy_localhost_nodeport_datagrams_dropped_total{IPv4}": 4,
         "kproxy_localhost_nodeport_listeners{IPv4}": 1,
         "kproxy_localhost_nodeport_unserved{IPv4}": 2,
     }

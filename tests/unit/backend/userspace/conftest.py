@@ -8,12 +8,9 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-_ONE: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.SelectorEventLoop}
-_BOTH = {**_ONE, "uvloop": uvloop.new_event_loop}
-
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    del config
-    return _ONE if item.path.name == "test_datagrams.py" else _BOTH
+    del config, item
+    return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}

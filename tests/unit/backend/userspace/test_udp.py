@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from kproxy.backend.userspace.udp import Sessions
 
@@ -54,3 +55,59 @@ def test_every_session_that_was_added_is_either_kept_or_given_back_once(
             added += 1
         assert len(sessions) <= limit
     assert added == back + len(sessions)
+
+
+class Table(RuleBasedStateMachine):
+    """Against a list in the order of use."""
+
+    LIMIT, IDLE = 4, 10.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sessions: Sessions[int, str] = Sessions(limit=self.LIMIT, idle=self.IDLE)
+        self.model: list[tuple[int, str, float]] = []  # longest idle first
+        self.now, self.made = 0.0, 0
+
+    @rule(key=st.integers(0, 7))
+    def datagram(self, key: int) -> None:
+        known = next((each for each in self.model if each[0] == key), None)
+        found = self.sessions.touch(key, self.now)
+        if known is not None:
+            assert found == known[1]
+            self.model.remove(known)
+            self.model.append((key, known[1], self.now))
+            return
+        assert found is None
+        self.made += 1
+        name = f"session {self.made}"
+        gone = self.sessions.add(key, name, self.now)
+        self.model.append((key, name, self.now))
+        assert gone == [each[1] for each in self.model[: -self.LIMIT]]
+        self.model = self.model[-self.LIMIT :]
+
+    @rule(later=st.floats(0, 12))
+    def time_passes(self, later: float) -> None:
+        self.now += later
+        gone = [each for each in self.model if each[2] + self.IDLE <= self.now]
+        assert self.sessions.expire(self.now) == [each[1] for each in gone]
+        self.model = self.model[len(gone) :]
+
+    @rule(key=st.integers(0, 7))
+    def refusal(self, key: int) -> None:
+        known = next((each for each in self.model if each[0] == key), None)
+        assert self.sessions.remove(key) == (known and known[1])
+        self.model = [each for each in self.model if each[0] != key]
+
+    @rule(odd=st.integers(0, 1))
+    def endpoint_goes(self, odd: int) -> None:
+        gone = [each for each in self.model if each[0] % 2 == odd]
+        assert self.sessions.drop(lambda key, _: key % 2 == odd) == [each[1] for each in gone]
+        self.model = [each for each in self.model if each[0] % 2 != odd]
+
+    @invariant()
+    def has_as_many(self) -> None:
+        assert len(self.sessions) == len(self.model) <= self.LIMIT
+        assert len(self.sessions._used) == len(self.model)
+
+
+TestTable = settings(max_examples=40, stateful_step_count=30)(Table).TestCase
