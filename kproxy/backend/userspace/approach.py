@@ -27,7 +27,9 @@ from kproxy.backend.userspace.door import Door
 from kproxy.backend.userspace.reactor import FAULT, INPUT_AND_OUTPUT, OUT, Handler, Reactor, Socket
 from kproxy.plan.plan import Target
 
-_STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+# As plain numbers: an enum costs a call for each connection.
+_IPV4, _IPV6 = int(socket.AF_INET), int(socket.AF_INET6)
+_STREAM = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 _UNDER_WAY = frozenset({0, errno.EINPROGRESS, errno.EINTR})
 _EARLY = 0.001  # seconds by which a loop's timer may be early; its clock is coarser than ours
 
@@ -94,7 +96,7 @@ class Approach(Handler):
     def _dial(self) -> Socket:
         """Raises OSError."""
         ip, port = self.target.ip, self.target.port
-        sock = Socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, _STREAM)
+        sock = Socket(_IPV6 if ":" in ip else _IPV4, _STREAM)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             code = sock.connect_ex((ip, port))

@@ -25,6 +25,7 @@ from kproxy.backend.userspace.pipes import Pipes
 from kproxy.backend.userspace.reactor import IN, OUT, Handler, Reactor, Socket
 from kproxy.config import Config
 
+_STREAM = int(socket.SOCK_STREAM)
 _AT_ONCE = 64  # connections accepted before others have their turn
 _PIPES_SHARE = 8  # of the connections that there may be, one in so many may have a pipe
 
@@ -77,9 +78,9 @@ class Streams:
         if not self._is_running and not any(self._reactor.handlers):
             self._reactor.stop()
 
-    def admit(self, door: Door, fd: int, ip: str) -> None:
+    def admit(self, door: Door, family: int, fd: int, ip: str) -> None:
         """A client was accepted."""
-        sock = Socket(door.socket.family, socket.SOCK_STREAM, 0, fd)
+        sock = Socket(family, _STREAM, 0, fd)
         if not self._is_running or self.counts.active >= self._limit:
             self.counts.refused[LIMIT] += 1
             reset_when_closed(sock)
@@ -126,18 +127,20 @@ class Streams:
 class _Entrance(Handler):
     """A door, to the reactor."""
 
-    __slots__ = ("_at_once", "_door", "_streams")
+    __slots__ = ("_at_once", "_door", "_family", "_streams")
 
     def __init__(self, streams: Streams, door: Door) -> None:
         self._streams = streams
         self._door = door
+        self._family = int(door.socket.family)
         self._at_once = 1
         self.is_plain = False
 
     def handle(self, mask: int) -> None:
         """Let some in. The rest is told again, this one socket being level-triggered."""
         del mask
-        accept = self._door.socket._accept  # type: ignore[attr-defined] # noqa: SLF001 -- accept() makes a costlier socket
+        door, family, admit = self._door, self._family, self._streams.admit
+        accept = door.socket._accept  # type: ignore[attr-defined] # noqa: SLF001 -- accept() makes a costlier socket
         for _ in range(self._at_once):
             try:
                 fd, address = accept()
@@ -146,10 +149,10 @@ class _Entrance(Handler):
                 return
             except OSError as error:
                 if error.errno in SHORT_OF_FILES:
-                    self._streams.pause(self._door)
+                    self._streams.pause(door)
                     return
                 continue  # the client has left while it waited
-            self._streams.admit(self._door, fd, str(address[0]))
+            admit(door, family, fd, address[0])
         self._at_once = min(_AT_ONCE, self._at_once * 2)
 
     def fail(self) -> None:
