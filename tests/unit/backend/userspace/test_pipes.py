@@ -42,6 +42,14 @@ def test_what_is_filled_in_is_poured_out(pair: Pair) -> None:
     pool.close()
 
 
+def test_it_is_never_filled_beyond_its_size_however_large_a_page(pair: Pair) -> None:
+    one, other = pair
+    one.send(b"x" * 200_000)
+    pipe = Pipe(16384)
+    assert pipe.fill(other.fileno()) <= 16384
+    pipe.close()
+
+
 def test_it_never_holds_more_than_its_size_and_keeps_what_is_not_taken(pair: Pair) -> None:
     one, other = pair
     one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -11,16 +11,20 @@ import contextlib
 import random
 import resource
 import socket
+import threading
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from kproxy.backend.userspace.apply import Listeners
+from kproxy.backend.userspace.door import Door
 from kproxy.backend.userspace.flow import Client
 from kproxy.backend.userspace.pipes import Pipe
+from kproxy.backend.userspace.streams import Streams
 from kproxy.plan.plan import Target
 from tests.unit.backend.userspace.sockets import (
+    DEADLINE,
     dial,
     endpoint,
     free_port,
@@ -101,6 +105,36 @@ async def test_an_endpoint_that_speaks_and_ends_first_still_hears_the_client() -
         writer.write(b"late")
         writer.close()
         assert await heard == b"late"
+
+
+async def test_what_a_server_says_at_once_is_heard_even_if_it_comes_with_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    has_spoken = threading.Event()
+
+    def speak_first(server: socket.socket) -> None:
+        guest, _ = server.accept()
+        with guest:
+            guest.send(b"banner")
+            has_spoken.set()
+            with contextlib.suppress(ConnectionResetError):
+                guest.recv(1)
+
+    def admit(streams: Streams, door: Door, family: int, fd: int, ip: str) -> None:
+        admitted(streams, door, family, fd, ip)
+        has_spoken.wait(DEADLINE)  # so both are one event
+
+    admitted = Streams.admit
+    monkeypatch.setattr(Streams, "admit", admit)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        target, port = Target("127.0.0.1", server.getsockname()[1], local=False), free_port()
+        thread = threading.Thread(target=speak_first, args=(server,))
+        thread.start()
+        async with listening(rule(port, target)):
+            reader, writer = await dial(port)
+            assert await reader.readexactly(6) == b"banner"
+            writer.close()
+        thread.join()
 
 
 async def test_what_was_written_before_an_end_arrives_however_slow_the_reader() -> None:
