@@ -1,7 +1,8 @@
 """Many datagrams with one call of the kernel: recvmmsg(2) and sendmmsg(2), which the socket module does not have.
 
 Memory for all of them is laid out once as the kernel reads it, and read and written through views of it: no address
-becomes a tuple, no buffer is made. An address is the bytes that the kernel gave, which serve as a key as they are.
+becomes a tuple, no buffer is made. An address is the bytes that the kernel gave, which serve as a key as they are,
+with the number of the socket that it is known at in front. What is the same for all of a batch is written at once.
 By ctypes, for it is in every Python; cffi was measured and is no faster. Every argument has a type, or ctypes would
 cut addresses to 32 bits.
 
@@ -19,6 +20,8 @@ import functools
 import os
 import socket
 import struct
+import sys
+from array import array
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,7 +30,9 @@ from kproxy.backend.userspace.ancillary import SPACE, cut_by, message, split
 SLOTS = 64
 WIDTH = {socket.AF_INET: 8, socket.AF_INET6: 28}  # bytes of a sockaddr that tell one from another
 _NAME_LENGTH = 28  # what the kernel wants at least; of sockaddr_in it ignores what is behind
-_HEADER, _VECTOR, _NAME = 64, 16, 32  # struct mmsghdr, struct iovec, room for a sockaddr
+_HEADER, _VECTOR = 64, 16  # struct mmsghdr, struct iovec
+_NUMBER, _NAME = 4, 32  # bytes of the number in front of a sockaddr, and room for both
+_NO_CONTROL = memoryview(array("Q", bytes(8 * SLOTS)))
 # A little more than the largest datagram, so that slots do not all begin in the same set of the processor's cache.
 _LARGEST = 65536
 _DATA = _LARGEST + 192
@@ -35,7 +40,7 @@ _DATA = _LARGEST + 192
 _CONTROL_LENGTH_AT = 5
 _RECEIVED_AT = 14  # in words of 4
 _SOCKADDR, _SOCKADDR6 = struct.Struct("=H2s4s"), struct.Struct("=H2sI16sI")
-_PORT = struct.Struct("!H")
+_FAMILY, _PORT = struct.Struct("=H"), struct.Struct("!H")
 
 
 def _missing(*_: object) -> int:
@@ -63,7 +68,7 @@ def is_available() -> bool:
     return ctypes.sizeof(ctypes.c_void_p) == 8 and _Slots().is_permitted()
 
 
-# A peer's address, the memory of the datagram, its bytes, the bytes and the memory of what came beside it.
+# A peer's address behind the number, the memory of the datagram, its bytes, and both of what came beside it.
 Received = tuple[memoryview, memoryview, int, int, memoryview]
 
 
@@ -81,8 +86,10 @@ class _Slots:
         self._headers = whole[:vectors]
         self._words, self._halves = self._headers.cast("Q"), self._headers.cast("I")
         self._vectors = whole[vectors:names].cast("Q")
+        self._whole_names = whole[names:controls]
         self._names = {
-            width: [whole[at : at + width] for at in range(names, controls, _NAME)] for width in WIDTH.values()
+            width: [whole[at : at + _NUMBER + width] for at in range(names, controls, _NAME)]
+            for width in WIDTH.values()
         }
         self._controls = [whole[at : at + SPACE] for at in range(controls, beside, SPACE)]
         self.data: list[memoryview] = (
@@ -91,7 +98,7 @@ class _Slots:
         self.data_address: int = data.data_address if data else self._address + beside
         for slot in range(SLOTS):
             self._vectors[2 * slot], self._vectors[2 * slot + 1] = self.data_address + slot * _DATA, _LARGEST
-            self._words[8 * slot] = self._address + names + slot * _NAME
+            self._words[8 * slot] = self._address + names + slot * _NAME + _NUMBER
             self._halves[16 * slot + 2] = _NAME_LENGTH
             self._words[8 * slot + 2] = self._address + vectors + slot * _VECTOR
             self._words[8 * slot + 3] = 1
@@ -114,12 +121,17 @@ class Inbox(_Slots):
         super().__init__()
         self._fresh = memoryview(bytes(self._headers))
         self._used = 0
+        self._number = 0
+        self._numbers = self._whole_names.cast("I")[:: _NAME // 4]
 
-    def receive(self, sock: socket.socket, width: int) -> Iterable[Received]:
+    def receive(self, sock: socket.socket, width: int, number: int) -> Iterable[Received]:
         """Up to ``SLOTS`` datagrams, valid until the next call. ``width``: of the socket's family.
 
         Raises OSError, also for an earlier datagram that was sent from here.
         """
+        if number != self._number:
+            self._numbers[:] = memoryview(array("I", [number]) * SLOTS)
+            self._number = number
         # The kernel wrote into these how much it used.
         used = self._used * _HEADER
         self._headers[:used] = self._fresh[:used]
@@ -144,39 +156,52 @@ class Outbox(_Slots):
     def __init__(self, data: Inbox | None = None) -> None:
         """``data``: what is received there is passed on as it is, in its order."""
         super().__init__(data)
-        self.count = 0
-        self._segments: dict[int, tuple[int, bytes]] = {}
+        self._lengths: list[int] = []
+        self._peers: list[bytes] = []
+        self._beside: dict[int, tuple[bytes, int]] = {}
 
-    def put(self, length: int, peer: bytes, local: bytes, segment: int) -> None:
-        """The next one is there: its bytes, to whom, as whom (ancillary.py), and what it is to be cut by."""
-        slot = self.count
-        self._vectors[2 * slot + 1] = length
-        self._names[len(peer)][slot][:] = peer
-        control = local
-        if segment:
-            self._segments[slot] = segment, local
-            control += message(*cut_by(segment))
-        size = self._words[8 * slot + _CONTROL_LENGTH_AT] = len(control)
-        if size:
-            self._controls[slot][:size] = control
-        self.count = slot + 1
+    @property
+    def count(self) -> int:
+        return len(self._lengths)
+
+    def put(self, length: int, peer: bytes, local: bytes = b"", segment: int = 0) -> None:
+        """The next one is there: its bytes, to whom (``padded``), as whom (ancillary.py), what it is to be cut by."""
+        if local or segment:
+            self._beside[len(self._lengths)] = local, segment
+        self._lengths.append(length)
+        self._peers.append(peer)
 
     def send(self, sock: socket.socket) -> int:
         """All of them; how many datagrams the kernel did not take."""
+        count = len(self._lengths)
+        self._vectors[1 : 2 * count : 2] = memoryview(array("Q", self._lengths))
+        self._whole_names[: _NAME * count] = b"".join(self._peers)
+        self._words[_CONTROL_LENGTH_AT : 8 * count : 8] = _NO_CONTROL[:count]
+        for slot, (local, segment) in self._beside.items():
+            control = local + message(*cut_by(segment)) if segment else local
+            self._controls[slot][: len(control)] = control
+            self._words[8 * slot + _CONTROL_LENGTH_AT] = len(control)
+        lost = self._send_all(sock, count)
+        self._forget()
+        return lost
+
+    def _forget(self) -> None:
+        self._lengths.clear()
+        self._peers.clear()
+        self._beside.clear()
+
+    def _send_all(self, sock: socket.socket, count: int) -> int:
         lost = at = 0
-        while at < self.count:
-            sent = self._send(sock, at, self.count - at)
+        while at < count:
+            sent = self._send(sock, at, count - at)
             if sent > 0:
                 at += sent
                 continue
             if (error := ctypes.get_errno()) in {errno.EAGAIN, errno.ENOBUFS}:  # the rest would fare no better
-                lost += self.count - at
-                break
+                return lost + count - at
             if error != errno.EINTR:
                 lost += self._cut(sock, at)
                 at += 1
-        self.count = 0
-        self._segments.clear()
         return lost
 
     def _send(self, sock: socket.socket, slot: int, count: int) -> int:
@@ -184,9 +209,9 @@ class Outbox(_Slots):
 
     def _cut(self, sock: socket.socket, slot: int) -> int:
         """Send by pieces what cannot be sent as it is; how many of them the kernel did not take."""
-        if slot not in self._segments:
+        local, segment = self._beside.get(slot, (b"", 0))
+        if not segment:
             return 1
-        segment, local = self._segments[slot]
         start, length = self._vectors[2 * slot], self._vectors[2 * slot + 1]
         self._words[8 * slot + _CONTROL_LENGTH_AT] = len(local)
         lost = 0
@@ -200,10 +225,10 @@ class Outbox(_Slots):
 class SingleInbox(Inbox):
     """One at a time."""
 
-    def receive(self, sock: socket.socket, width: int) -> Iterable[Received]:
+    def receive(self, sock: socket.socket, width: int, number: int) -> Iterable[Received]:
         length, messages, _, address = sock.recvmsg_into([self.data[0]], SPACE)
         name, control = self._names[width][0], self._controls[0]
-        name[:] = _pack(address)[:width]
+        name[:] = number.to_bytes(_NUMBER, sys.byteorder) + _pack(address)[:width]
         beside = b"".join(message(*each) for each in messages)
         control[: len(beside)] = beside
         return [(name, self.data[0], length, len(beside), control)]
@@ -212,33 +237,31 @@ class SingleInbox(Inbox):
 class SingleOutbox(Outbox):
     """One at a time."""
 
-    def __init__(self, data: Inbox | None = None) -> None:
-        super().__init__(data)
-        self._waiting: list[tuple[int, bytes, bytes, int]] = []
-
-    def put(self, length: int, peer: bytes, local: bytes, segment: int) -> None:
-        self._waiting.append((length, peer, local, segment or length or 1))
-        self.count += 1
-
     def send(self, sock: socket.socket) -> int:
         lost = 0
-        for data, (length, peer, local, segment) in zip(self.data, self._waiting, strict=False):
-            for at in range(0, length or 1, segment):
+        for slot, (length, peer) in enumerate(zip(self._lengths, self._peers, strict=True)):
+            local, segment = self._beside.get(slot, (b"", 0))
+            step = segment or length or 1
+            for at in range(0, length or 1, step):
                 try:
-                    sock.sendmsg([data[at : min(at + segment, length)]], split(local), 0, unpack(peer))
+                    sock.sendmsg([self.data[slot][at : min(at + step, length)]], split(local), 0, unpack(peer))
                 except OSError:
                     lost += 1
-        self._waiting.clear()
-        self.count = 0
+        self._forget()
         return lost
 
 
+def padded(peer: bytes) -> bytes:
+    """A peer that was received, as it is sent to."""
+    return peer.ljust(_NAME, b"\0")
+
+
 def unpack(peer: bytes) -> tuple[str | int, ...]:
-    """A sockaddr as the socket module takes it."""
-    if len(peer) == WIDTH[socket.AF_INET]:
-        _, port, ip = _SOCKADDR.unpack(peer)
+    """A sockaddr, behind its number, as the socket module takes it."""
+    if _FAMILY.unpack_from(peer, _NUMBER) == (socket.AF_INET,):
+        _, port, ip = _SOCKADDR.unpack_from(peer, _NUMBER)
         return socket.inet_ntop(socket.AF_INET, ip), *_PORT.unpack(port)
-    _, port, flow, ip, scope = _SOCKADDR6.unpack(peer)
+    _, port, flow, ip, scope = _SOCKADDR6.unpack_from(peer, _NUMBER)
     return socket.inet_ntop(socket.AF_INET6, ip), *_PORT.unpack(port), socket.ntohl(flow), scope
 
 

@@ -1,6 +1,6 @@
 """UDP through a listener, with real sockets, many datagrams at once and one by one.
 
-The table of sessions is test_udp's, batches by themselves are test_mmsg's.
+The table of sessions is test_udp's, batches by themselves are test_mmsg's, uncut datagrams test_uncut's.
 """
 
 from __future__ import annotations
@@ -13,24 +13,31 @@ import resource
 import shutil
 import socket
 import struct
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from kproxy.backend.userspace import datagrams, mmsg
-from kproxy.backend.userspace.ancillary import UDP_GRO, UDP_SEGMENT
 from kproxy.backend.userspace.apply import Listeners
 from kproxy.backend.userspace.balance import Balancer
-from kproxy.backend.userspace.counts import Counts
 from kproxy.backend.userspace.datagrams import Datagrams, Session, _Watch
 from kproxy.backend.userspace.door import Door, dial
 from kproxy.config import Config
 from kproxy.plan.plan import Target
+from tests.unit.backend.userspace.datagram_ends import (
+    Echo,
+    Fountain,
+    Log,
+    ask,
+    content,
+    counts_of,
+    cut,
+    echoes,
+    free_port,
+    hear,
+    open_files,
+    udp,
+)
 from tests.unit.backend.userspace.sockets import UDP, listening, rule, rules, until
-
-SO_NO_CHECK = 11
-_ports = iter(range(20_000, 32_000))
 
 
 @pytest.fixture(params=["many", "single"], autouse=True)
@@ -40,128 +47,6 @@ def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "single":
         monkeypatch.setattr(mmsg, "is_available", lambda: False)
     return str(request.param)
-
-
-class Echo:
-    """A UDP server that answers with its name and what it was sent; ``seen``: who asked."""
-
-    def __init__(self, name: str, ip: str = "127.0.0.1") -> None:
-        self.name = name.encode()
-        self.seen: set[tuple[object, ...]] = set()
-        self.socket = udp(ip)
-        self.target = Target(ip, self.socket.getsockname()[1], local=False)
-        asyncio.get_running_loop().add_reader(self.socket, self._answer)
-
-    def _answer(self) -> None:
-        data, peer = self.socket.recvfrom(65536)
-        self.seen.add(peer)
-        self.socket.sendto(self.name + data, peer)
-
-    def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self.socket)
-        self.socket.close()
-
-
-class Fountain(Echo):
-    """A UDP server that sends a client so much as it asked for, all with one call that the kernel is to cut."""
-
-    def _answer(self) -> None:
-        data, peer = self.socket.recvfrom(65536)
-        size, segment = struct.unpack("!II", data)
-        cut = (socket.SOL_UDP, UDP_SEGMENT, struct.pack("=H", segment))
-        self.socket.sendmsg([content(size)], [cut], 0, peer)
-
-
-class Log:
-    """A UDP server that keeps what it is sent, and how the kernel gave it."""
-
-    def __init__(self, *, joined: bool = False) -> None:
-        self.socket = udp()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-        self.socket.setsockopt(socket.SOL_UDP, UDP_GRO, joined)
-        self.target = Target("127.0.0.1", self.socket.getsockname()[1], local=False)
-
-    def read(self) -> tuple[bytes, int] | None:
-        """A datagram, or several with what they are to be cut by."""
-        try:
-            data, messages, _, _ = self.socket.recvmsg(65536, 64)
-        except BlockingIOError:
-            return None
-        return data, next((struct.unpack("=i", body)[0] for *_, body in messages), 0)
-
-    async def all(self, size: int) -> list[tuple[bytes, int]]:
-        """Until there are so many bytes."""
-        got: list[tuple[bytes, int]] = []
-        while sum(len(data) for data, _ in got) < size:
-            await asyncio.sleep(0)
-            while (each := self.read()) is not None:
-                got.append(each)
-        return got
-
-
-def content(size: int) -> bytes:
-    return random.Random(size).randbytes(size)
-
-
-def cut(data: bytes, segment: int) -> list[bytes]:
-    return [data[at : at + segment] for at in range(0, len(data), segment)]
-
-
-def open_files() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
-def udp(ip: str = "127.0.0.1") -> socket.socket:
-    made = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_DGRAM)
-    made.setblocking(False)
-    made.bind((ip, 0))
-    return made
-
-
-@contextlib.contextmanager
-def echoes(*names: str, ip: str = "127.0.0.1") -> Iterator[list[Echo]]:
-    made = [Echo(name, ip) for name in names]
-    try:
-        yield made
-    finally:
-        for each in made:
-            each.close()
-
-
-def free_port(ip: str = "127.0.0.1") -> int:
-    """Not one that the kernel gives away: these tests have it open many sockets."""
-    while True:
-        port = next(_ports)
-        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
-            probe.bind((ip, port))
-            return port
-
-
-async def hear(client: socket.socket) -> tuple[bytes, tuple[object, ...]]:
-    """The next datagram, and who sent it; uvloop has no ``sock_recvfrom``."""
-    loop = asyncio.get_running_loop()
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            data, peer = client.recvfrom(65536)
-            return data, peer[:2]
-        there = loop.create_future()
-        loop.add_reader(client, lambda there=there: there.done() or there.set_result(None))
-        try:
-            await there
-        finally:
-            loop.remove_reader(client)
-
-
-async def ask(client: socket.socket, port: int, data: bytes = b"?", ip: str = "127.0.0.1") -> bytes:
-    client.sendto(data, (ip, port))
-    answer, peer = await hear(client)
-    assert peer == (ip, port)
-    return answer
-
-
-def counts_of(listeners: Listeners) -> Counts:
-    return listeners.counts[UDP]
 
 
 @pytest.mark.parametrize("ip", ["127.0.0.1", "::1"])
@@ -287,68 +172,6 @@ async def test_datagrams_of_every_size_pass_as_they_are(ip: str) -> None:
                     client.sendto(data, (ip, port))
                 assert [await hear(client) for _ in some] == [(data, (ip, port)) for data in some]
             assert counts_of(listeners).flows == 1
-
-
-async def test_what_a_sender_left_uncut_arrives_cut_in_the_same_places() -> None:
-    port, log = free_port(), Log()
-    with log.socket, udp() as client:
-        async with listening(rule(port, log.target, protocol=UDP)):
-            client.connect(("127.0.0.1", port))
-            for segment in [*range(1, 1401, 7), 1400]:
-                data = content(min(segment * 5 + segment // 2, 65000))
-                client.setsockopt(socket.SOL_UDP, UDP_SEGMENT, segment)
-                client.send(data)
-                assert [each for each, _ in await log.all(len(data))] == cut(data, segment)
-
-
-async def test_what_an_endpoint_left_uncut_arrives_cut_in_the_same_places() -> None:
-    port, fountain, log = free_port(), Fountain("f"), Log()
-    with contextlib.closing(fountain), log.socket:
-        async with listening(rule(port, fountain.target, protocol=UDP)) as listeners:
-            for segment in range(1400, 0, -7):
-                size = segment * 5 + segment // 2
-                log.socket.sendto(struct.pack("!II", size, segment), ("127.0.0.1", port))
-                assert [each for each, _ in await log.all(size)] == cut(content(size), segment)
-            (session,) = listeners._datagrams._by_file.values()
-            assert session.is_bulk
-
-
-async def test_what_was_left_uncut_stays_so_for_those_who_can_take_it(how: str) -> None:
-    port, fountain, log, far = free_port(), Fountain("f"), Log(joined=True), Log(joined=True)
-    with contextlib.closing(fountain), log.socket, far.socket:
-        async with listening(rule(port, fountain.target, protocol=UDP)) as listeners:
-            for _ in range(10):
-                log.socket.sendto(struct.pack("!II", 40000, 1200), ("127.0.0.1", port))
-                got = await log.all(40000)
-                assert b"".join(data for data, _ in got) == content(40000)
-            if how == "many":
-                assert got == [(content(40000), 1200)]
-            listeners.reconcile(rules(rule(port, far.target, protocol=UDP)))
-            log.socket.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 1200)
-            log.socket.sendto(content(40000), ("127.0.0.1", port))
-            assert await far.all(40000) == [(content(40000), 1200)]
-
-
-async def test_where_the_kernel_cannot_cut_we_do() -> None:
-    port, log, fountain = free_port(), Log(), Fountain("f")
-    with contextlib.closing(fountain), log.socket, udp() as client:
-        async with listening(rule(port, log.target, protocol=UDP)) as listeners:
-            client.connect(("127.0.0.1", port))
-            client.send(b"")
-            await until(lambda: counts_of(listeners).active == 1)
-            (session,) = listeners._datagrams._by_file.values()
-            session.socket.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)  # without a checksum it will not
-            client.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 1100)
-            client.send(content(20500))
-            got = [data for data, _ in await log.all(20500)]
-            assert [each for each in got if each] == cut(content(20500), 1100)
-            listeners.reconcile(rules(rule(port, fountain.target, protocol=UDP)))
-            (door,) = listeners._doors.values()
-            door.socket.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
-            for _ in range(10):
-                log.socket.sendto(struct.pack("!II", 20500, 1100), ("127.0.0.1", port))
-                assert [data for data, _ in await log.all(20500)] == cut(content(20500), 1100)
-            assert counts_of(listeners).dropped == 0
 
 
 async def test_many_clients_at_once_lose_nothing() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
 
 from kproxy.backend.userspace import mmsg
-from kproxy.backend.userspace.mmsg import SLOTS, WIDTH, Inbox, Outbox, SingleInbox, SingleOutbox, unpack
+from kproxy.backend.userspace.mmsg import SLOTS, WIDTH, Inbox, Outbox, SingleInbox, SingleOutbox, padded, unpack
 
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
@@ -32,7 +33,7 @@ def receive(inbox: Inbox, sock: socket.socket) -> list[tuple[bytes, bytes]]:
     got: list[tuple[bytes, bytes]] = []
     while True:
         try:
-            batch = inbox.receive(sock, WIDTH[socket.AddressFamily(sock.family)])
+            batch = inbox.receive(sock, WIDTH[socket.AddressFamily(sock.family)], 7)
         except BlockingIOError:
             return got
         got += [(peer.tobytes(), data[:length].tobytes()) for peer, data, length, _, _ in batch]
@@ -50,10 +51,11 @@ def test_what_is_received_can_be_answered(
     got = receive(inbox, two)
     assert [data for _, data in got] == sent
     assert {unpack(peer) for peer, _ in got} == {one.getsockname()}
+    assert {peer[:4] for peer, _ in got} == {struct.pack("=I", 7)}
     for at in range(0, 100, SLOTS):
         for peer, data in got[at : at + SLOTS]:
             outbox.data[outbox.count][: len(data)] = data
-            outbox.put(len(data), peer, b"", 0)
+            outbox.put(len(data), padded(peer))
         assert outbox.send(two) == 0
     assert [one.recv(200) for _ in sent] == sent
 
@@ -65,11 +67,11 @@ def test_one_that_cannot_be_sent_keeps_nobody_waiting(boxes: tuple[type[Inbox], 
         one.setblocking(False)
         two.sendto(b"hello", one.getsockname())
         ((peer, _),) = receive(boxes[0](), one)
-        nobody = peer[:4] + socket.inet_aton("255.255.255.255")  # needs SO_BROADCAST
+        nobody = peer[:8] + socket.inet_aton("255.255.255.255")  # needs SO_BROADCAST
         outbox = boxes[1]()
         for name in (nobody, peer, nobody, nobody, peer):
             outbox.data[outbox.count][:1] = b"x"
-            outbox.put(1, name, b"", 0)
+            outbox.put(1, padded(name))
         assert outbox.send(one) == 3
         assert [two.recv(9), two.recv(9)] == [b"x", b"x"]
         assert outbox.send(one) == 0
@@ -86,7 +88,7 @@ def test_when_the_queue_is_full_the_rest_is_lost_and_said(monkeypatch: pytest.Mo
     monkeypatch.setattr(mmsg, "_sendmmsg", sendmmsg)
     outbox = Outbox()
     for _ in range(10):
-        outbox.put(1, bytes(8), b"", 0)
+        outbox.put(1, bytes(32))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         assert outbox.send(sock) == 7
     assert outbox.count == 0
@@ -123,7 +125,7 @@ def test_what_an_earlier_datagram_met_is_raised() -> None:
         two.close()
         one.send(b"?")
         with pytest.raises(ConnectionRefusedError):
-            Inbox().receive(one, WIDTH[socket.AF_INET])
+            Inbox().receive(one, WIDTH[socket.AF_INET], 7)
 
 
 def test_what_is_passed_on_uses_the_memory_of_what_was_received() -> None:
