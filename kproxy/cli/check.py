@@ -66,7 +66,9 @@ async def _check(config: Config, warn: Callable[[str], None]) -> tuple[list[str]
         found = [*describe(repair(read_save(lines), wanted)), *(await _second_opinion(door, wanted))]
         differences += [f"{door.family.value}: {difference}" for difference in found]
     families = " and ".join(door.family.value for door in present)
-    verdict_text = f"{len(differences)} differences" if differences else "agrees"
+    verdict_text = "agrees"
+    if differences:
+        verdict_text = f"{len(differences)} differ; a daemon with other flags or another file than these differs, too"
     return differences, f"{families}, iptables {verdict.variant.value}, {services} service ports: {verdict_text}"
 
 

@@ -146,7 +146,8 @@ class _Reading:
             found = self._values.pop(path, None)
             if found != wanted:
                 said = "it is missing" if found is None else f"{tell(found)} is not known"
-                self._problems.append(f"{path}: {said}; give {wanted}")
+                inner = ', which is in data["config.conf"] of kube-proxy\'s' if found == "ConfigMap" else ""
+                self._problems.append(f"{path}: {said}; give {wanted}{inner}")
         return Document(self._values, _first(self._unknown), _first(self._doubled), tuple(self._problems))
 
     def _section(self, node: yaml.MappingNode, tree: Tree, prefix: str) -> None:

@@ -301,9 +301,9 @@ def test_plan_without_manifests_is_a_sentence(tmp_path: Path, capsys: pytest.Cap
 def explain(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], *arguments: str
 ) -> tuple[int, str]:
-    """What explain says of the rules that plan prints."""
+    """What explain says of the rules that plan prints, of both families."""
     (tmp_path / "web.yaml").write_text(CLUSTER, encoding="utf-8")
-    cli.main(["plan", "-f", str(tmp_path), "--family=4", "--cluster-cidr=10.244.0.0/16"])
+    cli.main(["plan", "-f", str(tmp_path), "--cluster-cidr=10.244.0.0/16"])
     monkeypatch.setattr("sys.stdin", io.StringIO(capsys.readouterr().out))
     status = cli.main(["explain", "-", *arguments])
     captured = capsys.readouterr()

@@ -112,6 +112,10 @@ def test_of_a_doubled_field_the_last_counts() -> None:
         ("", [f"apiVersion: it is missing; give {API_VERSION}", f"kind: it is missing; give {KIND}"]),
         (f"kind: {KIND}\napiVersion: v1", [f'apiVersion: "v1" is not known; give {API_VERSION}']),
         (
+            f"kind: ConfigMap\napiVersion: {API_VERSION}",
+            [f'kind: "ConfigMap" is not known; give {KIND}, which is in data["config.conf"] of kube-proxy\'s'],
+        ),
+        (
             f"{HEAD}ipvs: 'x'",
             ['ipvs: "x" stands there; give a section with excludeCIDRs, minSyncPeriod, scheduler, …'],
         ),
