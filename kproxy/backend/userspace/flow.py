@@ -5,7 +5,8 @@ it would cost two objects for each message. Its words are here: a side that has 
 peer is reset), one that is full (what it did not take is ``rest``, and its peer is not read meanwhile).
 
 What a flow can hold for one direction is what was read at once: ``relay_buffer`` bytes, or the ``relay_pipe`` bytes of
-one pipe. All else that waits is in the kernel's socket buffers, or still with its sender.
+one pipe. All else that waits is in the kernel's buffers of two sockets, whose largest sizes are the node's to choose
+(net.ipv4.tcp_rmem and tcp_wmem, the last of three figures), or still with its sender.
 
 A flow begins as reads and writes of the shared buffer, which is cheapest for messages. Three large reads in a row
 prove it to be bulk; then the kernel moves its pages through a pipe, at a quarter of the processor time, until eight

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from kproxy.backend.userspace import tcp
 from kproxy.backend.userspace.flow import Client
 from kproxy.backend.userspace.pipes import Pipe
-from kproxy.backend.userspace.reactor import INPUT_AND_OUTPUT
+from kproxy.backend.userspace.reactor import INPUT_AND_OUTPUT, READS
 from kproxy.backend.userspace.tcp import Side
 from kproxy.config import Config
 from tests.unit.backend.userspace.pairs import (
@@ -71,6 +71,50 @@ async def test_where_there_is_no_pipe_bulk_is_copied() -> None:
         await writing
         assert got == LOTS
         assert end.moved == len(LOTS)
+
+
+async def test_what_waits_goes_out_bit_by_bit() -> None:
+    async with world(pipes=0) as made:
+        client, endpoint, ours, end = made.begin(kernel=2048)
+        ours.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+        end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        writing = asyncio.create_task(write(endpoint, LOTS[:500_000]))
+        sizes = set()
+        got = bytearray()
+        while len(got) < 500_000:
+            sizes.add(held(end))
+            got += await read(client)
+        await writing
+        assert got == LOTS[:500_000]
+        assert len(sizes) > 5
+
+
+@pytest.mark.parametrize("meets", ["the rest", "a message", "a burst", "a pipe", "the end"])
+async def test_a_reset_that_is_met_before_it_was_told_is_passed_on_all_the_same(meets: str) -> None:
+    async with world() as made:
+        client, endpoint, ours, end = made.begin()
+        if meets == "the rest":
+            end._wait(memoryview(b"x"))
+        elif meets == "a pipe":
+            endpoint.send(b"x")
+            pipe = made.pipes.take()
+            assert pipe is not None
+            pipe.fill(end.sock.fileno())
+            end._wait(pipe)
+        elif meets == "the end":
+            endpoint.shutdown(socket.SHUT_WR)
+        else:
+            endpoint.send(b"x")
+        reset(client)
+        if end.rest is not None:
+            end.flush()
+        else:
+            if meets == "a burst":
+                end._be_bulk()
+            end.read(READS)
+        assert ours.peer is None
+        assert made.pipes.taken == 0
+        await becomes(lambda: is_reset(endpoint))
 
 
 async def test_what_waits_is_not_overwritten_by_what_others_say() -> None:
