@@ -8,7 +8,7 @@ cut into chunks anywhere, as networks do.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -27,6 +27,15 @@ _LONG = 2 << 20  # bytes of an annotation
 KINDS = (Kind.SERVICE, Kind.ENDPOINT_SLICE)
 
 
+_TOLD = {"put", "delete"}
+_DEEDS = st.sampled_from(
+    ["put"] * 4
+    + ["delete"] * 4
+    + ["spoilt"] * 2
+    + ["bookmark", "end", "noise", "error", "cut", "hangup", "long"]
+)  # fmt: skip
+
+
 class Act(NamedTuple):
     """``do``: put, delete, bookmark, end (of an initial list), noise, cut or hangup."""
 
@@ -39,6 +48,7 @@ class Story(NamedTuple):
     acts: list[Act]
     sizes: list[int]  # of chunks, used in turn
     streams: bool  # initial lists
+    early: int  # acts that happen while an initial list is streamed
 
 
 class Over(BaseException):
@@ -52,17 +62,11 @@ def stories(draw: st.DrawFn) -> Story:
     sizes = draw(st.lists(st.sampled_from([1, 7, 100, 4096, 1 << 20]), min_size=1, max_size=3))
     if any(len(act.data) > _LONG for act in acts):
         sizes = [1 << 16]
-    return Story(kind, acts, sizes, draw(st.booleans()))
+    return Story(kind, acts, sizes, draw(st.booleans()), draw(st.integers(0, 6)))
 
 
 def _act(draw: st.DrawFn, kind: Kind) -> Act:
-    do = draw(
-        st.sampled_from(
-            ["put"] * 4
-            + ["spoilt"] * 2
-            + ["delete", "delete", "bookmark", "end", "noise", "error", "cut", "hangup", "long"]
-        )
-    )
+    do = draw(_DEEDS)
     match do:
         case "put" | "delete" | "long":
             written = draw(OBJECTS[kind]())
@@ -118,18 +122,19 @@ class StoryTeller:
 
     async def _chunks(self, *, initial: bool) -> AsyncIterator[bytes]:
         """One session. The end of the story comes after a session in which everything was said."""
-        if initial:
-            for data in self.objects.values():
-                yield self._line("ADDED", data)
-            yield self._line("BOOKMARK", self._bookmark(end=True))
+        for line in self._initial() if initial else ():
+            yield line
         while self._left:
             act = self._left.pop(0)
             match act.do:
                 case "put" | "delete":
-                    yield self._line(self._change(act), act.data)
+                    yield self._change(act)
                 case "bookmark" | "end":
                     yield self._line("BOOKMARK", self._bookmark(end=act.do == "end"))
                 case "noise":
+                    # Whoever does not list again after that has missed something. An empty line is no event.
+                    if act.data.strip() and self._left and self._left[0].do in _TOLD:
+                        self._change(self._left.pop(0))
                     yield act.data + b"\n"
                 case "cut":
                     yield b'{"type":"ADDED","object":{"metadata":{"na'
@@ -140,15 +145,28 @@ class StoryTeller:
             raise Over
         self._told_all = 1
 
-    def _change(self, act: Act) -> str:
-        key = self._converter.key(self.story.kind, identify(act.data))
+    def _initial(self) -> Iterator[bytes]:
+        for data in [*self.objects.values()]:
+            yield self._line("ADDED", data)
+        for _ in range(self.story.early):
+            if self._left and self._left[0].do in _TOLD:
+                yield self._change(self._left.pop(0))
+        yield self._line("BOOKMARK", self._bookmark(end=True))
+
+    def _change(self, act: Act) -> bytes:
+        """Let it happen; the line that tells of it. Half of the deletions are of what is there."""
+        key, data = self._converter.key(self.story.kind, identify(act.data)), act.data
         self._version += 1
         if act.do == "delete":
+            if key not in self.objects and self._version % 2:
+                key, data = next(iter(self.objects.items()), (key, data))
             self.objects.pop(key, None)
-            return "DELETED"
+            return self._line("DELETED", data)
         known = key in self.objects
-        self.objects[key] = act.data
-        return "MODIFIED" if known != (self._version % 5 == 0) else "ADDED"  # now and then the wrong word
+        self.objects[key] = data
+        return self._line(
+            "MODIFIED" if known != (self._version % 5 == 0) else "ADDED", data
+        )  # now and then the wrong word
 
     def _bookmark(self, *, end: bool) -> bytes:
         annotations = {"k8s.io/initial-events-end": "true"} if end else {}

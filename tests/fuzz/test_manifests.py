@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -82,6 +83,16 @@ def test_objects_of_which_something_is_wrong(given_file: tuple[str, list[Any]]) 
     for each in documents:
         if is_another_version(each) and (form != "list" or each.get("apiVersion")):  # items inherit the list's
             assert complaints, each
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("version", ["", "v2", "V1", "v1 ", "v1/", "discovery.k8s.io", "v1beta1", '"', "\n", "x" * 300])
+def test_a_version_that_is_not_read_is_not_overlooked(kind: Kind, version: str) -> None:
+    document = {"apiVersion": version, "kind": kind.value, "metadata": {"name": "a"}}
+    status, printed, complaints = plan("a.json", encode(document))
+    if "/" not in version:  # else it is somebody else's group
+        assert complaints
+    check(status, printed, complaints)
 
 
 @FILES
