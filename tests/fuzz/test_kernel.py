@@ -35,7 +35,7 @@ def programs() -> Iterator[All]:
         yield {each: walls.enter_context(Programs(*each)) for each in every}
 
 
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(example=examples(), variant=st.sampled_from(VARIANTS))
 def test_the_kernel_takes_every_restore_input(programs: All, example: Example, variant: IptablesVariant) -> None:
     trip = check_example(example, abilities(variant))
@@ -50,7 +50,7 @@ def test_the_parsers_take_what_is_left(programs: All) -> None:
             each.test()
 
 
-@settings(max_examples=40, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(texts=st.lists(st.sampled_from(COMMENTS) | st.text(ENCODABLE, max_size=300), min_size=1, max_size=50))
 def test_any_text_in_a_comment_stays_in_its_quotes(programs: All, texts: list[str]) -> None:
     """No name with such text in it gets past the converter. Should one ever do, this is the next wall."""

@@ -20,7 +20,7 @@ from tests.fuzz.hostile import encode, mutated, spoilt
 from tests.fuzz.journey import check_rule
 from tests.fuzz.objects import Document, good_documents, good_worlds
 
-FILES = settings(max_examples=40, derandomize=True)
+FILES = settings(max_examples=30, derandomize=True)
 _PLAN = ("plan", "--hostname-override", "n1", "--cluster-cidr", "10.244.0.0/16", "--family", "both")
 
 
