@@ -65,7 +65,8 @@ class Delta(Struct, frozen=True):
 
     @property
     def is_empty(self) -> bool:
-        return not (self.fixed or self.patches or self.lists or self.declare or self.entries or self.gone)
+        differs = self.fixed or self.patches or self.lists or self.declare or self.entries or self.gone
+        return not (differs or self.then)
 
 
 class Saved(Struct, frozen=True):

@@ -64,7 +64,7 @@ def stages(delta: Delta, chunk: int | None) -> Iterator[Stage]:
         return
     if len(groups) <= 1 and len(delta.lists) <= chunk:
         whole = _whole(delta, ())
-        if whole.tables:
+        if whole.tables or whole.then:
             yield whole
     else:
         yield from _in_order(delta, chunk)
@@ -88,7 +88,7 @@ def _in_order(delta: Delta, chunk: int) -> Iterator[Stage]:
     *early, last = _pieces(delta.lists, chunk) or [()]
     for chains in early:
         yield Stage(delta.dialect, chains)
-    if last or delta.declare or delta.entries:
+    if last or delta.declare or delta.entries or delta.then:
         yield Stage(delta.dialect, last, declare=delta.declare, entries=delta.entries, then=_then(delta))
     changed = (replace(patch, write=patch.had) for patch in delta.patches if patch.had)
     for patches in _groups(changed, chunk, delta.dialect):

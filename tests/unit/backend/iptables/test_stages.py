@@ -176,6 +176,18 @@ def parsed(kernel: FakeIptables) -> dict[tuple[str, str], list[Rule]]:
     }
 
 
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_a_refusal_that_goes_late_goes_also_where_no_list_changes_before(chunk: int | None) -> None:
+    refused = compile_plan(plan_of(simple(1, ()), simple(2, ())), PODS, PLAIN)
+    served = compile_plan(plan_of(simple(1, targets(2)), simple(2, targets(2))), PODS, PLAIN, refused)
+    delta = replace(diff(refused, served), lists=())  # as under external policy Local: the VIP was dispatched already
+    assert delta.then is not None
+    written = [chain for stage in stages(delta, chunk) if stage.then for chain in stage.then.chains]
+    assert written == list(delta.then.lists) != []
+    assert not replace(delta, patches=()).is_empty
+    assert [stage.then is not None for stage in stages(replace(delta, patches=()), chunk)] == [True]
+
+
 def test_what_is_written_is_counted() -> None:
     rules = compile_plan(plan_of(simple(1, targets(2)), simple(2, ())), PODS, PLAIN)
     delta = repair(read_save(()), rules)
