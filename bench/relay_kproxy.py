@@ -5,8 +5,7 @@
 What is left out is what a daemon does beside it (watching, planning, metrics), none of which is in a byte's way. The
 listeners are bound to an address that clients reach directly, so no REDIRECT is in it either, as with the other peers.
 
-Several workers are several processes with listeners of their own, which needs SO_REUSEPORT on them. An engine that
-does not set it makes the second worker fail, and the launcher ends with what the kernel said.
+Several workers are several processes with listeners of their own, on one port by SO_REUSEPORT.
 """
 
 from __future__ import annotations
@@ -18,19 +17,21 @@ import os
 import random
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from typing import cast
 
 import uvloop
 
-from kproxy.backend.userspace import door
 from kproxy.backend.userspace.apply import Listeners
+from kproxy.backend.userspace.door import bind, unbound
 from kproxy.backend.userspace.rules import Listener, Rule, Ruleset
 from kproxy.config import Config
 from kproxy.model.enums import Protocol
 from kproxy.model.keys import ServicePortKey
-from kproxy.plan.plan import ServicePlan, Target
+from kproxy.plan.plan import Target
+from kproxy.plan.relay import default_relay
 
 _SPARE = 64  # files that are no connection's
 
@@ -38,7 +39,6 @@ _SPARE = 64  # files that are no connection's
 def main() -> int:
     """Serve until SIGTERM; prints "ready" when every worker does."""
     arguments = _arguments()
-    _listen_on_every_device()
     wanted = _ruleset(arguments)
     if arguments.workers == 1:
         return _work(wanted, lambda: print("ready", flush=True))
@@ -58,7 +58,6 @@ def main() -> int:
         print("ready", flush=True)
         status = 0 if signal.sigwait(signals) == signal.SIGTERM else 1
     else:
-        sys.stderr.write("this engine does not share a port among processes\n")
         status = 1
     for child in children:
         os.kill(child, signal.SIGKILL)
@@ -76,16 +75,23 @@ def _work(wanted: Ruleset, ready: Callable[[], object]) -> int:
     return run(_serve(wanted, ready))
 
 
-def _listen_on_every_device() -> None:
-    """Listeners of node ports on loopback are bound to its device; here the clients come in by a veth."""
-    if hasattr(door, "_LOOPBACK_DEVICE"):
-        door._LOOPBACK_DEVICE = b""  # type: ignore[attr-defined, unused-ignore] # noqa: SLF001 -- no option says it
+def _open(listener: Listener) -> socket.socket:
+    """Unlike those on loopback it may be shared with other processes."""
+    sock = unbound(listener)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return bind(sock, listener)
 
 
 async def _serve(wanted: Ruleset, ready: Callable[[], object]) -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     flows = (files - _SPARE) // 2
-    listeners = Listeners(Config(), connections=flows, sessions=flows, chance=lambda: random.randrange(1 << 16))  # noqa: S311 -- where turns begin
+    listeners = Listeners(
+        Config(),
+        connections=flows,
+        sessions=flows,
+        chance=lambda: random.randrange(1 << 16),  # noqa: S311 -- where turns begin
+        opened=_open,
+    )
     task = asyncio.ensure_future(listeners.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     await asyncio.sleep(0)  # let it begin: it refuses whoever comes before
@@ -107,9 +113,9 @@ def _ruleset(arguments: argparse.Namespace) -> Ruleset:
     for protocol, ports in ((Protocol.TCP, arguments.tcp), (Protocol.UDP, arguments.udp)):
         for port in ports:
             targets = tuple(Target(ip, port, local=False) for ip in arguments.to)
-            plan = ServicePlan(ServicePortKey("bench", f"port-{port}", "", protocol), (), cluster=targets)
+            key = ServicePortKey("bench", f"port-{port}", "", protocol)
             listener = Listener(arguments.listen, port, protocol)
-            rules[listener] = Rule(listener, plan, targets)
+            rules[listener] = Rule(listener, key, targets, default_relay(Config()))
     return Ruleset(rules)
 
 

@@ -22,7 +22,18 @@ RELEASE = f"v{KUBERNETES}+kproxy-{__version__}"
 
 
 class ProxyMode(StrEnum):
-    IPTABLES = "iptables"
+    """Who carries the bytes; a Service may ask for the other one (model/relay.py)."""
+
+    IPTABLES = "iptables"  # the kernel
+    USERSPACE = "userspace"  # our relay, to which the kernel's rules lead
+
+
+class Balance(StrEnum):
+    """How our relay chooses among endpoints."""
+
+    ROUND_ROBIN = "round-robin"
+    RANDOM = "random"
+    LEAST_CONNECTIONS = "least-connections"  # of two endpoints drawn by lot the one with fewer
 
 
 class DetectLocalMode(StrEnum):
@@ -101,7 +112,21 @@ class Config(Struct, frozen=True):
     program_deadline: float = 30.0  # ours: any one short program
     restore_deadline: float = 300.0  # ours: one iptables-restore, or one save of a whole table
 
-    # Listeners of our own (ours); the caps are for each family, and lower where files are scarce (daemon/localhost.py)
+    # Our relay (ours): listeners on loopback, and Services in userspace mode. What a Service may set for itself by an
+    # annotation is a default here (model/relay.py). The caps are for each family, and lower where files are scarce.
+    userspace_transparent: bool = False  # endpoints see the client's address
+    relay_workers: int = 0  # processes; 0: one for each processor
+    # Where rules lead to, one address of each family. The second says kproxy, as ASCII after the fd of a local prefix.
+    relay_address: tuple[str, ...] = ("169.254.73.80", "fd6b:7072:6f78:79::1")
+    relay_balance: Balance = Balance.ROUND_ROBIN
+    relay_service_connections: int = 0  # of one service port; 0: no limit of its own
+    relay_silence: float = 0.0  # a connection on which nobody ever said anything ends after that; 0: as any idle one
+    relay_drain: float = 0.0  # connections to an endpoint that gets no new ones end after that; 0: when they end
+    relay_eject_after: int = 3  # failures to connect, one after another, that eject an endpoint; 0: never
+    relay_eject_seconds: tuple[float, float] = (5.0, 300.0)  # for how long: the first time, and at most
+    relay_eject_floor: float = 0.5  # of the endpoints, that are never ejected at a time
+    relay_slow_start: float = 0.0  # seconds in which a new endpoint's share grows to a full one; 0: at once
+    relay_shutdown: float = 5.0  # how long connections may go on when kproxy is told to end
     relay_connections: int = 4096
     relay_connect_deadlines: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)  # one attempt each, as kube-proxy once had
     relay_idle: float = 86400.0  # an idle connection lives as long as kube-proxy lets conntrack remember it

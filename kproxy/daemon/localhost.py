@@ -41,6 +41,7 @@ from kproxy.model.enums import IPFamily, Protocol
 from kproxy.model.keys import ObjectKey, ServicePortKey
 from kproxy.plan.node_ports import LOCALHOST
 from kproxy.plan.plan import Plan
+from kproxy.plan.relay import default_relay
 from kproxy.plan.viewpoint import LOOPBACK
 
 _log = Log(__name__)
@@ -107,7 +108,7 @@ class LocalhostPorts:
         """Listen where the plan wants it; what stands in the way."""
         # In a thread, as the kernel's rules are: ten thousand node ports take a while.
         wants = plan.node_ports.listeners
-        self._rules = await asyncio.to_thread(localhost_rules, plan, self._rules) if wants else NOTHING
+        self._rules = await asyncio.to_thread(localhost_rules, plan, default_relay(self._config)) if wants else NOTHING
         self._say_unserved(frozenset(self._rules.unserved))
         if self._rules.rules and not self._has_said_limits:
             self._has_said_limits = True

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from kproxy.model.enums import Protocol, ServiceType, TrafficPolicy
 from kproxy.model.keys import ObjectKey
+from kproxy.model.relay import NO_WISH, Wish
 
 
 class ServicePort(Struct, frozen=True, gc=False):
@@ -32,5 +33,6 @@ class Service(Struct, frozen=True, gc=False):
     external_policy: TrafficPolicy = TrafficPolicy.CLUSTER
     affinity_seconds: int = 0  # sessionAffinity ClientIP; 0: none
     health_check_node_port: int = 0  # as given; 0: none
+    wish: Wish = NO_WISH
     created: str = ""  # RFC 3339; decides who wins a clash
     uid: str = ""  # for events

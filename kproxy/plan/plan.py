@@ -15,6 +15,7 @@ from msgspec import Struct
 from kproxy.errors import InvalidObject
 from kproxy.model.enums import IPFamily
 from kproxy.model.keys import ObjectKey, ServicePortKey
+from kproxy.model.relay import Relay
 
 
 class FrontendKind(Enum):
@@ -103,6 +104,7 @@ class ServicePlan(Struct, frozen=True, gc=False):
     health_check_port: int = 0  # this service port opens it to the load balancer; 0: none
     no_local_internal: bool = False  # internal policy Local, endpoints somewhere, none here
     no_local_external: bool = False
+    relay: Relay | None = None  # carried by our relay, and how; None: by the kernel
 
     @property
     def reachable(self) -> tuple[Target, ...]:

@@ -13,10 +13,12 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from kproxy.config import Config
+from kproxy.config import Config, ProxyMode
 from kproxy.model.enums import IPFamily
 from kproxy.model.node import Node
+from kproxy.model.relay import Relay
 from kproxy.plan.masquerade import detector
+from kproxy.plan.relay import default_relay
 
 UNSPECIFIED = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 -- compared with, never bound
 LOOPBACK = {IPFamily.IPV4: "127.0.0.1", IPFamily.IPV6: "::1"}
@@ -30,6 +32,8 @@ class Viewpoint(Struct, frozen=True, gc=False):
     detected: bool = False  # pods of this node can be told from other senders
     masquerade_all: bool = False
     external_ips: bool = True  # spec.externalIPs are served
+    mode: ProxyMode = ProxyMode.IPTABLES  # of Services that do not ask for another
+    relay: Relay = default_relay(Config())  # for those that our relay carries
 
 
 def viewpoint(config: Config, node: Node | None, family: IPFamily) -> Viewpoint:
@@ -41,6 +45,8 @@ def viewpoint(config: Config, node: Node | None, family: IPFamily) -> Viewpoint:
         detected=detector(config, node, family) is not None,
         masquerade_all=config.masquerade_all,
         external_ips=config.allow_external_ips,
+        mode=config.proxy_mode,
+        relay=default_relay(config),
     )
 
 

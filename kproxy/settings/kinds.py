@@ -271,6 +271,13 @@ def _node_ports(values: list[str]) -> tuple[str, ...]:
     return (*dict.fromkeys(map(read_cidr, rest)), *besides)
 
 
+def _one_of_each(values: list[str]) -> tuple[str, ...]:
+    found = tuple(_address(each) for each in values if each.strip())
+    if not found or len({":" in each for each in found}) < len(found):
+        raise ValueError
+    return found
+
+
 def _list(values: tuple[str, ...]) -> list[str] | None:
     return list(values) or None  # Go's null is a list that nobody gave
 
@@ -282,6 +289,12 @@ NODE_PORTS = Kind(
     lambda value: _node_ports(_strings(value)),
     _list,
     adds=True,
+)
+ADDRESSES = Kind(
+    "one IP address of each family, such as 169.254.73.80,fd00::1",
+    lambda text: _one_of_each(text.split(",")),
+    lambda value: _one_of_each(_strings(value)),
+    list,
 )
 STRINGS = Kind("a list of texts", _words, lambda value: tuple(_strings(value)), _list, adds=True)
 # Kept as they are: what they mean, and whether they must mean something, depends on detectLocalMode.

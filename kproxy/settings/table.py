@@ -23,6 +23,7 @@ import msgspec
 
 from kproxy.config import (
     UNUSED,
+    Balance,
     Config,
     DetectLocalMode,
     EndpointsSource,
@@ -93,7 +94,8 @@ CLUSTER = (
 )  # fmt: skip
 
 TRAFFIC = (
-    Setting("mode", "proxy-mode", "proxy_mode", choice(ProxyMode), "MODE", "there is one"),
+    Setting("mode", "proxy-mode", "proxy_mode", choice(ProxyMode), "MODE",
+            "iptables: the kernel carries everything; userspace: a relay of kproxy does. A Service may differ from it"),
     Setting("bindAddress", "bind-address", "bind_address", kinds.ADDRESS, "IP",
             "overrides the node's primary address; nothing binds to it"),
     Setting("clusterCIDR", "cluster-cidr", "cluster_cidr", kinds.CIDR_PAIR, "CIDR[,CIDR]",
@@ -114,6 +116,8 @@ TRAFFIC = (
     _pointer("iptables.localhostNodePorts", "iptables-localhost-nodeports", "iptables_localhost_nodeports", BOOLEAN, "",
              "node ports answer on 127.0.0.1, too; sets route_localnet"),
     _ours("iptables_backend", choice(IptablesVariant), "iptables-backend", "NAME", "auto, nft or legacy"),
+    _ours("userspace_transparent", BOOLEAN, "userspace-transparent", "",
+          "endpoints of relayed Services see the client's address"),
     Setting("featureGates", "feature-gates", "feature_gates", kinds.GATES, "A=BOOL,...",
             "AllowServiceExternalIPs=false: external IPs are not served; others change nothing here"),
 )  # fmt: skip
@@ -183,6 +187,17 @@ _KINDS: Mapping[str, Kind] = {  # where the default's type does not say enough
     "large_cluster_endpoints": number(0),
     "node_wait": DURATION,
     "pod_cidr_wait": DURATION,
+    "relay_address": kinds.ADDRESSES,
+    "relay_balance": choice(Balance),
+    "relay_drain": DURATION,
+    "relay_eject_after": number(0),
+    "relay_eject_floor": kinds.SHARE,
+    "relay_eject_seconds": FROM_TO,
+    "relay_service_connections": number(0),
+    "relay_shutdown": DURATION,
+    "relay_silence": DURATION,
+    "relay_slow_start": DURATION,
+    "relay_workers": number(0),
     "service_metrics_share": kinds.SHARE,
     "tree_threshold": number(0),
     "watch_seconds": kinds.SECONDS,

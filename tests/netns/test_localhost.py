@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from kproxy.backend.userspace.balance import Balancer
-from kproxy.backend.userspace.door import Door
+from kproxy.backend.userspace.door import Door, open_on_loopback
 from kproxy.backend.userspace.rules import Listener, Rule
+from kproxy.config import Config
 from kproxy.model.enums import Protocol
 from kproxy.model.keys import ServicePortKey
-from kproxy.plan.plan import ServicePlan, Target
+from kproxy.plan.plan import Target
+from kproxy.plan.relay import default_relay
 from kproxy.sandbox.host import Host
 
 pytestmark = pytest.mark.root
@@ -45,8 +47,8 @@ async def hosts() -> AsyncIterator[tuple[Host, Host]]:
 def door(protocol: Protocol) -> Door:
     key = ServicePortKey("default", "web", "", protocol)
     listener = Listener("127.0.0.1", PORT, protocol)
-    rule = Rule(listener, ServicePlan(key, ()), (Target("192.0.2.2", 80, local=False),))
-    return Door(rule, Balancer(first=0, clients=1))
+    rule = Rule(listener, key, (Target("192.0.2.2", 80, local=False),), default_relay(Config()))
+    return Door(rule, Balancer(first=0, clients=1), open_on_loopback(listener))
 
 
 async def ask(host: Host, protocol: Protocol, port: int, source: str = "") -> str:

@@ -11,13 +11,14 @@ Everything of one family is in one ``Listeners``; two of them share nothing.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import NamedTuple
 
 from kproxy.backend.userspace.balance import Balancer
 from kproxy.backend.userspace.counts import Counts
 from kproxy.backend.userspace.datagrams import Datagrams
-from kproxy.backend.userspace.door import Door
+from kproxy.backend.userspace.door import Door, open_on_loopback
 from kproxy.backend.userspace.rules import Listener, Rule, Ruleset
 from kproxy.backend.userspace.streams import Streams
 from kproxy.config import Config
@@ -32,10 +33,22 @@ class Failure(NamedTuple):
 
 
 class Listeners:
-    """``chance``: any integer, for where the turns of a new listener begin. The caps are those of ``Config``."""
+    """``chance``: any integer, for where the turns of a new listener begin. The caps are those of ``Config``.
 
-    def __init__(self, config: Config, *, connections: int, sessions: int, chance: Callable[[], int]) -> None:
+    ``opened``: gives the socket of a listener, which is then ours to close; it may raise OSError.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        connections: int,
+        sessions: int,
+        chance: Callable[[], int],
+        opened: Callable[[Listener], socket.socket] = open_on_loopback,
+    ) -> None:
         self._config = config
+        self._opened = opened
         self._chance = chance
         self._doors: dict[Listener, Door] = {}
         self._streams = Streams(config, limit=connections)
@@ -81,7 +94,7 @@ class Listeners:
     def _open(self, rule: Rule) -> Failure | None:
         balancer = Balancer(first=self._chance(), clients=self._config.relay_affinity_clients)
         try:
-            door = Door(rule, balancer)
+            door = Door(rule, balancer, self._opened(rule.listener))
         except OSError as error:
             return Failure(rule, error)
         try:

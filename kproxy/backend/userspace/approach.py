@@ -99,6 +99,7 @@ class Approach(Handler):
         sock = Socket(_IPV6 if ":" in ip else _IPV4, _STREAM)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
             code = sock.connect_ex((ip, port))
             if code not in _UNDER_WAY:
                 raise OSError(code, os.strerror(code))  # noqa: TRY301 -- what connect() raises costs twice as much

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from kproxy.backend.userspace.rules import NOTHING, Listener, Rule, Ruleset
 from kproxy.model.enums import Protocol
+from kproxy.model.relay import Relay
 from kproxy.plan.plan import Client, Forward, Frontend, FrontendKind, Plan, Pool, ServicePlan, Target
 from kproxy.plan.viewpoint import LOOPBACK
 
 
-def localhost_rules(plan: Plan, previous: Ruleset = NOTHING) -> Ruleset:
+def localhost_rules(plan: Plan, default: Relay) -> Ruleset:
     """The listeners for node ports on loopback; none unless the plan asks for them.
 
-    Rules of ``previous`` whose service port did not change are the same objects in the result, which is equal without.
+    ``default``: how Services are served that the kernel carries elsewhere.
     """
     if not plan.node_ports.listeners:
         return NOTHING
@@ -35,15 +36,17 @@ def localhost_rules(plan: Plan, previous: Ruleset = NOTHING) -> Ruleset:
             if frontend.kind is not FrontendKind.NODE_PORT:
                 continue
             listener = Listener(ip, frontend.port, service.key.protocol)
-            old = previous.rules.get(listener)
-            if old is not None and old.plan is service:
-                rules[listener] = old
-            elif targets := _for_the_node(service, frontend):
+            if targets := _for_the_node(service, frontend):
                 if service.key.protocol is Protocol.SCTP:
                     unserved.append(service.key)
                 else:
-                    rules[listener] = Rule(listener, service, targets)
+                    rules[listener] = rule_of(listener, service, targets, service.relay or default)
     return Ruleset(rules, tuple(unserved))
+
+
+def rule_of(listener: Listener, plan: ServicePlan, targets: tuple[Target, ...], relay: Relay) -> Rule:
+    """What a listener serves that leads to these of a service port's endpoints."""
+    return Rule(listener, plan.key, targets, relay, affinity_seconds=plan.affinity_seconds, serving=plan.serving)
 
 
 def _for_the_node(service: ServicePlan, frontend: Frontend) -> tuple[Target, ...]:

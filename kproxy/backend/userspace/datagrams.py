@@ -246,7 +246,7 @@ class Datagrams:
 
     def _begin(self, entry: Entry, key: bytes, peer: bytes, local: bytes, now: float) -> Session | None:
         door, ip = entry.door, str(mmsg.unpack(peer)[0])
-        affinity = door.rule.plan.affinity_seconds
+        affinity = door.rule.affinity_seconds
         why = ENDPOINTS
         for target in door.balancer.order(door.rule.targets, affinity=affinity, client=ip, now=now):
             try:

@@ -12,6 +12,9 @@ A flow begins as reads and writes of the shared buffer, which is cheapest for me
 prove it to be bulk; then the kernel moves its pages through a pipe, at a quarter of the processor time, until eight
 bursts in a row were small. A direction for which there is no pipe stays as it was.
 
+Urgent bytes are bytes of the stream, where they stand: both sockets have SO_OOBINLINE before anything can arrive. A
+read ends at such a byte, with more to be had; the event says so (EPOLLPRI), and then reading goes on.
+
 Every abnormal end is a reset of both sides, so nobody takes a cut stream for a whole one. That holds for the death of
 this process, too, for whatever is bulk or has seen one sweep: from then on its sockets linger for no time
 (SO_LINGER 0). Doing so for each connection at once would cost one in thirty more processor time. A side that resets
@@ -33,7 +36,6 @@ from kproxy.backend.userspace.reactor import (
     INPUT_AND_OUTPUT,
     OUT,
     READS,
-    URGENT,
     Handler,
     Reactor,
     Socket,
@@ -79,8 +81,6 @@ class End(Handler):
         peer = self.peer
         if peer is None:
             return
-        if mask & URGENT:  # urgent bytes are bytes of the stream, where they stand
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         if mask & OUT and peer.rest is not None:
             peer.flush()
         if mask & READS and self.peer is not None:

@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from kproxy.model.enums import Protocol
 from kproxy.model.keys import ServicePortKey
-from kproxy.plan.plan import ServicePlan, Target
+from kproxy.model.relay import Relay
+from kproxy.plan.plan import Target
 
 
 class Listener(NamedTuple):
@@ -25,19 +26,18 @@ class Listener(NamedTuple):
 
 
 class Rule(Struct, frozen=True, gc=False):
-    """What one listener serves."""
+    """What one listener serves. All of it can be sent to another process (msgspec)."""
 
     listener: Listener
-    plan: ServicePlan  # by reference: a rule whose plan is the same object need not be made again
+    key: ServicePortKey
     targets: tuple[Target, ...]  # never empty
-
-    @property
-    def key(self) -> ServicePortKey:
-        return self.plan.key
+    relay: Relay
+    affinity_seconds: int = 0  # 0: none
+    serving: frozenset[tuple[str, int]] = frozenset()  # UDP: endpoints that may keep their flows
 
     def serves(self, target: Target) -> bool:
         """Whether datagrams of a flow may go on to ``target``, though new flows might not be sent there."""
-        return target in self.targets or (target.ip, target.port) in self.plan.serving
+        return target in self.targets or (target.ip, target.port) in self.serving
 
 
 class Ruleset(Struct, frozen=True):

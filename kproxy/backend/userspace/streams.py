@@ -88,7 +88,7 @@ class Streams:
             return
         sock.setblocking(False)
         rule, now = door.rule, monotonic()
-        order = door.balancer.order(rule.targets, affinity=rule.plan.affinity_seconds, client=ip, now=now)
+        order = door.balancer.order(rule.targets, affinity=rule.affinity_seconds, client=ip, now=now)
         self.counts.active += 1
         Approach(self._approaches, sock, door, ip, order).try_next(ConnectionRefusedError())
 
@@ -108,7 +108,7 @@ class Streams:
 
     def _reached(self, approach: Approach, mask: int) -> None:
         door = approach.door
-        if door.rule.plan.affinity_seconds:
+        if door.rule.affinity_seconds:
             door.balancer.served(approach.ip, approach.target, monotonic())
         self.counts.flows += 1
         end = self._flows.join(approach.client, approach.sock)

@@ -179,7 +179,7 @@ def test_all_that_is_wrong_with_a_file_is_told_with_what_is_only_odd(
     said = capsys.readouterr().err.splitlines()
     assert said[0] == f"kproxy cannot start with these flags and {file}:"
     for line in (
-        '  mode: "ipvs": give iptables, or nothing',
+        '  mode: "ipvs": give iptables, userspace, or nothing, which means iptables',
         "  iptables.masqueradeBit: 40: give a whole number from 0 to 31",
         '  iptables.syncPeriod: "soon": give a duration above 0, such as 30s, 1m30s or 200ms',
         "  --v=x: give a whole number of 0 or more",

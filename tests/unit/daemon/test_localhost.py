@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from kproxy.backend.userspace import apply, mmsg
+from kproxy.backend.userspace import door, mmsg
 from kproxy.backend.userspace.counts import LIMIT
-from kproxy.backend.userspace.rules import Listener, Rule
+from kproxy.backend.userspace.rules import Listener
 from kproxy.config import Config
 from kproxy.daemon.localhost import LocalhostCollector, LocalhostPorts, warn_of_route_localnet
 from kproxy.kernel.fake import FakeSysctl
@@ -90,10 +90,10 @@ async def test_the_remedy_fits_the_error(
 
 
 def refuse(patched: pytest.MonkeyPatch, number: int) -> None:
-    def door(_rule: Rule, _balancer: object) -> None:
+    def bind(_sock: object, _listener: object) -> None:
         raise OSError(number, "no")
 
-    patched.setattr(apply, "Door", door)
+    patched.setattr(door, "bind", bind)
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,7 @@ def test_a_port_that_changes_nothing_is_told() -> None:
         ("iptables-sync-period", "30", "a duration"),
         ("iptables-sync-period", "0", "a duration above 0"),
         ("idle-sync-period", "0", "a duration above 0"),
-        ("proxy-mode", "ipvs", "give iptables, or nothing"),
-        ("proxy-mode", "userspace", "give iptables, or nothing"),
+        ("proxy-mode", "ipvs", "give iptables, userspace, or nothing"),
         ("bind-address", "eth0", "an IP address"),
         ("feature-gates", "AllAlpha", "feature gates such as"),
         ("feature-gates", "NFTablesProxyMode=false", "NFTablesProxyMode=false: give true, or leave it out"),
@@ -233,9 +232,9 @@ def test_a_path_sets_a_field(text: str, field: str, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("mode: ipvs", 'mode: "ipvs": give iptables, or nothing'),
-        ("mode: nftables", 'mode: "nftables": give iptables, or nothing'),
-        ("mode: 5", "mode: 5: give iptables, or nothing"),
+        ("mode: ipvs", 'mode: "ipvs": give iptables, userspace, or nothing'),
+        ("mode: nftables", 'mode: "nftables": give iptables, userspace, or nothing'),
+        ("mode: 5", "mode: 5: give iptables, userspace, or nothing"),
         ("iptables: {syncPeriod: 30}", "iptables.syncPeriod: 30: give a duration above 0, such as 30s, 1m30s or 200ms"),
         (
             "iptables: {syncPeriod: -1s}",

@@ -20,6 +20,7 @@ def pair(buffer: int | None) -> tuple[socket.socket, Socket]:
     """A far end, and ours. ``buffer``: bytes for which the kernel is asked, of each of the four."""
     with socket.socket() as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         if buffer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)

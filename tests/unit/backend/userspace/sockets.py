@@ -9,12 +9,15 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from kproxy.backend.userspace.apply import Listeners
 from kproxy.backend.userspace.rules import Listener, Rule, Ruleset
 from kproxy.config import Config
 from kproxy.model.enums import Protocol
 from kproxy.model.keys import ServicePortKey
-from kproxy.plan.plan import ServicePlan, Target
+from kproxy.plan.plan import Target
+from kproxy.plan.relay import default_relay
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -32,9 +35,13 @@ def free_port(protocol: Protocol = TCP, ip: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-def rule(port: int, *targets: Target, protocol: Protocol = TCP, ip: str = "127.0.0.1", affinity: int = 0) -> Rule:
+def rule(
+    port: int, *targets: Target, protocol: Protocol = TCP, ip: str = "127.0.0.1", affinity: int = 0, **relay: Any
+) -> Rule:
+    """``relay``: what the Service asks for, instead of the defaults."""
     key = ServicePortKey("default", "web", "", protocol)
-    return Rule(Listener(ip, port, protocol), ServicePlan(key, (), affinity_seconds=affinity), targets)
+    how = replace(default_relay(Config()), **relay)
+    return Rule(Listener(ip, port, protocol), key, targets, how, affinity_seconds=affinity)
 
 
 def rules(*wanted: Rule) -> Ruleset:

@@ -13,7 +13,7 @@ import pytest
 
 from kproxy.backend.userspace.approach import Approach, Approaches
 from kproxy.backend.userspace.balance import Balancer
-from kproxy.backend.userspace.door import Door
+from kproxy.backend.userspace.door import Door, open_on_loopback
 from kproxy.backend.userspace.reactor import Reactor, Socket
 from kproxy.plan.plan import Target
 from tests.unit.backend.userspace.pairs import becomes
@@ -30,7 +30,8 @@ class Way:
         self.outcomes: list[Outcome] = []
         self.approaches = Approaches(self.reactor, deadlines, reached=self._reached, gave_up=self._gave_up)
         port = free_port()
-        self.door = Door(rule(port, Target("127.0.0.1", port, local=False)), Balancer(first=0, clients=1))
+        made = rule(port, Target("127.0.0.1", port, local=False))
+        self.door = Door(made, Balancer(first=0, clients=1), open_on_loopback(made.listener))
 
     async def go(self, *order: Target) -> Outcome:
         approach = Approach(self.approaches, Socket(), self.door, "192.0.2.1", order)

@@ -12,7 +12,8 @@ from kproxy.model.endpoint import EndpointSlice
 from kproxy.model.enums import IPFamily, Protocol, ServiceType, TrafficPolicy
 from kproxy.model.service import Service
 from kproxy.plan.build import build_plan
-from kproxy.plan.plan import Client, Drop, Forward, Frontend, FrontendKind, NodePorts, Plan, Pool, Route
+from kproxy.plan.plan import Client, Drop, Forward, Frontend, FrontendKind, Plan, Pool, Route
+from kproxy.plan.relay import default_relay
 from tests.builders import port, service, slice_of, snapshot
 
 CONFIG = Config(hostname="n1", nodeport_addresses=("primary", "localhost"))
@@ -28,6 +29,10 @@ def plan_of(*objects: Service | EndpointSlice, family: IPFamily = IPFamily.IPV4,
     return build_plan(snapshot(*objects), config, family, ("192.168.0.2", "fd00::2"))
 
 
+def rules_of(plan: Plan) -> Ruleset:
+    return localhost_rules(plan, default_relay(CONFIG))
+
+
 def served(rules: Ruleset) -> dict[str, list[str]]:
     return {str(listener): [str(target) for target in rule.targets] for listener, rule in rules.rules.items()}
 
@@ -35,28 +40,26 @@ def served(rules: Ruleset) -> dict[str, list[str]]:
 def test_a_node_port_listens_on_the_loopback_address_of_each_family_that_the_service_has() -> None:
     both = (web(Protocol.TCP, "172.30.0.41", "fd00:96::1"), slice_of("web", "10.0.0.1"))
     more = slice_of("web", "fd00::9", suffix="6")
-    assert served(localhost_rules(plan_of(*both, more))) == {"127.0.0.1:30080/TCP": ["10.0.0.1:8080"]}
-    assert served(localhost_rules(plan_of(*both, more, family=IPFamily.IPV6))) == {
-        "[::1]:30080/TCP": ["[fd00::9]:8080"]
-    }
+    assert served(rules_of(plan_of(*both, more))) == {"127.0.0.1:30080/TCP": ["10.0.0.1:8080"]}
+    assert served(rules_of(plan_of(*both, more, family=IPFamily.IPV6))) == {"[::1]:30080/TCP": ["[fd00::9]:8080"]}
     only4 = plan_of(web(), slice_of("web", "10.0.0.1"), family=IPFamily.IPV6)
-    assert localhost_rules(only4) == NOTHING
+    assert rules_of(only4) == NOTHING
 
 
 def test_nothing_listens_unless_asked() -> None:
     plan = plan_of(web(), slice_of("web", "10.0.0.1"), config=Config(hostname="n1"))
-    assert localhost_rules(plan) is NOTHING
+    assert rules_of(plan) is NOTHING
 
 
 def test_nothing_listens_where_nobody_can_serve() -> None:
-    assert localhost_rules(plan_of(web())) == NOTHING
-    assert localhost_rules(plan_of(web(), slice_of("web", "10.0.0.1 N"))) == NOTHING
+    assert rules_of(plan_of(web())) == NOTHING
+    assert rules_of(plan_of(web(), slice_of("web", "10.0.0.1 N"))) == NOTHING
 
 
 @pytest.mark.parametrize("endpoints", [("10.0.0.1 @n1", "10.0.0.2 @n2"), ("10.0.0.2 @n2",)])
 def test_under_policy_local_the_node_is_inside_and_gets_every_endpoint(endpoints: tuple[str, ...]) -> None:
     local = web(external_policy=TrafficPolicy.LOCAL)
-    (targets,) = served(localhost_rules(plan_of(local, slice_of("web", *endpoints)))).values()
+    (targets,) = served(rules_of(plan_of(local, slice_of("web", *endpoints)))).values()
     assert targets == [f"{each.split()[0]}:8080" for each in endpoints]
 
 
@@ -73,32 +76,21 @@ def test_the_first_route_that_a_node_meets_decides(action: Drop | Forward, expec
     (key, made) = next(iter(plan.services.items()))
     frontend = Frontend(FrontendKind.NODE_PORT, "", 30080, action)
     made = replace(made, frontends=(frontend,), local=made.cluster[:1])
-    rules = localhost_rules(replace(plan, services={key: made}))
+    rules = rules_of(replace(plan, services={key: made}))
     assert served(rules).get(str(TCP), []) == expected
 
 
 def test_sctp_is_left_out_and_named() -> None:
-    rules = localhost_rules(plan_of(web(Protocol.SCTP), slice_of("web", "10.0.0.1", protocol=Protocol.SCTP)))
+    rules = rules_of(plan_of(web(Protocol.SCTP), slice_of("web", "10.0.0.1", protocol=Protocol.SCTP)))
     assert not rules.rules
     assert [str(key) for key in rules.unserved] == ["default/web"]
-
-
-def test_rules_of_unchanged_service_ports_are_the_same_objects_and_equal_without() -> None:
-    first = plan_of(web(), slice_of("web", "10.0.0.1"))
-    before = localhost_rules(first)
-    again = localhost_rules(first, before)
-    assert again.rules[TCP] is before.rules[TCP]
-    moved = plan_of(web(), slice_of("web", "10.0.0.7"))
-    assert localhost_rules(moved, before) == localhost_rules(moved)
-    off = replace(first, node_ports=NodePorts())
-    assert localhost_rules(off, before) is NOTHING
 
 
 def test_a_flow_stays_with_an_endpoint_that_serves_though_it_gets_no_new_ones() -> None:
     config = replace(CONFIG, hostname="n1")
     udp = web(Protocol.UDP)
     ending = slice_of("web", "10.0.0.1 ST", "10.0.0.2", "10.0.0.3 N", protocol=Protocol.UDP)
-    (rule,) = localhost_rules(plan_of(udp, ending, config=config)).rules.values()
+    (rule,) = rules_of(plan_of(udp, ending, config=config)).rules.values()
     (target,) = rule.targets
     assert str(target) == "10.0.0.2:8080"
     assert rule.serves(target)

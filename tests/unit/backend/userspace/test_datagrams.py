@@ -20,7 +20,7 @@ from kproxy.backend.userspace import datagrams, mmsg
 from kproxy.backend.userspace.apply import Listeners
 from kproxy.backend.userspace.balance import Balancer
 from kproxy.backend.userspace.datagrams import Datagrams, Session, _Watch
-from kproxy.backend.userspace.door import Door, dial
+from kproxy.backend.userspace.door import Door, dial, open_on_loopback
 from kproxy.config import Config
 from kproxy.plan.plan import Target
 from tests.unit.backend.userspace.datagram_ends import (
@@ -254,7 +254,8 @@ async def test_a_listener_that_cannot_be_watched_is_not_opened_by_halves(monkeyp
 
     before = open_files()
     made = Datagrams(Config(), limit=9)
-    with contextlib.closing(Door(rule(free_port(), protocol=UDP), Balancer(first=0, clients=9))) as door:
+    wanted = rule(free_port(), protocol=UDP)
+    with contextlib.closing(Door(wanted, Balancer(first=0, clients=9), open_on_loopback(wanted.listener))) as door:
         with monkeypatch.context() as patch:
             patch.setattr(_Watch, "add", refuse)
             with pytest.raises(OSError, match="28"):
