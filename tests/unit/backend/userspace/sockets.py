@@ -64,12 +64,15 @@ async def listening(*wanted: Rule, caps: tuple[int, int] = (100, 100), **setting
 @contextlib.asynccontextmanager
 async def endpoint(talk: Talk, ip: str = "127.0.0.1") -> AsyncIterator[Target]:
     """A TCP server that gives each connection to ``talk`` and closes it afterwards."""
+    talks: set[asyncio.Task[None] | None] = set()  # nobody else holds one that waits for nothing
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks.add(asyncio.current_task())
         try:
             with contextlib.suppress(ConnectionError):
                 await talk(reader, writer)
         finally:
+            talks.discard(asyncio.current_task())
             writer.close()
 
     server = await asyncio.start_server(serve, ip, 0)
@@ -77,6 +80,9 @@ async def endpoint(talk: Talk, ip: str = "127.0.0.1") -> AsyncIterator[Target]:
         yield Target(ip, server.sockets[0].getsockname()[1], local=False)
     finally:
         server.close()
+        for each in list(talks):
+            if each is not None:
+                each.cancel()
 
 
 async def dial(port: int, ip: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
