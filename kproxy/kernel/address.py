@@ -1,15 +1,19 @@
-"""The addresses of this node's interfaces, and the news that they changed.
+"""The addresses of this node's interfaces, the news that they changed, and the one address that we add.
 
 pyroute2 does the talking, in one thread of its own with a stock asyncio loop: it cannot open its sockets on a uvloop
 loop, and its synchronous calls fail inside a running one. It is imported by that thread, when first needed; it costs
 12 MB of memory, whichever part of it is imported. Used for addresses and their events only: its conntrack and
 nftables parts were measured and rejected (see conntrack.py).
+
+What we add is the relay's address, on ``lo``: programs that look for the node's own address leave that interface out,
+and it exists everywhere, without a module.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import errno
 import socket
 import threading
 from collections.abc import AsyncIterator, Coroutine
@@ -23,6 +27,7 @@ from kproxy.model.enums import IPFamily
 T = TypeVar("T")
 
 _DOMAINS = {IPFamily.IPV4: socket.AF_INET, IPFamily.IPV6: socket.AF_INET6}
+_LOOPBACK = 1  # the index of lo, in every network namespace
 _GROUPS = 0x10 | 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 
 
@@ -48,17 +53,31 @@ class Addresses:
         await asyncio.to_thread(self._thread.join, self._deadline)
 
     async def list(self, family: IPFamily) -> tuple[Address, ...]:
-        future = self._submit(_list(family))
+        return await self._ask(_list(family), f"list the {family.value} addresses")
+
+    async def claim(self, ip: str) -> None:
+        """Have ``ip`` on ``lo``, alone in its network. Raises KernelError."""
+        await self._ask(_change("add", ip, errno.EEXIST), f"add the address {ip} to the interface lo")
+
+    async def release(self, ip: str) -> bool:
+        """Remove ``ip`` from ``lo``; False: it was not there. Raises KernelError."""
+        return await self._ask(
+            _change("del", ip, errno.EADDRNOTAVAIL), f"remove the address {ip} from the interface lo"
+        )
+
+    async def _ask(self, work: Coroutine[Any, Any, T], task: str) -> T:
+        """Raises KernelError."""
+        future = self._submit(work)
         try:
             # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with the answer.
             async with asyncio.timeout(self._deadline):
                 return await asyncio.wrap_future(future)
         except TimeoutError:
-            raise KernelError(f"no list of {family.value} addresses within {self._deadline:g} s") from None
+            raise KernelError(f"the kernel did not {task} within {self._deadline:g} s") from None
         except KernelError:
             raise
         except Exception as error:  # pyroute2 raises many kinds, none of them documented
-            raise KernelError(f"the {family.value} addresses cannot be listed: {error!r}") from error
+            raise KernelError(f"the kernel did not {task}: {error!r}") from error
 
     async def changes(self) -> AsyncIterator[None]:
         """Ends with KernelError when the events stop coming; start it again after listing."""
@@ -128,6 +147,20 @@ async def _list(family: IPFamily) -> tuple[Address, ...]:
                 ip = ip_address(text)
                 found.add((int(ip), message["index"], str(ip), ip.is_loopback))
     return tuple(Address(ip, index, loopback) for _, index, ip, loopback in sorted(found))
+
+
+async def _change(command: str, ip: str, fine: int) -> bool:
+    """Add or delete an address of ``lo``; False: the kernel answers ``fine``, an errno, for it is so already."""
+    from pyroute2 import AsyncIPRoute
+
+    async with AsyncIPRoute() as route:
+        try:
+            await route.addr(command, index=_LOOPBACK, address=ip, prefixlen=ip_address(ip).max_prefixlen)
+        except Exception as error:  # pyroute2's own, whose module is imported only here
+            if getattr(error, "code", None) != fine:
+                raise
+            return False
+    return True
 
 
 async def _watch(changed: Any, listening: Any) -> None:

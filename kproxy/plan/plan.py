@@ -172,6 +172,7 @@ class Plan(Struct, frozen=True):
     masquerade_mark: int = 1 << 14
     health_checks: tuple[HealthCheck, ...] = ()
     notes: tuple[Note, ...] = ()
+    relay_ip: str = ""  # where our relay's sockets are, which only translated packets may reach; empty: there are none
     memory: Memory = Memory()
 
     @property

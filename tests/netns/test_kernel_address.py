@@ -7,6 +7,7 @@ import asyncio
 import pytest
 import uvloop
 
+from kproxy.errors import KernelError
 from kproxy.kernel.address import Addresses
 from kproxy.kernel.doors import Address
 from kproxy.model.enums import IPFamily
@@ -35,3 +36,16 @@ async def scenario(netns: Namespace) -> None:
 def test_addresses_are_listed_and_watched(inside: Namespace, factory: type) -> None:
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(scenario(inside))
+
+
+async def test_the_relays_address_is_claimed_and_released_however_often(inside: Namespace) -> None:
+    async with Addresses() as addresses:
+        for family, ip in (IPFamily.IPV4, "169.254.73.80"), (IPFamily.IPV6, "fd6b:7072:6f78:79::1"):
+            for _ in range(2):
+                await addresses.claim(ip)
+            assert ip in {each.ip for each in await addresses.list(family)}
+            assert [await addresses.release(ip) for _ in range(2)] == [True, False]
+            assert ip not in {each.ip for each in await addresses.list(family)}
+        inside.run(("sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1"))
+        with pytest.raises(KernelError, match="did not add the address fd00::1 to the interface lo"):
+            await addresses.claim("fd00::1")

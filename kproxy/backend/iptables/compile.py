@@ -110,7 +110,9 @@ def compile_plan(plan: Plan, config: Config, abilities: Abilities, previous: Rul
         dialect=dialect,
         fixtures=fixtures,
         services=services,
-        dispatch=dispatch.with_tail(lists, fixed.node_port_tail(fixtures)),
+        dispatch=dispatch.with_tails(
+            lists, served=fixed.node_port_tail(fixtures), not_let_in=fixed.relay_guard(fixtures)
+        ),
         service_rules=count,
         unsupported=unsupported,
     )

@@ -56,6 +56,7 @@ class Fixtures(Struct, frozen=True):
     random_fully: bool = True
     drop_invalid: bool = True
     invalid_counter: bool = False
+    relay_ip: str = ""  # guarded; empty: no relay
 
 
 def dialect(plan: Plan, config: Config, abilities: Abilities) -> Dialect:
@@ -80,6 +81,7 @@ def fixtures(plan: Plan, abilities: Abilities) -> Fixtures:
         random_fully=abilities.random_fully,
         drop_invalid=abilities.drop_invalid,
         invalid_counter=abilities.invalid_counter,
+        relay_ip=plan.relay_ip,
     )
 
 

@@ -66,11 +66,13 @@ _REFUSED, _REFUSED_OUTSIDE, _NOT_LET_IN, _HEALTH, _SERVED_ON_NODE, _SERVED = ran
 _REFUSING = (_REFUSED, _REFUSED_OUTSIDE, _NOT_LET_IN)
 
 
-def with_tail(dispatch: Dispatch, tail: tuple[Rule, ...]) -> Dispatch:
-    """``tail``: the last rules of nat KUBE-SERVICES."""
-    if dispatch[_SERVED].tail == tail:
-        return dispatch
-    return (*dispatch[:_SERVED], replace(dispatch[_SERVED], tail=tail), *dispatch[_SERVED + 1 :])
+def with_tails(dispatch: Dispatch, *, served: tuple[Rule, ...], not_let_in: tuple[Rule, ...]) -> Dispatch:
+    """``served``: the last rules of nat KUBE-SERVICES; ``not_let_in``: of KUBE-PROXY-FIREWALL."""
+    tails = {_SERVED: served, _NOT_LET_IN: not_let_in}
+    return tuple(
+        listing if listing.tail == tails.get(number, ()) else replace(listing, tail=tails[number])
+        for number, listing in enumerate(dispatch)
+    )
 
 
 def edit(dispatch: Dispatch, gone: Iterable[ServicePlan], new: Iterable[ServicePlan], family: IPFamily) -> Dispatch:

@@ -70,6 +70,19 @@ def node_port_tail(fixtures: Fixtures) -> tuple[Rule, ...]:
     return (Rule((*loopback, _LAST, r.AddressType(destination="LOCAL")), to),)
 
 
+def relay_guard(fixtures: Fixtures) -> tuple[Rule, ...]:
+    """The last rule of KUBE-PROXY-FIREWALL: our relay's sockets are for those whom a Service's rules led there.
+
+    Nobody else could know which source ranges and policies they should have met. In a chain of kube-proxy's, so that it
+    goes when kube-proxy takes over.
+    """
+    if not fixtures.relay_ip:
+        return ()
+    comment = r.Comment("traffic to the relay that came by no service will be dropped")
+    where = r.Destination(canonical_cidr(fixtures.relay_ip))
+    return (Rule((where, comment, r.Conntrack(("DNAT",), negated=True)), Verdict.DROP),)
+
+
 def entries(fixtures: Fixtures) -> tuple[Entry, ...]:
     """Rules in chains that are not ours alone, in the order in which kube-proxy prepends them."""
     return (*_JUMPS, *_localnet_guard(fixtures))

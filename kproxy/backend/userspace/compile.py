@@ -14,10 +14,13 @@ first for ``localhost`` are refused there at once and go on with 127.0.0.1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kproxy.backend.userspace.rules import NOTHING, Listener, Rule, Ruleset
 from kproxy.model.enums import Protocol
 from kproxy.model.relay import Relay
 from kproxy.plan.plan import Client, Forward, Frontend, FrontendKind, Plan, Pool, ServicePlan, Target
+from kproxy.plan.steer import Line, lines, targets
 from kproxy.plan.viewpoint import LOOPBACK
 
 
@@ -47,6 +50,16 @@ def localhost_rules(plan: Plan, default: Relay) -> Ruleset:
 def rule_of(listener: Listener, plan: ServicePlan, targets: tuple[Target, ...], relay: Relay) -> Rule:
     """What a listener serves that leads to these of a service port's endpoints."""
     return Rule(listener, plan.key, targets, relay, affinity_seconds=plan.affinity_seconds, serving=plan.serving)
+
+
+def relay_rules(plan: Plan, ip: str, ports: Mapping[Line, int]) -> Ruleset:
+    """What serves the relayed service ports of ``plan``, which was not steered; ``ports`` at ``ip`` are open."""
+    rules: dict[Listener, Rule] = {}
+    for line, service in lines(plan):
+        if service.relay is not None and line in ports:
+            listener = Listener(ip, ports[line], line.key.protocol)
+            rules[listener] = rule_of(listener, service, targets(plan, line), service.relay)
+    return Ruleset(rules)
 
 
 def _for_the_node(service: ServicePlan, frontend: Frontend) -> tuple[Target, ...]:

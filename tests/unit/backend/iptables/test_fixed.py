@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from kproxy.backend.iptables import names
 from kproxy.backend.iptables.dialect import Fixtures
-from kproxy.backend.iptables.fixed import entries, fixed_chains, node_port_tail
+from kproxy.backend.iptables.fixed import entries, fixed_chains, node_port_tail, relay_guard
 from kproxy.backend.iptables.rules import Table
 from kproxy.backend.iptables.text import render_rule
 from kproxy.model.enums import IPFamily
@@ -42,6 +42,17 @@ def tail(fixtures: Fixtures) -> list[str]:
 )
 def test_node_ports_listen_where_the_plan_says(fixtures: Fixtures, expected: list[str]) -> None:
     assert tail(fixtures) == expected
+
+
+@pytest.mark.parametrize(("fixtures", "ip"), [(V4, "169.254.73.80/32"), (V6, "fd6b::1/128")])
+def test_the_relay_is_for_those_alone_whom_a_services_rules_led_there(fixtures: Fixtures, ip: str) -> None:
+    assert relay_guard(fixtures) == ()
+    (rule,) = relay_guard(replace(fixtures, relay_ip=ip.split("/")[0]))
+    assert render_rule(names.PROXY_FIREWALL, rule) == (
+        f"-A KUBE-PROXY-FIREWALL -d {ip} "
+        '-m comment --comment "traffic to the relay that came by no service will be dropped" '
+        "-m conntrack ! --ctstate DNAT -j DROP"
+    )
 
 
 def forward(fixtures: Fixtures) -> list[str]:
