@@ -17,6 +17,7 @@ from kproxy.backend.iptables import names
 from kproxy.backend.iptables.compile import Ruleset, compile_plan
 from kproxy.backend.iptables.dialect import INVALID_COUNTER, LOCALHOST_COUNTER, Abilities
 from kproxy.backend.iptables.diff import Delta, read_save, repair
+from kproxy.backend.iptables.relayed import relay_ports
 from kproxy.backend.iptables.rules import Entry, Table
 from kproxy.backend.iptables.text import render_rule
 from kproxy.cli.plan import load
@@ -33,6 +34,10 @@ from kproxy.model.change import Change
 from kproxy.model.cluster import Cluster
 from kproxy.model.enums import IPFamily, Kind
 from kproxy.plan.build import build_plan
+from kproxy.plan.plan import Plan
+from kproxy.plan.steer import lines as relay_lines
+from kproxy.plan.steer import steer
+from kproxy.plan.viewpoint import of_family
 from kproxy.source.client import Client
 from kproxy.source.watch import Selection, resources, watch
 
@@ -59,10 +64,10 @@ async def _check(config: Config, warn: Callable[[str], None]) -> tuple[list[str]
     services = 0
     for door in present:
         saved = [(await door.save(table.value)).decode(errors="replace") for table in Table]
-        plan = build_plan(cluster.snapshot(), config, door.family, addresses.known)
+        lines = [line for text in saved for line in text.split("\n")]
+        plan = _led(build_plan(cluster.snapshot(), config, door.family, addresses.known), config, lines)
         wanted = compile_plan(plan, config, abilities_of(saved, liberal=Sysctl().read(TCP_BE_LIBERAL) == 1))
         services = max(services, len(wanted.services))
-        lines = [line for text in saved for line in text.split("\n")]
         found = [*describe(repair(read_save(lines), wanted)), *(await _second_opinion(door, wanted))]
         differences += [f"{door.family.value}: {difference}" for difference in found]
     families = " and ".join(door.family.value for door in present)
@@ -70,6 +75,12 @@ async def _check(config: Config, warn: Callable[[str], None]) -> tuple[list[str]
     if differences:
         verdict_text = f"{len(differences)} differ; a daemon with other flags or another file than these differs, too"
     return differences, f"{families}, iptables {verdict.variant.value}, {services} service ports: {verdict_text}"
+
+
+def _led(plan: Plan, config: Config, saved: list[str]) -> Plan:
+    """The same with the relay, as far as the rules lead to it."""
+    (ip,) = of_family(config.relay_address, plan.family) or ("",)
+    return steer(plan, ip, relay_ports(saved, (line for line, _ in relay_lines(plan)), ip)).plan
 
 
 def abilities_of(saved: Iterable[str], *, liberal: bool) -> Abilities:

@@ -20,8 +20,12 @@ from kproxy.config import Config
 from kproxy.model.cluster import Cluster
 from kproxy.model.enums import IPFamily
 from kproxy.plan.build import build_plan
+from kproxy.plan.plan import Plan
+from kproxy.plan.steer import lines, steer
+from kproxy.plan.viewpoint import of_family
 from kproxy.source.files import read_manifests
 
+_FIRST_PORT = 32768  # where Linux begins when it chooses one
 FAMILIES: dict[str, tuple[IPFamily, ...]] = {
     "4": (IPFamily.IPV4,),
     "6": (IPFamily.IPV6,),
@@ -38,7 +42,17 @@ def render_plan(files: str, config: Config, families: Sequence[IPFamily], warn: 
             warn(f"{note.reason}: {note.problem}")
         if len(families) > 1:
             yield f"# {family.value}"
+        plan = _led(plan, config, warn)
         yield from render(compile_plan(plan, config, Abilities()))
+
+
+def _led(plan: Plan, config: Config, warn: Callable[[str], None]) -> Plan:
+    """The same with the relay; its ports are invented, for the real ones are the kernel's choice."""
+    (ip,) = of_family(config.relay_address, plan.family) or ("",)
+    ports = {line: _FIRST_PORT + nth for nth, (line, _) in enumerate(lines(plan))} if ip else {}
+    if ports:
+        warn(f"{plan.family.value}: relayed service ports lead to {ip}; a daemon's ports there are other ones")
+    return steer(plan, ip, ports).plan
 
 
 def load(files: str, config: Config, warn: Callable[[str], None]) -> Cluster:

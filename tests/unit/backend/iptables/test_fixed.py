@@ -47,7 +47,7 @@ def test_node_ports_listen_where_the_plan_says(fixtures: Fixtures, expected: lis
 @pytest.mark.parametrize(("fixtures", "ip"), [(V4, "169.254.73.80/32"), (V6, "fd6b::1/128")])
 def test_the_relay_is_for_those_alone_whom_a_services_rules_led_there(fixtures: Fixtures, ip: str) -> None:
     assert relay_guard(fixtures) == ()
-    (rule,) = relay_guard(replace(fixtures, relay_ip=ip.split("/")[0]))
+    (rule,) = relay_guard(replace(fixtures, relay_ip=ip.split("/", maxsplit=1)[0]))
     assert render_rule(names.PROXY_FIREWALL, rule) == (
         f"-A KUBE-PROXY-FIREWALL -d {ip} "
         '-m comment --comment "traffic to the relay that came by no service will be dropped" '
