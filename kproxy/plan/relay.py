@@ -1,6 +1,13 @@
-"""How our relay is to serve a Service: the node's defaults, and what the Service asks for instead."""
+"""How our relay is to serve a Service: the node's defaults, and what the Service asks for instead.
+
+What a Service asks for was checked when it was read (source/convert_relay.py), so nothing can be wrong with it here.
+Service ports that are served alike share one Relay: a node may have thousands, and they are compared in every round.
+"""
 
 from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -33,4 +40,9 @@ def relay(wish: Wish, protocol: Protocol, mode: ProxyMode, default: Relay) -> Re
     """
     if protocol is Protocol.SCTP or (wish.mode or mode) is not ProxyMode.USERSPACE:
         return None
-    return replace(default, **dict(wish.overrides)) if wish.overrides else default
+    return _overridden(default, wish.overrides) if wish.overrides else default
+
+
+@lru_cache(maxsize=1024)
+def _overridden(default: Relay, overrides: tuple[tuple[str, Any], ...]) -> Relay:
+    return replace(default, **dict(overrides))

@@ -11,6 +11,7 @@ places would disagree one day.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable
 from typing import cast
@@ -25,6 +26,7 @@ from kproxy.source import wire
 from kproxy.source.convert_cluster import convert_node, convert_service_cidr
 from kproxy.source.convert_endpoints import EndpointsConverter
 from kproxy.source.convert_service import convert_service
+from kproxy.source.pieces import Unscannable
 from kproxy.source.review import Review, Unusable, is_label, is_subdomain, show
 
 CLUSTER_WIDE = frozenset({Kind.NODE, Kind.SERVICE_CIDR})
@@ -64,14 +66,23 @@ class Converter:
         try:
             decoded = wire.decode_object(kind, data)
         except wire.UNREADABLE as error:
-            metadata = wire.identify(data)
-            return self.rejection(kind, metadata, _explain(error))
-        metadata = decoded.metadata or wire.Metadata()
+            problem = _explain(error)
+            healed = _heal(kind, data)
+            if healed is None:
+                return self.rejection(kind, wire.identify(data), problem)
+            return self._review(kind, healed, problem)
+        return self._review(kind, decoded)
+
+    def _review(self, kind: Kind, decoded: wire.WireObject, healed: Unusable | None = None) -> Outcome:
+        """``healed``: what was wrong with its annotations, and is ignored."""
+        metadata: wire.BaseMetadata = decoded.metadata or wire.BaseMetadata()
         key = self.key(kind, metadata)
         review = Review(kind.value, _shown_name(key))
+        if healed:
+            review.note("metadata.annotations", f"{healed.why}, and those in question are ignored", healed.remedy)
         try:
             _check_names(kind, key)
-            converted = self._dispatch(key, metadata, decoded, review)
+            converted = self._dispatch(key, decoded, review)
         except Unusable as unusable:
             return Rejection(key, metadata.uid or "", review.problem(unusable))
         return NotOurs(key, review.notes()) if converted is None else Usable(converted, review.notes())
@@ -95,33 +106,32 @@ class Converter:
         """One deleted object, by its name alone: that its last version was unusable must not keep it alive."""
         return Removed(kind, self.key(kind, wire.identify(data)))
 
-    def key(self, kind: Kind, metadata: wire.Metadata) -> ObjectKey:
+    def key(self, kind: Kind, metadata: wire.BaseMetadata) -> ObjectKey:
         namespace = "" if kind in CLUSTER_WIDE else metadata.namespace or self._default_namespace
         return ObjectKey(namespace, metadata.name or "")
 
-    def rejection(self, kind: Kind, metadata: wire.Metadata, unusable: Unusable) -> Rejection:
+    def rejection(self, kind: Kind, metadata: wire.BaseMetadata, unusable: Unusable) -> Rejection:
         """For an object that is refused before anything of it but its metadata was looked at."""
         key = self.key(kind, metadata)
         return Rejection(key, metadata.uid or "", Review(kind.value, _shown_name(key)).problem(unusable))
 
-    def _dispatch(
-        self, key: ObjectKey, metadata: wire.Metadata, decoded: wire.WireObject, review: Review
-    ) -> Resource | None:
+    def _dispatch(self, key: ObjectKey, decoded: wire.WireObject, review: Review) -> Resource | None:
         match decoded:
             case wire.Service():
+                metadata = decoded.metadata or wire.ServiceMetadata()
                 if not self._is_ours(metadata):
                     return None
                 return convert_service(key, metadata, decoded, review)
             case wire.EndpointSlice():
-                return self._endpoints.convert_slice(key, metadata, decoded, review)
+                return self._endpoints.convert_slice(key, decoded.metadata or wire.Metadata(), decoded, review)
             case wire.Endpoints():
-                return self._endpoints.convert_endpoints(key, metadata, decoded, review)
+                return self._endpoints.convert_endpoints(key, decoded.metadata or wire.Metadata(), decoded, review)
             case wire.Node():
-                return convert_node(key, metadata, decoded, review)
+                return convert_node(key, decoded.metadata or wire.Metadata(), decoded, review)
             case wire.ServiceCIDR():
                 return convert_service_cidr(key, decoded, review)
 
-    def _is_ours(self, metadata: wire.Metadata) -> bool:
+    def _is_ours(self, metadata: wire.BaseMetadata) -> bool:
         label = metadata.labels.service_proxy_name if metadata.labels else None
         return label == self._service_proxy_name if self._service_proxy_name else label is None
 
@@ -149,6 +159,15 @@ def gather(kind: Kind, outcomes: Iterable[Outcome]) -> Listed:
             case Rejection():
                 rejected.append(outcome)
     return Listed(kind, tuple(objects), tuple(rejected), tuple(warnings))
+
+
+def _heal(kind: Kind, data: Raw | bytes) -> wire.WireObject | None:
+    """A Service that can be read but for its annotations, which must not cost it its traffic; else None."""
+    if kind is not Kind.SERVICE:
+        return None
+    with contextlib.suppress(*wire.UNREADABLE, Unscannable, KeyError):
+        return wire.decode_without_annotations(kind, data)
+    return None
 
 
 def _check_names(kind: Kind, key: ObjectKey) -> None:

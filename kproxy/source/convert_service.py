@@ -11,6 +11,7 @@ from kproxy.model.keys import ObjectKey
 from kproxy.model.service import Service, ServicePort
 from kproxy.source import wire
 from kproxy.source.address import family_of, parse_cidr, parse_ip
+from kproxy.source.convert_relay import convert_wish, note_unrelayed
 from kproxy.source.review import Review, Unusable, optional_port, port_name, port_number, protocol, show, show_number
 
 _DEFAULT_AFFINITY_SECONDS = 10800  # what the API server fills in
@@ -20,18 +21,22 @@ _POLICIES = {None: TrafficPolicy.CLUSTER, "": TrafficPolicy.CLUSTER} | {each.val
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
-def convert_service(key: ObjectKey, metadata: wire.Metadata, given: wire.Service, review: Review) -> Service:
+def convert_service(key: ObjectKey, metadata: wire.ServiceMetadata, given: wire.Service, review: Review) -> Service:
     """Raises ``Unusable`` where a guess would be needed; notes what was dropped in ``review``."""
     spec = given.spec or wire.ServiceSpec()
     created = metadata.creation_timestamp or ""
     cluster_ips = _cluster_ips(spec, review)
     external_ips = _addresses(spec.external_ips or [], "spec.externalIPs", review)
     _note_strangers(external_ips, cluster_ips, review)
+    ports = _ports(spec.ports or [])
+    wish = convert_wish(metadata.annotations, review)
+    if cluster_ips:
+        note_unrelayed(wish, ports, review)
     return Service(
         key=key,
         type=_service_type(spec.type),
         cluster_ips=cluster_ips,
-        ports=_ports(spec.ports or []),
+        ports=ports,
         external_ips=external_ips,
         load_balancer_vips=_vips(given.status, review),
         source_ranges=_source_ranges(spec.load_balancer_source_ranges or [], review),
@@ -39,6 +44,7 @@ def convert_service(key: ObjectKey, metadata: wire.Metadata, given: wire.Service
         external_policy=_policy(spec.external_traffic_policy, "spec.externalTrafficPolicy"),
         affinity_seconds=_affinity_seconds(spec),
         health_check_node_port=optional_port(spec.health_check_node_port, "spec.healthCheckNodePort"),
+        wish=wish,
         created=created if _RFC3339.fullmatch(created) else "",
         uid=metadata.uid or "",
     )

@@ -36,9 +36,9 @@ class Review:
         self._notes: list[InvalidObject] = []
         self._more = 0
 
-    def note(self, field: str, why: str, remedy: str) -> None:
-        """A field is dropped; the object is used without it."""
-        if len(self._notes) < _NOTES:
+    def note(self, field: str, why: str, remedy: str, *, always: bool = False) -> None:
+        """A field is dropped; the object is used without it. ``always``: of this kind an object can have only a few."""
+        if always or len(self._notes) < _NOTES:
             self._notes.append(self.problem(Unusable(field, why, remedy)))
         else:
             self._more += 1

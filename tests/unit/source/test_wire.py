@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import msgspec
 import pytest
@@ -31,8 +32,23 @@ def test_every_field_may_be_null_or_missing(kind: Kind) -> None:
 
 def test_a_megabyte_of_annotations_is_skipped() -> None:
     data = json.dumps({"metadata": {"name": "a", "annotations": {"note": "x" * 2**20}}}).encode()
-    found = wire.decode_object(Kind.SERVICE, data)
+    found = wire.decode_object(Kind.ENDPOINT_SLICE, data)
     assert found.metadata == wire.Metadata(name="a", annotations=wire.Annotations())
+
+
+def test_a_services_annotations_are_names_and_pointers() -> None:
+    data = json.dumps({"metadata": {"name": "a", "annotations": {"note": "x" * 2**20, "a": 7}}}).encode()
+    tracemalloc.start()
+    try:
+        found = wire.decode_object(Kind.SERVICE, data)
+        assert tracemalloc.get_traced_memory()[1] < 10_000
+    finally:
+        tracemalloc.stop()
+    assert isinstance(found.metadata, wire.ServiceMetadata)
+    assert {name: bytes(raw)[:2] for name, raw in (found.metadata.annotations or {}).items()} == {
+        "note": b'"x',
+        "a": b"7",
+    }
 
 
 @pytest.mark.parametrize(
