@@ -37,6 +37,10 @@ RANGES = (
     "198.51.100.7/32",
 )
 ZONES = ("za", "zb")
+_WISHES = (
+    {"kproxy.io/mode": "userspace", "kproxy.io/balance": "least-connections", "note": "a"},
+    {"kproxy.io/mode": "iptables", "kproxy.io/connect-deadlines": "250ms,1s", "kproxy.io/transparent": "true"},
+)
 TIMES = ("2024-01-01T00:00:00Z", "2025-06-01T12:00:00Z", "2025-06-01T12:00:00.5+02:00")
 _ENDPOINTS, _NUMBERS, _ADDRESSES, _SLICES = 1000, 500, 200, 100  # the huge ones
 
@@ -85,10 +89,13 @@ def services(draw: st.DrawFn, namespace: str = "", name: str = "") -> Json:
     if draw(st.booleans()):
         spec |= _external(draw, kind, families)
         status = {"loadBalancer": {"ingress": _ingress(draw, families)}} if kind == "LoadBalancer" else status
+    created, wish = draw(st.sampled_from(TIMES)), draw(mostly({}, *_WISHES))
+    if any(port["protocol"] == "SCTP" for port in spec["ports"]):
+        wish = {}  # which no relay grants, and that is told
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(namespace, name, creationTimestamp=draw(st.sampled_from(TIMES)), labels={"app": name}),
+        "metadata": _metadata(namespace, name, creationTimestamp=created, labels={"app": name}, annotations=wish),
         "spec": spec,
         "status": status,
     }

@@ -19,7 +19,7 @@ from tests.fuzz.objects import NODE, NODE_IPS, POD_IPS, TIMES, V4, V6, Document,
 
 _METADATA: Json = {"name": "a", "namespace": "ns", "uid": "u", "resourceVersion": "7", "creationTimestamp": TIMES[0]}
 _SERVICE: Json = {
-    "metadata": _METADATA,
+    "metadata": {**_METADATA, "annotations": {"kproxy.io/mode": "userspace", "kproxy.io/eject-time": "5s,5m"}},
     "spec": {
         "type": "LoadBalancer",
         "clusterIP": "10.96.0.1",
