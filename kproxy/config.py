@@ -141,6 +141,12 @@ class Config(Struct, frozen=True):
     relay_affinity_clients: int = 4096  # remembered for each listener
     relay_accept_pause: float = 1.0  # after accepting failed for want of files or memory
     relay_sweep: float = 5.0  # how often idle flows are looked for
+    relay_beat: float = 1.0  # how often workers are asked what they counted, and so whether they are there
+    relay_beats: int = 10  # without an answer: then a worker is replaced
+    relay_worker_start: float = 30.0  # after which a worker that has just been started must serve
+    relay_worker_backoff: tuple[float, float] = (0.1, 5.0)  # first and longest wait before one that ended is replaced
+    relay_patience: float = 5.0  # how long new rules wait for the workers, and how long workers have to end
+    relay_linger: float = 1.0  # how long a socket that no rule leads to stays, for clients who are on their way
 
     # Questions from outside
     healthz_bind_address: str = "0.0.0.0:10256"  # empty: off

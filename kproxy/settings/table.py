@@ -197,6 +197,7 @@ _KINDS: Mapping[str, Kind] = {  # where the default's type does not say enough
     "relay_shutdown": DURATION,
     "relay_silence": DURATION,
     "relay_slow_start": DURATION,
+    "relay_worker_backoff": FROM_TO,
     "relay_workers": number(0),
     "service_metrics_share": kinds.SHARE,
     "tree_threshold": number(0),
