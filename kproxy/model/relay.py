@@ -1,6 +1,8 @@
 """How our relay serves one Service: what its annotations ask for, and what is in force.
 
-A Service asks by annotations ``kproxy.io/...``; what it leaves out is the node's default (``relay_*`` in config.py).
+A Service asks by annotations ``kproxy.io/...``; what it leaves out, or asks for wrongly, is the node's default
+(``relay_*`` in config.py). What is accepted stands in source/convert_relay.py, and a Wish holds nothing else. Two that
+ask for the same are equal, in whatever order and spelling, so that an edit that means nothing is no change.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class Wish(Struct, frozen=True):
     """What one Service asks for."""
 
     mode: ProxyMode | None = None  # None: the node's
-    overrides: tuple[tuple[str, Any], ...] = ()  # fields of Relay with their values, by name
+    overrides: tuple[tuple[str, Any], ...] = ()  # fields of Relay with their values, by name; each once, in one order
 
 
 NO_WISH = Wish()

@@ -213,6 +213,14 @@ def test_what_is_no_business_of_ours_leaves_the_service_equal() -> None:
     assert convert(document({}))[0] == convert(document(None))[0] != before
 
 
+def test_an_edit_that_is_no_business_of_ours_wakes_nobody() -> None:
+    given = {"kproxy.io/mode": "userspace"}
+    converter, cluster = Converter(), Cluster("n1")
+    assert cluster.apply(converter.changed(Kind.SERVICE, document(given)))
+    assert not cluster.apply(converter.changed(Kind.SERVICE, document(given | {"note": "x", "kproxy.io/odd": "y"})))
+    assert cluster.apply(converter.changed(Kind.SERVICE, document(given | {"kproxy.io/balance": "random"})))
+
+
 def test_services_that_ask_for_the_same_share_it() -> None:
     given = {"kproxy.io/mode": "userspace", "kproxy.io/eject-time": "7s,9m"}
     converter = Converter()
