@@ -72,6 +72,8 @@ class Channel:
 
     def finish(self, deadline: float) -> None:
         """Send what has not left, for at most ``deadline`` seconds: who sends this will not be there to wait."""
+        if not self._is_open:
+            return
         self._socket.settimeout(deadline)
         with contextlib.suppress(OSError):
             for data, _ in self._leaving:

@@ -78,9 +78,7 @@ class Crew:
                     await asyncio.wait(self._tasks.values())
                 sweeper.cancel()
         finally:
-            for listener in list(self._openings):
-                self._openings.close(listener)
-            self._wanted.clear()
+            self._close()
 
     def open(self, ip: str, protocol: Protocol, port: int = 0) -> Listener:
         """A new listener; ``port`` 0: one that nobody else has. Serves nobody until it has a rule. Raises OSError."""
@@ -142,6 +140,12 @@ class Crew:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
+        self._close()
+
+    def _close(self) -> None:
+        for listener in list(self._openings):
+            self._openings.close(listener)
+        self._wanted.clear()
 
     async def _settled(self) -> None:
         """Raises KernelError."""
