@@ -127,6 +127,7 @@ class Config(Struct, frozen=True):
     relay_eject_floor: float = 0.5  # of the endpoints, that are never ejected at a time
     relay_slow_start: float = 0.0  # seconds in which a new endpoint's share grows to a full one; 0: at once
     relay_shutdown: float = 5.0  # how long connections may go on when kproxy is told to end
+    retire_deadline: float = 15.0  # for the rules that serve without the relay, before that
     relay_connections: int = 4096
     relay_connect_deadlines: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)  # one attempt each, as kube-proxy once had
     relay_idle: float = 86400.0  # an idle connection lives as long as kube-proxy lets conntrack remember it

@@ -32,6 +32,14 @@ class LocalAddresses:
         before, self._known = self._known, tuple(dict.fromkeys(found))
         return before != self._known
 
+    async def claim(self, ip: str) -> None:
+        """Make it this node's. Raises KernelError."""
+        await self._door.claim(ip)
+
+    async def release(self, ip: str) -> bool:
+        """Undo that; False: there was nothing to undo. Raises KernelError."""
+        return await self._door.release(ip)
+
     async def follow(self, changed: Callable[[], None]) -> Never:
         """Keep them fresh for ever."""
         while True:

@@ -13,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from kproxy.backend.base import Backend, SyncReport
+from kproxy.backend.userspace.crew import Crew
 from kproxy.config import Config
 from kproxy.daemon import events
 from kproxy.daemon.affinity import AffinityLimit
@@ -27,6 +28,7 @@ from kproxy.daemon.localhost import LocalhostPorts
 from kproxy.daemon.log import Log
 from kproxy.daemon.metrics import Metrics
 from kproxy.daemon.processes import find_proxies
+from kproxy.daemon.relay import RelayLines
 from kproxy.daemon.rivalry import Rivalry
 from kproxy.daemon.schedule import Omitted
 from kproxy.daemon.status import Health, Instant
@@ -63,8 +65,12 @@ class Shared:
         recorder: events.Recorder,
         complaints: Complaints,
         addresses: Callable[[], tuple[str, ...]],
+        claim: Callable[[str], Awaitable[None]],
+        crew: Crew,
     ) -> None:
         self.config = config
+        self.claim = claim  # an address, for this node
+        self.crew = crew
         self.cluster = cluster
         self.health = health
         self.metrics = metrics
@@ -93,11 +99,13 @@ class Family(Generic[R]):
         self._conntrack = conntrack
         self._rivalry = rivalry
         self._plan: Plan | None = None
+        self._led: Plan | None = None  # the same as the kernel is told it, with the relay in it
         self._rules: R | None = None
         self._suspects: dict[Destination, Serving] = {}
         self._triggers = Triggers(family, since=time.time())
         self._ports = HealthCheckPorts(family, shared.health, now)
         self.localhost = LocalhostPorts(family, shared.config, shared.service_uid)
+        self._relay = RelayLines(family, shared.config, shared.crew, shared.claim, shared.service_uid)
         self._said = False
         self._unread: frozenset[str] = frozenset()  # tables, said already
         self.synced = asyncio.Event()  # set by the first success
@@ -114,7 +122,7 @@ class Family(Generic[R]):
         began = time.monotonic()
         self._take()
         try:
-            plan, rules = await self._decide()
+            plan, led, rules = await self._decide()
             report = await self._backend.apply(rules, full=full)
         except BaseException as error:
             self._fail(error, began, full=full)
@@ -123,14 +131,27 @@ class Family(Generic[R]):
         await asyncio.sleep(0)  # whoever watches for flushes begins before anybody is told that we are ready
         self._succeed(plan, report, began)
         if report.orphans:
-            self._suspects = suspects(plan, plan, {*self._suspects, *report.orphans})
+            self._suspects = suspects(led, led, {*self._suspects, *report.orphans})
         await self._open_ports(plan)
+        self._shared.complaints.stand(f"{self.family} relay", await self._relay.settle())
         await self._forget_stale_flows(plan)
-        omitted = [*(each.key for each in report.quarantined), *self._ports.failed, *self.localhost.failed]
+        omitted: set[object] = {each.key for each in report.quarantined}
+        omitted |= self._ports.failed | self.localhost.failed | self._relay.failed
         return frozenset(omitted) | ({"flows"} if self._suspects else set())
 
     async def close(self) -> None:
         await self._ports.close()
+
+    async def retire(self) -> None:
+        """Before the end: have the kernel serve what the relay serves. Raises KernelError."""
+        plan = self._plan
+        if not self._relay.retire() or plan is None:
+            return
+        self._rules = await asyncio.to_thread(self._backend.compile, plan, self._rules)
+        await self._backend.apply(self._rules)
+        self._suspects = suspects(plan, self._led, self._suspects)
+        await self._forget_stale_flows(plan)
+        _log.info("The kernel serves what was relayed", family=self.family)
 
     def _take(self) -> None:
         """From here on, what changes is for the next round."""
@@ -138,15 +159,17 @@ class Family(Generic[R]):
         self._shared.metrics.taken()
         self._triggers.take()
 
-    async def _decide(self) -> tuple[Plan, R]:
+    async def _decide(self) -> tuple[Plan, Plan, R]:
         shared = self._shared
         snapshot = shared.cluster.snapshot()
         previous = self._plan
         plan = await asyncio.to_thread(build_plan, snapshot, shared.config, self.family, shared.addresses(), previous)
-        self._suspects = suspects(plan, previous, self._suspects)
         self._plan = plan
-        self._rules = await asyncio.to_thread(self._backend.compile, plan, self._rules)
-        return plan, self._rules
+        led = await self._relay.lead(plan)
+        self._suspects = suspects(led, self._led, self._suspects)
+        self._led = led
+        self._rules = await asyncio.to_thread(self._backend.compile, led, self._rules)
+        return plan, led, self._rules
 
     def _fail(self, error: BaseException, began: float, *, full: bool) -> None:
         shared = self._shared

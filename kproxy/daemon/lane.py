@@ -62,6 +62,10 @@ class Lane(Generic[R]):
         self._later = None
         self.request(healing=True)
 
+    async def retire(self) -> None:
+        """After ``run``: see to it that the kernel serves without us. Raises KernelError."""
+        await self._family.retire()
+
     async def run(self) -> Never:
         self._shared.health.started(self.family, now())
         self._shared.metrics.queued(self.family, time.time())

@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from kproxy.backend.userspace import mmsg
 from kproxy.backend.userspace.apply import Failure, Listeners
 from kproxy.backend.userspace.compile import localhost_rules
-from kproxy.backend.userspace.counts import ENDPOINTS, FILES, LIMIT, Counts
+from kproxy.backend.userspace.counts import ENDPOINTS, FILES, LIMIT, SERVICE_LIMIT, Counts
 from kproxy.backend.userspace.rules import NOTHING, Listener
 from kproxy.config import Config
 from kproxy.daemon.complaints import Complaint
@@ -59,6 +59,7 @@ _CONNECTIONS_SHARE, _SESSIONS_SHARE = 8, 16
 _WHY = {
     ENDPOINTS: "no endpoint could be reached",
     LIMIT: "there are as many connections as may be",
+    SERVICE_LIMIT: "there are as many connections to this Service as may be",
     FILES: "this process may open no more files; raise its RLIMIT_NOFILE",
 }
 

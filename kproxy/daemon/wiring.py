@@ -7,9 +7,12 @@ addresses, the counters) is asked for by a function each time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
 
 from kproxy.backend.iptables.compile import Ruleset
+from kproxy.backend.userspace.crew import Crew
 from kproxy.config import Config, DetectLocalMode, IptablesVariant
 from kproxy.daemon import events
 from kproxy.daemon.addresses import LocalAddresses
@@ -24,6 +27,8 @@ from kproxy.daemon.leftovers import remove_leftovers
 from kproxy.daemon.localhost import LocalhostCollector
 from kproxy.daemon.log import Log
 from kproxy.daemon.oddities import oddities, primary_family, show_node_ips
+from kproxy.daemon.relay import tell
+from kproxy.daemon.relay_metrics import RelayCollector
 from kproxy.daemon.service_metrics import ServiceMetrics
 from kproxy.errors import KernelError
 from kproxy.kernel.accounting import Accounting
@@ -60,6 +65,9 @@ class Daemon:
             self._metrics.observe_requests(client.traffic)
         self._recorder = events.Recorder(client, config.hostname)
         complaints = Complaints(self._recorder, self._uid)
+        self._crew = Crew(config, workers=config.relay_workers or len(os.sched_getaffinity(0)), told=tell)
+        patience = config.service_metrics_patience
+        self._metrics.observe(RelayCollector(self._crew.tallies), before=lambda: self._crew.refresh(patience))
         self._shared = Shared(
             config,
             self._cluster,
@@ -68,6 +76,8 @@ class Daemon:
             recorder=self._recorder,
             complaints=complaints,
             addresses=lambda: addresses.known,
+            claim=addresses.claim,
+            crew=self._crew,
         )
         self._service_metrics = self._count_services() if config.service_metrics else None
         self._lanes = self._make_lanes(found)
@@ -82,6 +92,30 @@ class Daemon:
 
     async def run(self, monitor: FlushDoor) -> None:
         """Until cancelled; raises what ends a daemon, in an ExceptionGroup."""
+        crew = asyncio.create_task(self._crew.run())
+        try:
+            await self._work(monitor)
+        finally:
+            await self._retire()
+            crew.cancel()
+            await asyncio.gather(crew, return_exceptions=True)
+
+    async def _retire(self) -> None:
+        """The relay ends with us, so before that the kernel must carry what it carries."""
+        deadline = self._config.retire_deadline
+        for family, lane in self._lanes.items():
+            try:
+                async with asyncio.timeout(deadline):
+                    await lane.retire()
+            except (KernelError, TimeoutError) as error:
+                why = str(error) or f"not done within {deadline:g} s"
+                _log.error("Relayed Services are not served until kproxy runs again", family=family, err=why)
+        await self._crew.stop(self._config.relay_shutdown)
+        for ip in self._config.relay_address:
+            with contextlib.suppress(KernelError):  # it does no harm, and a family may not be there
+                await self._addresses.release(ip)
+
+    async def _work(self, monitor: FlushDoor) -> None:
         config, feed = self._config, self._feed
         async with asyncio.TaskGroup() as group:
             group.create_task(self._recorder.run())

@@ -256,6 +256,14 @@ class AddressDoor(Protocol):
         """Something changed: list again. Changes that come close together are one."""
         ...
 
+    async def claim(self, ip: str) -> None:
+        """Have ``ip`` on this node. Raises KernelError."""
+        ...
+
+    async def release(self, ip: str) -> bool:
+        """Remove what ``claim`` added; False: it was not there. Raises KernelError."""
+        ...
+
 
 class FlushDoor(Protocol):
     """Tells when another program removes rules."""

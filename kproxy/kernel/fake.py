@@ -295,6 +295,15 @@ class FakeAddresses:
     async def list(self, family: IPFamily) -> tuple[Address, ...]:
         return self._addresses.get(family, ())
 
+    async def claim(self, ip: str) -> None:
+        if ip not in {each.ip for each in await self.list(_family(ip))}:
+            self.set(_family(ip), *self._addresses.get(_family(ip), ()), Address(ip, 1, loopback=False))
+
+    async def release(self, ip: str) -> bool:
+        before = self._addresses.get(_family(ip), ())
+        self.set(_family(ip), *(each for each in before if each.ip != ip))
+        return self._addresses[_family(ip)] != before
+
     async def changes(self) -> AsyncIterator[None]:
         yield
         while True:
@@ -302,6 +311,10 @@ class FakeAddresses:
             while not self._news.empty():
                 self._news.get_nowait()
             yield
+
+
+def _family(ip: str) -> IPFamily:
+    return IPFamily.IPV6 if ":" in ip else IPFamily.IPV4
 
 
 class FakeFlushes:

@@ -10,16 +10,18 @@ from msgspec.structs import replace
 from kproxy.backend.base import Quarantined, SyncReport
 from kproxy.backend.iptables.apply import IptablesBackend
 from kproxy.backend.iptables.compile import Ruleset
+from kproxy.backend.userspace.crew import Crew
 from kproxy.config import Config
 from kproxy.daemon.complaints import Complaints
 from kproxy.daemon.events import Recorder
 from kproxy.daemon.family import Family, Shared, now
 from kproxy.daemon.metrics import Metrics
+from kproxy.daemon.relay import tell
 from kproxy.daemon.rivalry import Rivalry
 from kproxy.daemon.status import Health
 from kproxy.errors import KernelError, NotPermitted
 from kproxy.kernel.doors import Capabilities
-from kproxy.kernel.fake import FakeConntrack, FakeIptables
+from kproxy.kernel.fake import FakeAddresses, FakeConntrack, FakeIptables
 from kproxy.model.change import Put
 from kproxy.model.enums import IPFamily, Kind, Protocol
 from kproxy.model.flow import Flow
@@ -48,6 +50,8 @@ class World:
             recorder=recorder,
             complaints=Complaints(recorder, lambda _kind, _key: ""),
             addresses=tuple,
+            claim=FakeAddresses().claim,
+            crew=Crew(self.config, workers=1, told=tell),
         )
         backend = IptablesBackend(self.config, self.door, Capabilities(nfacct=False))
         self.family = Family(V4, self.shared, backend, self.conntrack, Rivalry(longest=30.0, calm=3600.0))

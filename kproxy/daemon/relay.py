@@ -1,0 +1,157 @@
+"""Services in userspace mode, of one family: the sockets of our relay, and the plan that leads to them.
+
+Make before break, in both directions. Before a round's rules are written, the sockets that they lead to are open and
+the workers know whom to serve; only when the rules are in the kernel are sockets closed that no rule leads to any more.
+What fails on the way stays with the kernel, which serves every Service as well: a socket that cannot be opened, workers
+that do not answer. It is told by an Event, and tried again by later rounds (schedule.py).
+
+Before the daemon ends it writes the rules that serve without the relay (``retire``). So a restart refuses nobody: new
+connections are the kernel's meanwhile, and those that the relay has may go on for ``relay_shutdown``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+from kproxy.backend.userspace.compile import relay_rules
+from kproxy.backend.userspace.crew import Crew
+from kproxy.backend.userspace.rules import Listener
+from kproxy.backend.userspace.seat import Ended, Started
+from kproxy.config import Config
+from kproxy.daemon.complaints import Complaint
+from kproxy.daemon.log import Log
+from kproxy.errors import InvalidObject, KernelError
+from kproxy.model.enums import IPFamily
+from kproxy.model.keys import ObjectKey
+from kproxy.plan.plan import Plan
+from kproxy.plan.steer import Line, Steered, lines, steer
+from kproxy.plan.viewpoint import of_family
+
+_log = Log(__name__)
+
+
+class RelayLines:
+    """``claim``: makes an address this node's, and may raise KernelError."""
+
+    def __init__(
+        self,
+        family: IPFamily,
+        config: Config,
+        crew: Crew,
+        claim: Callable[[str], Awaitable[None]],
+        uid_of: Callable[[ObjectKey], str],
+    ) -> None:
+        self._family = family
+        self._crew = crew
+        self._claim = claim
+        self._uid_of = uid_of
+        self._ip = next(iter(of_family(config.relay_address, family)), "")
+        self._open: dict[Line, Listener] = {}
+        self._wanted: frozenset[Line] = frozenset()
+        self._failed: dict[Line, OSError] = {}  # of those that are not open
+        self._steered: Steered | None = None
+        self._is_retired = False
+        self._said = ""  # what stands in the way of all
+
+    @property
+    def failed(self) -> frozenset[Line]:
+        """What the relay should carry, and the kernel does."""
+        return self._wanted - self._open.keys()
+
+    async def lead(self, plan: Plan) -> Plan:
+        """What the kernel is to do, so that ``plan`` comes true with the relay's help."""
+        if self._is_retired:
+            return plan
+        self._wanted = frozenset(line for line, _ in lines(plan))
+        if not self._wanted and not self._open:
+            return plan
+        if self._wanted:
+            await self._serve(plan)
+        ports = {line: listener.port for line, listener in self._open.items()}
+        self._steered = await asyncio.to_thread(steer, plan, self._ip, ports, self._steered)
+        return self._steered.plan
+
+    async def settle(self) -> list[Complaint]:
+        """The kernel has what ``lead`` said: close what nobody is led to. Returns what stands in the way."""
+        if not self._is_retired:
+            self._close(self._open.keys() - self._wanted)
+        return list(self._complaints())
+
+    def retire(self) -> bool:
+        """From now on ``lead`` changes nothing; whether there is anything that leads to the relay."""
+        self._is_retired = True
+        return bool(self._open)
+
+    async def _serve(self, plan: Plan) -> None:
+        """Have the workers serve what is wanted, on sockets that are open, and close those that they cannot have."""
+        try:
+            await self._claim(self._ip)
+            new = self._open_missing()
+        except KernelError as error:
+            self._say(str(error))
+            return
+        ports = {line: listener.port for line, listener in self._open.items()}
+        rules = await asyncio.to_thread(relay_rules, plan, self._ip, ports)
+        try:
+            failures = await self._crew.push(rules.rules.values())
+        except KernelError as error:
+            self._say(str(error))
+            self._close(new)
+            return
+        self._say("")
+        errors = {failure.rule.listener: failure.error for failure in failures}
+        refused = {line: errors[at] for line, at in self._open.items() if at in errors}
+        self._failed.update(refused)
+        self._close(refused)
+
+    def _open_missing(self) -> list[Line]:
+        """Returns those that are open now."""
+        self._failed.clear()
+        new = []
+        for line in sorted(self._wanted - self._open.keys(), key=str):
+            try:
+                self._open[line] = self._crew.open(self._ip, line.key.protocol)
+            except OSError as error:
+                self._failed[line] = error
+            else:
+                new.append(line)
+        return new
+
+    def _close(self, gone: Iterable[Line]) -> None:
+        self._crew.shut([self._open.pop(line) for line in list(gone)])
+
+    def _say(self, problem: str) -> None:
+        if problem and problem != self._said:
+            _log.warning("The relay is not used, the kernel serves its Services", family=self._family, err=problem)
+        self._said = problem
+
+    def _complaints(self) -> Iterator[Complaint]:
+        for line, error in self._failed.items():
+            why = os.strerror(error.errno) if error.errno else str(error)
+            problem = InvalidObject(
+                "Service",
+                str(line.key.service),
+                field=f"spec.ports[{line.key.port or line.key.protocol}]",
+                why=f"has no socket of the relay: {why}",
+                remedy="raise RLIMIT_NOFILE, or relay fewer Services",
+            )
+            message = "A Service cannot be relayed, the kernel serves it"
+            yield Complaint(message, "FailedToRelay", problem, self._uid_of(line.key.service))
+
+
+def tell(event: Started | Ended) -> None:
+    """Log what happened to a worker."""
+    match event:
+        case Started(seat, pid, share):
+            _log.info(
+                "A worker of the relay serves",
+                worker=seat,
+                pid=pid,
+                connections=share.connections,
+                sessions=share.sessions,
+                files=share.files,
+            )
+        case Ended(seat, pid, why, wait):
+            _log.warning("A worker of the relay ended, starting another", worker=seat, pid=pid, why=why, seconds=wait)
