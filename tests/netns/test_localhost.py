@@ -13,6 +13,7 @@ import pytest
 
 from kproxy.backend.userspace.balance import Balancer
 from kproxy.backend.userspace.door import Door, open_on_loopback
+from kproxy.backend.userspace.endpoints import ServicePort
 from kproxy.backend.userspace.rules import Listener, Rule
 from kproxy.config import Config
 from kproxy.model.enums import Protocol
@@ -48,7 +49,8 @@ def door(protocol: Protocol) -> Door:
     key = ServicePortKey("default", "web", "", protocol)
     listener = Listener("127.0.0.1", PORT, protocol)
     rule = Rule(listener, key, (Target("192.0.2.2", 80, local=False),), default_relay(Config()))
-    return Door(rule, Balancer(first=0, clients=1), open_on_loopback(listener))
+    balancer = Balancer(ServicePort(key, rule.relay), chance=lambda: 0, clients=1)
+    return Door(rule, balancer, open_on_loopback(listener))
 
 
 async def ask(host: Host, protocol: Protocol, port: int, source: str = "") -> str:

@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import NamedTuple
 
 from kproxy.backend.userspace.balance import Balancer
-from kproxy.backend.userspace.counts import Counts
+from kproxy.backend.userspace.bounds import Bounds
+from kproxy.backend.userspace.counts import Counts, Tally
 from kproxy.backend.userspace.datagrams import Datagrams
 from kproxy.backend.userspace.door import Door, open_on_loopback
+from kproxy.backend.userspace.endpoints import ServicePorts
 from kproxy.backend.userspace.rules import Listener, Rule, Ruleset
 from kproxy.backend.userspace.streams import Streams
 from kproxy.config import Config
 from kproxy.model.enums import Protocol
+from kproxy.model.keys import ServicePortKey
 
 
 class Failure(NamedTuple):
@@ -32,10 +36,16 @@ class Failure(NamedTuple):
     error: OSError
 
 
-class Listeners:
-    """``chance``: any integer, for where the turns of a new listener begin. The caps are those of ``Config``.
+def _nobody(_: ServicePortKey) -> int:
+    return 0
 
-    ``opened``: gives the socket of a listener, which is then ours to close; it may raise OSError.
+
+class Listeners:
+    """``chance``: integers, evenly over 16 bits or more: for where turns begin, and for what is drawn by lot.
+
+    ``connections`` and ``sessions``: how many there may be. ``opened``: gives the socket of a listener, which is then
+    ours to close; it may raise OSError. ``elsewhere``: how many flows of a service port other processes have, which
+    share its cap with this one.
     """
 
     def __init__(
@@ -46,13 +56,15 @@ class Listeners:
         sessions: int,
         chance: Callable[[], int],
         opened: Callable[[Listener], socket.socket] = open_on_loopback,
+        elsewhere: Callable[[ServicePortKey], int] = _nobody,
     ) -> None:
         self._config = config
         self._opened = opened
         self._chance = chance
         self._doors: dict[Listener, Door] = {}
-        self._streams = Streams(config, limit=connections)
-        self._datagrams = Datagrams(config, limit=sessions)
+        self._services = ServicePorts()
+        self._streams = Streams(config, limit=connections, elsewhere=elsewhere)
+        self._datagrams = Datagrams(config, limit=sessions, elsewhere=elsewhere)
 
     @property
     def counts(self) -> dict[Protocol, Counts]:
@@ -61,6 +73,22 @@ class Listeners:
     @property
     def open(self) -> frozenset[Listener]:
         return frozenset(self._doors)
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of the bytes that connections can hold."""
+        return self._streams.bounds
+
+    def tallies(self) -> Mapping[ServicePortKey, Tally]:
+        """Since the start; they go on counting. Bytes are added at intervals of ``relay_sweep``, and in the end."""
+        return self._services.tallies(monotonic())
+
+    def release(self) -> frozenset[ServicePortKey]:
+        """Forget the tallies of service ports that have neither a rule nor a flow any more, and say which.
+
+        Whoever passes on what ``tallies`` gives calls this right afterwards, without an await in between.
+        """
+        return self._services.release()
 
     async def run(self) -> None:
         """Serve, until cancelled; closes everything in the end. Connections before it has begun are reset."""
@@ -73,15 +101,18 @@ class Listeners:
 
     def reconcile(self, wanted: Ruleset) -> list[Failure]:
         """Close what is not wanted, open what is missing, serve by the new rules."""
-        for listener in self._doors.keys() - wanted.rules.keys():
-            self._kind(listener).shut(self._doors.pop(listener))
+        now = monotonic()
+        gone = [self._doors.pop(listener) for listener in self._doors.keys() - wanted.rules.keys()]
+        for door in gone:
+            self._kind(door.listener).shut(door)
         failures = []
         for listener, rule in wanted.rules.items():
-            door = self._doors.get(listener)
-            if door is not None:
-                door.rule = rule
-            elif failure := self._open(rule):
+            if (known := self._doors.get(listener)) is not None:
+                self._follow(known, rule, now)
+            elif failure := self._open(rule, now):
                 failures.append(failure)
+        for door in gone:  # now, lest an endpoint that another listener has got leaves in between
+            door.balancer.leave(now)
         self._datagrams.keep(self._doors)
         return failures
 
@@ -89,21 +120,38 @@ class Listeners:
         """Stop listening. Flows are ended by whoever cancels ``run``."""
         for listener, door in self._doors.items():
             self._kind(listener).shut(door)
+            door.balancer.leave(monotonic())
         self._doors.clear()
 
-    def _open(self, rule: Rule) -> Failure | None:
-        balancer = Balancer(first=self._chance(), clients=self._config.relay_affinity_clients)
+    def _follow(self, door: Door, rule: Rule, now: float) -> None:
+        had, door.rule = door.rule, rule
+        if had.key != rule.key:  # another Service has got this port
+            had_by = door.balancer
+            door.balancer = self._balancer(rule, now)
+            had_by.leave(now)
+        elif had != rule:
+            door.balancer.follow(rule, now)
+
+    def _open(self, rule: Rule, now: float) -> Failure | None:
         try:
-            door = Door(rule, balancer, self._opened(rule.listener))
+            sock = self._opened(rule.listener)
         except OSError as error:
             return Failure(rule, error)
+        door = Door(rule, self._balancer(rule, now), sock)
         try:
             self._kind(rule.listener).open(door)
         except OSError as error:
+            door.balancer.leave(now)
             door.close()
             return Failure(rule, error)
         self._doors[rule.listener] = door
         return None
+
+    def _balancer(self, rule: Rule, now: float) -> Balancer:
+        service = self._services.get(rule.key, rule.relay)
+        made = Balancer(service, chance=self._chance, clients=self._config.relay_affinity_clients)
+        made.follow(rule, now)
+        return made
 
     def _kind(self, listener: Listener) -> Streams | Datagrams:
         return self._streams if listener.protocol is Protocol.TCP else self._datagrams

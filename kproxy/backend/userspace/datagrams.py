@@ -8,13 +8,7 @@ the client from here; rules would.
 
 Nothing waits here. What cannot be sent at once is dropped, as a full queue in the kernel would do, and both are
 counted; the kernel's queues are wide (``relay_udp_buffer``) so that a burst finds room while other flows have their
-turn.
-
-All sockets are watched by an epoll of our own, of which the loop sees one file: a wakeup serves up to ``SLOTS``
-sockets, without a handle and a call for each. It is level-triggered, unlike what serves connections: one datagram is
-read of each session that has any, so that each gets its turn and nothing is asked in vain. An edge wants reads until
-one finds nothing, which is an exception; measured with 64 flows it costs a tenth more where each has one datagram
-under way, and a tenth less where each has eight. Where few have answers for a second time, all of theirs are read.
+turn. Where few sessions have answers for a second time, all of theirs are read (watch.py says how they are found).
 
 A session that carries large datagrams, or datagrams that a sender left uncut (ancillary.py), gets them uncut in both
 directions from then on; reading these costs a little more, so others do without.
@@ -32,19 +26,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import select
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from kproxy.backend.userspace import ancillary, mmsg
 from kproxy.backend.userspace.counts import ENDPOINTS, SHORT_OF_FILES, Counts, reason
-from kproxy.backend.userspace.door import Door, dial
+from kproxy.backend.userspace.door import Door
+from kproxy.backend.userspace.endpoints import ServicePort
 from kproxy.backend.userspace.mmsg import SLOTS
 from kproxy.backend.userspace.rules import Listener
+from kproxy.backend.userspace.session import Entry, Session
 from kproxy.backend.userspace.udp import Sessions
+from kproxy.backend.userspace.watch import Watch
 from kproxy.config import Config
-from kproxy.plan.plan import Target
+from kproxy.model.keys import ServicePortKey
 
 _ROUNDS = 8  # of up to SLOTS sockets each, before others of this process have their turn
 _MORE = 8  # sockets that had something: then others will by now
@@ -55,58 +50,30 @@ _UNFIT = frozenset({errno.EMSGSIZE, errno.EINVAL, errno.EIO})  # too large for t
 _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 -- recognised, not bound
 
 
-class Entry:
-    """An open door as datagrams see it."""
-
-    __slots__ = ("door", "drops", "number", "socket", "watch", "width")
-
-    def __init__(self, door: Door, number: int, watch: _Watch) -> None:
-        self.door = door
-        self.socket = door.socket
-        self.watch = watch
-        self.number = number  # part of keys: clients may have sessions at several doors
-        self.width = mmsg.WIDTH[socket.AddressFamily(door.socket.family)]
-        self.drops = 0  # that the kernel told of so far
-
-
-class Session:
-    """A client's socket towards its endpoint."""
-
-    __slots__ = ("due", "entry", "is_bulk", "key", "large", "local", "peer", "receive", "send", "socket", "target")
-
-    def __init__(self, entry: Entry, key: bytes, peer: bytes, local: bytes, target: Target) -> None:
-        """Raises OSError."""
-        self.entry = entry
-        self.key = key
-        self.peer = peer
-        self.local = local  # what answers are sent with
-        self.target = target
-        self.due = 0.0  # when an answer is next noted
-        self.is_bulk = False
-        self.large = 0  # datagrams so far
-        self.socket = dial(target.ip, socket.SOCK_DGRAM)
-        try:
-            self.socket.connect((target.ip, target.port))
-        except BaseException:
-            self.socket.close()
-            raise
-        self.receive = self.socket.recv_into
-        self.send = self.socket.send
-
-
 class Datagrams:
-    """All UDP sessions of one family, of all its listeners. ``limit``: how many there may be."""
+    """All UDP sessions of one family, of all its listeners. ``limit``: how many there may be.
 
-    def __init__(self, config: Config, *, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+    ``elsewhere``: how many sessions of a service port other processes have; asked where there is a cap.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        limit: int,
+        elsewhere: Callable[[ServicePortKey], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.counts = Counts()
         self._config = config
+        self._elsewhere = elsewhere
         self._clock = clock
         self._grain = config.relay_udp_idle / 100  # an answer so soon after another one is not noted in the table
         self._sessions: Sessions[bytes, Session] = Sessions(limit=limit, idle=config.relay_udp_idle)
         self._opened = 0
         self._entries: dict[int, Entry] = {}  # by file
         self._by_file: dict[int, Session] = {}
-        self._watch: _Watch | None = None  # while there are doors
+        self._watch: Watch | None = None  # while there are doors
         self._latest: Sequence[Session] = ()  # that had answers
 
     async def run(self) -> None:
@@ -114,7 +81,11 @@ class Datagrams:
         try:
             while True:
                 await asyncio.sleep(self._config.relay_sweep)
-                self._close(self._sessions.expire(self._clock()))
+                now = self._clock()
+                idle = self._sessions.expire(now)
+                for session in idle:  # nobody refused it in all its life, which must do where nobody answers
+                    session.was_answered(now)
+                self._close(idle)
                 for entry in self._entries.values():
                     self._ask_drops(entry)
         finally:
@@ -126,7 +97,7 @@ class Datagrams:
         ancillary.accept_joined(door.socket)
         if door.listener.ip in _WILDCARDS:
             ancillary.ask_destination(door.socket)
-        watch = self._watch or _Watch(self._turn)
+        watch = self._watch or Watch(self._turn)
         try:
             watch.add(door.socket)
         except BaseException:
@@ -152,11 +123,13 @@ class Datagrams:
 
         def is_orphan(_: bytes, session: Session) -> bool:
             door = session.entry.door
-            return doors.get(door.listener) is not door or not door.rule.serves(session.target)
+            if doors.get(door.listener) is not door or session.endpoint.service is not door.balancer.service:
+                return True
+            return not door.rule.serves(session.endpoint.target)
 
         self._close(self._sessions.drop(is_orphan))
 
-    def _turn(self, watch: _Watch) -> None:
+    def _turn(self, watch: Watch) -> None:
         """Somebody has sent something."""
         for _ in range(_ROUNDS):
             ready = watch.epoll.poll(0, SLOTS)
@@ -189,16 +162,17 @@ class Datagrams:
             session = touch(key, now) or self._begin(entry, key, mmsg.padded(peer.tobytes()), local, now)
             if session is None:
                 continue
+            session.tally.received += length
             try:
                 if segment:
-                    _make_bulk(session, self._config.relay_udp_buffer)
+                    session.be_bulk(self._config.relay_udp_buffer)
                     session.socket.sendmsg([data[:length]], [ancillary.cut_by(segment)])
                 else:
                     session.send(data[:length])
             except OSError as error:
                 self._not_sent(session, data[:length], segment or length or 1, error, now)
 
-    def _from_endpoints(self, sessions: Sequence[Session], watch: _Watch, now: float) -> None:
+    def _from_endpoints(self, sessions: Sequence[Session], watch: Watch, now: float) -> None:
         """One datagram of each; where it is the same few again, all that they have."""
         touch, outbox, data = self._sessions.touch, watch.outbox, watch.outbox.data
         are_same = len(sessions) <= _FEW and sessions == self._latest
@@ -208,6 +182,7 @@ class Datagrams:
             if now >= session.due:
                 touch(session.key, now)
                 session.due = now + self._grain
+                session.was_answered(now)
             try:
                 if are_same or session.is_bulk:
                     self._pass_on(session, watch)
@@ -216,6 +191,7 @@ class Datagrams:
                     self._send(entry, outbox)
                     entry, count = session.entry, 0
                 length = session.receive(data[count])
+                session.tally.sent += length
             except OSError as error:
                 self._not_received(session, error)
                 continue
@@ -225,45 +201,59 @@ class Datagrams:
                 self._saw_large(session)
         self._send(entry, outbox)
 
-    def _pass_on(self, session: Session, watch: _Watch) -> None:
+    def _pass_on(self, session: Session, watch: Watch) -> None:
         """Raises OSError."""
         entry = session.entry
         for _, _, length, more, control in watch.inbox.receive(session.socket, entry.width, entry.number):
             segment = ancillary.parse(control[:more].tobytes()).segment if more else 0
+            session.tally.sent += length
             watch.through.put(length, session.peer, session.local, segment)
             if length > _LARGE and not session.is_bulk:
                 self._saw_large(session)
         self._send(entry, watch.through)
 
     def _send(self, entry: Entry | None, outbox: mmsg.Outbox) -> None:
-        if entry is not None:
-            self.counts.dropped += outbox.send(entry.socket)
+        if entry is not None and (drops := outbox.send(entry.socket)):
+            self._drop(entry.door.balancer.service, drops)
 
     def _saw_large(self, session: Session) -> None:
         session.large += 1
         if session.large >= _MANY:
-            _make_bulk(session, self._config.relay_udp_buffer)
+            session.be_bulk(self._config.relay_udp_buffer)
 
     def _begin(self, entry: Entry, key: bytes, peer: bytes, local: bytes, now: float) -> Session | None:
-        door, ip = entry.door, str(mmsg.unpack(peer)[0])
-        affinity = door.rule.affinity_seconds
+        balancer, ip = entry.door.balancer, str(mmsg.unpack(peer)[0])
+        tally = balancer.service.tally
+        self._make_room(balancer.service)
         why = ENDPOINTS
-        for target in door.balancer.order(door.rule.targets, affinity=affinity, client=ip, now=now):
+        for number, endpoint in enumerate(balancer.attempts(ip, now)):
+            tally.retries += number > 0
             try:
-                session = Session(entry, key, peer, local, target)
+                session = Session(entry, key, peer, local, endpoint)
                 self._add(session, now)
             except OSError as error:
                 why = reason(error)
                 if error.errno in SHORT_OF_FILES:
                     break
+                if error.errno != errno.EADDRNOTAVAIL:  # there are no more ports here
+                    balancer.failed(endpoint, now)
                 continue
-            if affinity:
-                door.balancer.served(ip, target, now)
+            balancer.begun(endpoint, ip, now)
             self.counts.flows += 1
-            self.counts.active = len(self._sessions)
+            tally.flows += 1
             return session
-        self.counts.refused[why] += 1
+        self._refuse(balancer.service, why)
         return None
+
+    def _make_room(self, service: ServicePort) -> None:
+        """Within the cap of one service port. A process that has none of its flows may begin one all the same."""
+        cap = service.relay.connections
+        if not cap:
+            return
+        for _ in range(min(service.tally.active, service.tally.active + self._elsewhere(service.key) + 1 - cap)):
+            oldest = self._sessions.take_oldest(service, lambda session: session.endpoint.service is service)
+            if oldest is not None:
+                self._evict([oldest])
 
     def _add(self, session: Session, now: float) -> None:
         """Raises OSError."""
@@ -273,18 +263,26 @@ class Datagrams:
             session.socket.close()
             raise
         self._by_file[session.socket.fileno()] = session
-        evicted = self._sessions.add(session.key, session, now)
-        self.counts.evicted += len(evicted)
-        self._close(evicted)
+        service = session.endpoint.service
+        session.endpoint.active += 1
+        service.tally.active += 1
+        self._evict(self._sessions.add(session.key, session, now, service))
+        self.counts.active = len(self._sessions)
+
+    def _evict(self, sessions: Sequence[Session]) -> None:
+        for session in sessions:
+            session.tally.evicted += 1
+        self.counts.evicted += len(sessions)
+        self._close(sessions)
 
     def _not_sent(self, session: Session, data: memoryview, segment: int, error: OSError, now: float) -> None:
         """The error is about this datagram, or the endpoint's answer to an earlier one; then this was not tried."""
         if error.errno in _FULL:
-            self.counts.dropped += -(-len(data) // segment) or 1
+            self._drop(session.endpoint.service, -(-len(data) // segment) or 1)
         elif error.errno in _UNFIT:
             self._send_pieces(session, data, segment)
         else:
-            self._refused(session)
+            self._refused(session, now)
             again = self._begin(session.entry, session.key, session.peer, session.local, now)
             if again is not None:
                 self._send_pieces(again, data, segment)
@@ -294,60 +292,40 @@ class Datagrams:
             try:
                 session.send(data[at : at + segment])
             except OSError:
-                self.counts.dropped += 1
+                self._drop(session.endpoint.service, 1)
 
     def _not_received(self, session: Session, error: OSError) -> None:
         # No longer there, nothing to read after all, or a smaller path MTU, which the kernel minds from now on.
         if session.socket.fileno() >= 0 and error.errno not in _FULL | _UNFIT:
-            self._refused(session)
+            self._refused(session, self._clock())
 
-    def _refused(self, session: Session) -> None:
+    def _refused(self, session: Session, now: float) -> None:
         """The endpoint is not there."""
-        self.counts.refused[ENDPOINTS] += 1
-        session.entry.door.balancer.forget(str(mmsg.unpack(session.peer)[0]))
+        balancer = session.entry.door.balancer
+        self._refuse(session.endpoint.service, ENDPOINTS)
+        balancer.failed(session.endpoint, now)
+        balancer.forget(str(mmsg.unpack(session.peer)[0]))
         self._sessions.remove(session.key)
         self._close([session])
 
     def _close(self, sessions: Iterable[Session]) -> None:
         for session in sessions:
-            self.counts.dropped += ancillary.dropped(session.socket)
+            self._drop(session.endpoint.service, ancillary.dropped(session.socket))
+            session.endpoint.active -= 1
+            session.tally.active -= 1
             del self._by_file[session.socket.fileno()]
             session.socket.close()  # which takes it out of the epoll
         self.counts.active = len(self._sessions)
 
     def _ask_drops(self, entry: Entry) -> None:
         drops = ancillary.dropped(entry.socket)
-        self.counts.dropped += drops - entry.drops
+        self._drop(entry.door.balancer.service, drops - entry.drops)
         entry.drops = drops
 
+    def _drop(self, service: ServicePort, datagrams: int) -> None:
+        self.counts.dropped += datagrams
+        service.tally.dropped += datagrams
 
-def _make_bulk(session: Session, buffer: int) -> None:
-    """From now on its datagrams may be uncut."""
-    if not session.is_bulk:
-        session.is_bulk = True
-        ancillary.widen(session.socket, buffer)
-        ancillary.accept_joined(session.socket)
-
-
-class _Watch:
-    """The sockets that may have something to read, of which the loop knows one file."""
-
-    def __init__(self, turn: Callable[[_Watch], None]) -> None:
-        """Raises OSError."""
-        self.inbox = mmsg.inbox()
-        self.outbox = mmsg.outbox()
-        self.through = mmsg.outbox(self.inbox)
-        self.epoll = select.epoll()
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self.epoll.fileno(), turn, self)
-
-    def add(self, sock: socket.socket) -> None:
-        """Raises OSError."""
-        self.epoll.register(sock.fileno(), select.EPOLLIN)
-
-    def remove(self, sock: socket.socket) -> None:
-        self.epoll.unregister(sock.fileno())
-
-    def close(self) -> None:
-        self._loop.remove_reader(self.epoll.fileno())
-        self.epoll.close()
+    def _refuse(self, service: ServicePort, why: str) -> None:
+        self.counts.refused[why] += 1
+        service.tally.refuse(why)

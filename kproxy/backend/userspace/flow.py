@@ -5,8 +5,8 @@ it would cost two objects for each message. Its words are here: a side that has 
 peer is reset), one that is full (what it did not take is ``rest``, and its peer is not read meanwhile).
 
 What a flow can hold for one direction is what was read at once: ``relay_buffer`` bytes, or the ``relay_pipe`` bytes of
-one pipe. All else that waits is in the kernel's buffers of two sockets, whose largest sizes are the node's to choose
-(net.ipv4.tcp_rmem and tcp_wmem, the last of three figures), or still with its sender.
+one pipe (``bounds`` adds that up). All else that waits is in the kernel's buffers of two sockets, whose largest sizes
+are the node's to choose (net.ipv4.tcp_rmem and tcp_wmem, the last of three figures), or still with its sender.
 
 A flow begins as reads and writes of the shared buffer, which is cheapest for messages. Three large reads in a row
 prove it to be bulk; then the kernel moves its pages through a pipe, at a quarter of the processor time, until eight
@@ -14,6 +14,13 @@ bursts in a row were small. A direction for which there is no pipe stays as it w
 
 Urgent bytes are bytes of the stream, where they stand: both sockets have SO_OOBINLINE before anything can arrive. A
 read ends at such a byte, with more to be had; the event says so (EPOLLPRI), and then reading goes on.
+
+Each flow is looked after from time to time (``relay_sweep``), by the newest settings of its service port; hence limits
+are kept to within one such time. One that has been idle for too long is reset, earlier if nothing was ever said
+(``silence``), and so is one whose endpoint has left the rules too long ago (``drain``). Whether a request is whole, a
+relay of bytes cannot see: who says one letter in a minute is in conversation. Against that only numbers help, of one
+service port's connections (``connections``), of which each costs us little while it waits; and an endpoint's own
+deadlines, which see the same slow client that they would see without us.
 
 Every abnormal end is a reset of both sides, so nobody takes a cut stream for a whole one. That holds for the death of
 this process, too, for whatever is bulk or has seen one sweep: from then on its sockets linger for no time
@@ -27,7 +34,9 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
+from math import inf
 
+from kproxy.backend.userspace.endpoints import Endpoint
 from kproxy.backend.userspace.pipes import Pipe, Pipes
 from kproxy.backend.userspace.reactor import (
     FAULT,
@@ -258,14 +267,16 @@ class End(Handler):
 
 
 class Client(End):
-    """The client's end, which speaks for the flow."""
+    """The client's end, which speaks for the flow, to ``endpoint``."""
 
-    __slots__ = ("_is_probed", "_seen", "_since")
+    __slots__ = ("_is_probed", "_received", "_seen", "_sent", "_since", "endpoint")
 
-    def __init__(self, flows: Flows, sock: Socket) -> None:
+    def __init__(self, flows: Flows, sock: Socket, endpoint: Endpoint, now: float) -> None:
         super().__init__(flows, sock, hears_room=False)
-        self._seen = -1  # what had happened when it was last looked at
-        self._since = 0.0  # when it was first seen
+        self.endpoint = endpoint
+        self._received = self._sent = 0  # of both ends' bytes those that the tally has
+        self._seen = 0  # what had happened when it was last looked at
+        self._since = now  # when it was first seen
         self._is_probed = False
 
     def age(self, now: float, config: Config) -> None:
@@ -273,17 +284,36 @@ class Client(End):
         peer = self.peer
         if peer is None:
             return
+        self.count(peer)
+        if self.lingers:
+            self.be_reset_by_death()
         ends = self.has_ended + peer.has_ended
         seen = self.moved + peer.moved + ends
         if seen != self._seen:
             self._seen, self._since = seen, now
-            self.be_reset_by_death()
-        elif self._since + (config.relay_half_closed if ends else config.relay_idle) <= now:
+        elif self._since + self._patience(ends, is_silent=seen == ends, config=config) <= now:
             self.fail()
+            return
         elif not self._is_probed:
             self._is_probed = True
             for each in (self, peer):
                 _probe(each.sock, max(1, int(config.relay_keepalive)))
+        left, drain = self.endpoint.left, self.endpoint.service.relay.drain
+        if left is not None and drain and left + drain <= now:
+            self.fail()
+
+    def count(self, peer: End) -> None:
+        """Add to the tally what has moved since the latest time."""
+        tally = self.endpoint.service.tally
+        tally.received += self.moved - self._received
+        tally.sent += peer.moved - self._sent
+        self._received, self._sent = self.moved, peer.moved
+
+    def _patience(self, ends: int, *, is_silent: bool, config: Config) -> float:
+        """For how long nothing may happen. 0 in the settings is for ever."""
+        relay = self.endpoint.service.relay
+        patience = config.relay_half_closed if ends else relay.idle or inf
+        return min(patience, relay.silence) if is_silent and relay.silence else patience
 
 
 def _probe(sock: Socket, idle: int) -> None:
@@ -304,12 +334,12 @@ class Flows:
         self.live: set[Client] = set()
         self._ended = ended
 
-    def join(self, client: Socket, endpoint: Socket) -> End:
-        """Begin a flow; the endpoint's end of it. ``endpoint`` is registered, for input and output, and nobody else."""
-        first, second = Client(self, client), End(self, endpoint, hears_room=True)
+    def join(self, client: Socket, sock: Socket, endpoint: Endpoint, now: float) -> End:
+        """Begin a flow; the endpoint's end of it. ``sock`` is registered, for input and output, and nobody else."""
+        first, second = Client(self, client, endpoint, now), End(self, sock, hears_room=True)
         first.peer, second.peer = second, first
-        first.out, second.out = endpoint, client
-        self.reactor.handlers[endpoint.fileno()] = second
+        first.out, second.out = sock, client
+        self.reactor.handlers[sock.fileno()] = second
         self.live.add(first)
         first.read(IN)  # what it said while it waited; nothing of that is left to be an event
         if first.peer is not None:
@@ -321,6 +351,9 @@ class Flows:
 
     def finish(self, one: End, other: End) -> None:
         """Close both sockets, and free everything without waiting for the collector."""
+        for each, peer in ((one, other), (other, one)):
+            if isinstance(each, Client):
+                each.count(peer)
         for each in (one, other):
             if isinstance(each.rest, Pipe):
                 self.pipes.give(each.rest)

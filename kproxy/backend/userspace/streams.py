@@ -1,8 +1,10 @@
 """TCP connections of one family: who is let in, how many there may be, and for how long.
 
 A client is accepted at once, led to an endpoint (``approach``), and joined with it (``flow``); ``reactor`` says when.
-Accepting is bounded for each turn, more where more are waiting. At the cap a client is reset, so that it learns of it;
-short of files it waits in the kernel's queue, and so do all others, for ``relay_accept_pause``.
+Accepting is bounded for each turn, more where more are waiting. At a cap, of all or of its service port, a client is
+reset, so that it learns of it; short of files it waits in the kernel's queue, and so do all others, for
+``relay_accept_pause``. Where several processes share a service port they share its cap; each knows what the others had
+a moment ago, so there may be more connections for a moment, by what comes to all of them within it.
 
 ``tcp`` is the specification of what happens to a flow; it is not driven here (see ``flow``).
 
@@ -15,15 +17,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from time import monotonic
 
 from kproxy.backend.userspace.approach import Approach, Approaches
-from kproxy.backend.userspace.counts import FILES, LIMIT, SHORT_OF_FILES, Counts, reason
+from kproxy.backend.userspace.bounds import Bounds
+from kproxy.backend.userspace.counts import FILES, LIMIT, SERVICE_LIMIT, SHORT_OF_FILES, Counts, reason
 from kproxy.backend.userspace.door import Door
 from kproxy.backend.userspace.flow import Client, Flows, reset_when_closed
 from kproxy.backend.userspace.pipes import Pipes
 from kproxy.backend.userspace.reactor import IN, OUT, Handler, Reactor, Socket
 from kproxy.config import Config
+from kproxy.model.keys import ServicePortKey
 
 _STREAM = int(socket.SOCK_STREAM)
 _AT_ONCE = 64  # connections accepted before others have their turn
@@ -31,20 +36,23 @@ _PIPES_SHARE = 8  # of the connections that there may be, one in so many may hav
 
 
 class Streams:
-    """All TCP flows of one family, of all its listeners. ``limit``: how many there may be."""
+    """All TCP flows of one family, of all its listeners. ``limit``: how many there may be.
 
-    def __init__(self, config: Config, *, limit: int) -> None:
+    ``elsewhere``: how many flows of a service port other processes have; asked where there is a cap.
+    """
+
+    def __init__(self, config: Config, *, limit: int, elsewhere: Callable[[ServicePortKey], int]) -> None:
         self.counts = Counts()
         self._config = config
         self._limit = limit
+        self._elsewhere = elsewhere
         self._is_running = False
         self._reactor = Reactor(config.relay_buffer)
         pipes = min(config.relay_pipes, max(1, limit // _PIPES_SHARE))
         self._pipes = Pipes(limit=pipes, size=config.relay_pipe)
+        self.bounds = Bounds(buffer=config.relay_buffer, pipe=config.relay_pipe, flows=limit, pipes=pipes)
         self._flows = Flows(self._reactor, self._pipes, self._ended)
-        self._approaches = Approaches(
-            self._reactor, config.relay_connect_deadlines, reached=self._reached, gave_up=self._gave_up
-        )
+        self._approaches = Approaches(self._reactor, reached=self._reached, gave_up=self._gave_up)
         self._pauses: dict[Door, asyncio.TimerHandle] = {}
 
     async def run(self) -> None:
@@ -81,20 +89,27 @@ class Streams:
     def admit(self, door: Door, family: int, fd: int, ip: str) -> None:
         """A client was accepted."""
         sock = Socket(family, _STREAM, 0, fd)
-        if not self._is_running or self.counts.active >= self._limit:
-            self.counts.refused[LIMIT] += 1
-            reset_when_closed(sock)
-            sock.close()
+        counts, balancer = self.counts, door.balancer
+        service = balancer.service
+        if not self._is_running or counts.active >= self._limit:
+            why = LIMIT
+        elif (cap := service.relay.connections) and service.tally.active + self._elsewhere(service.key) >= cap:
+            why = SERVICE_LIMIT
+        else:
+            sock.setblocking(False)
+            counts.active += 1
+            service.tally.active += 1
+            Approach(self._approaches, sock, balancer, ip, monotonic()).begin()
             return
-        sock.setblocking(False)
-        rule, now = door.rule, monotonic()
-        order = door.balancer.order(rule.targets, affinity=rule.affinity_seconds, client=ip, now=now)
-        self.counts.active += 1
-        Approach(self._approaches, sock, door, ip, order).try_next(ConnectionRefusedError())
+        counts.refused[why] += 1
+        service.tally.refuse(why)
+        reset_when_closed(sock)
+        sock.close()
 
     def pause(self, door: Door) -> None:
         """Short of files: whoever knocks waits in the kernel's queue meanwhile."""
         self.counts.refused[FILES] += 1
+        door.balancer.service.tally.refuse(FILES)
         self._reactor.unregister(door.socket)
         loop = asyncio.get_running_loop()
         self._pauses[door] = loop.call_later(self._config.relay_accept_pause, self._resume, door)
@@ -107,21 +122,26 @@ class Streams:
             self.pause(door)
 
     def _reached(self, approach: Approach, mask: int) -> None:
-        door = approach.door
-        if door.rule.affinity_seconds:
-            door.balancer.served(approach.ip, approach.target, monotonic())
+        now, endpoint = monotonic(), approach.endpoint
+        approach.balancer.reached(endpoint, approach.ip, now)
         self.counts.flows += 1
-        end = self._flows.join(approach.client, approach.sock)
+        endpoint.service.tally.connect(now - approach.began)
+        end = self._flows.join(approach.client, approach.sock, endpoint, now)
         end.handle(mask & ~OUT)
 
     def _gave_up(self, approach: Approach, error: OSError) -> None:
-        self.counts.refused[reason(error)] += 1
+        why, tally = reason(error), approach.balancer.service.tally
+        self.counts.refused[why] += 1
         self.counts.active -= 1
+        tally.refuse(why)
+        tally.active -= 1
         reset_when_closed(approach.client)
         self._reactor.close(approach.client)
 
-    def _ended(self, _client: Client) -> None:
+    def _ended(self, client: Client) -> None:
         self.counts.active -= 1
+        client.endpoint.active -= 1
+        client.endpoint.service.tally.active -= 1
 
 
 class _Entrance(Handler):

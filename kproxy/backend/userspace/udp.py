@@ -6,12 +6,15 @@ closes, or when there are too many and it was idle longest: a flood of clients c
 
 Sessions are kept in the order of their latest datagrams, so what is to end is always in front. Each datagram asks the
 table once, so using a session moves it and writes one number, and makes no object.
+
+Where a part of them, a *group*, may have only so many, the order within that group is kept as well, from the first time
+that somebody must go: then the whole order has it, and until then no datagram pays for it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 S = TypeVar("S")  # whatever the caller keeps of a session
@@ -26,6 +29,8 @@ class Sessions(Generic[K, S]):
         self._idle = idle
         self._kept: OrderedDict[K, S] = OrderedDict()
         self._used: dict[K, float] = {}
+        self._groups: dict[Hashable, OrderedDict[K, None]] = {}  # those in which somebody had to go
+        self._group_of: dict[K, Hashable] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -36,14 +41,31 @@ class Sessions(Generic[K, S]):
         if session is not None:
             self._used[key] = now
             self._kept.move_to_end(key)
+            if self._group_of and key in self._group_of:
+                self._groups[self._group_of[key]].move_to_end(key)
         return session
 
-    def add(self, key: K, session: S, now: float) -> list[S]:
+    def add(self, key: K, session: S, now: float, group: Hashable = None) -> list[S]:
         """Keep a session; those that must go for it. ``key`` has none yet."""
         gone = [self._take(next(iter(self._kept))) for _ in range(len(self._kept) + 1 - self._limit)]
         self._kept[key] = session
         self._used[key] = now
+        if group in self._groups:
+            self._groups[group][key] = None
+            self._group_of[key] = group
         return gone
+
+    def take_oldest(self, group: Hashable, belongs: Callable[[S], bool]) -> S | None:
+        """The one of a group that was idle longest; ``belongs`` says which are its."""
+        if group not in self._groups:
+            members = OrderedDict.fromkeys(key for key, session in self._kept.items() if belongs(session))
+            self._groups[group] = members
+            self._group_of.update(dict.fromkeys(members, group))
+        members = self._groups[group]
+        if not members:
+            del self._groups[group]
+            return None
+        return self._take(next(iter(members)))
 
     def remove(self, key: K) -> S | None:
         return self._take(key) if key in self._kept else None
@@ -64,4 +86,9 @@ class Sessions(Generic[K, S]):
 
     def _take(self, key: K) -> S:
         del self._used[key]
+        if self._group_of and (group := self._group_of.pop(key, None)) is not None:
+            members = self._groups[group]
+            del members[key]
+            if not members:
+                del self._groups[group]
         return self._kept.pop(key)

@@ -8,10 +8,11 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 
+from kproxy.backend.userspace.endpoints import Endpoint
 from kproxy.backend.userspace.flow import Client, End, Flows
 from kproxy.backend.userspace.pipes import Pipe, Pipes
 from kproxy.backend.userspace.reactor import INPUT_AND_OUTPUT, Handler, Reactor, Socket
-from tests.unit.backend.userspace.sockets import DEADLINE, until
+from tests.unit.backend.userspace.sockets import DEADLINE, somebody, until
 
 CLOSED = 7  # TCP_CLOSE of TCP_INFO
 
@@ -61,12 +62,14 @@ class World:
         self.flows = Flows(self.reactor, self.pipes, self.over.append)
         self.far: list[socket.socket] = []
 
-    def begin(self, *, kernel: int | None = None) -> tuple[socket.socket, socket.socket, End, End]:
+    def begin(
+        self, *, kernel: int | None = None, to: Endpoint | None = None
+    ) -> tuple[socket.socket, socket.socket, End, End]:
         """The far ends of client and endpoint, and the flow's ends of both."""
         (client, near_client), (endpoint, near_endpoint) = pair(kernel), pair(kernel)
         self.far += [client, endpoint]
         self.reactor.register(Nobody(), near_endpoint, INPUT_AND_OUTPUT)
-        end = self.flows.join(near_client, near_endpoint)
+        end = self.flows.join(near_client, near_endpoint, to or somebody(), 0)
         assert end.peer is not None
         return client, endpoint, end.peer, end
 

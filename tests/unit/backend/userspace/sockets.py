@@ -12,10 +12,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from kproxy.backend.userspace.apply import Listeners
+from kproxy.backend.userspace.counts import Tally
+from kproxy.backend.userspace.endpoints import ALWAYS, Endpoint, ServicePort
 from kproxy.backend.userspace.rules import Listener, Rule, Ruleset
 from kproxy.config import Config
 from kproxy.model.enums import Protocol
 from kproxy.model.keys import ServicePortKey
+from kproxy.model.relay import Relay
 from kproxy.plan.plan import Target
 from kproxy.plan.relay import default_relay
 
@@ -25,7 +28,7 @@ DEADLINE = 20.0  # seconds; only what is broken needs them
 
 
 def config(**settings: Any) -> Config:
-    return Config(**{"relay_connect_deadlines": (0.05, 0.1, 5.0, 5.0), "relay_sweep": 0.01, **settings})
+    return Config(**{"relay_sweep": 0.01, **settings})
 
 
 def free_port(protocol: Protocol = TCP, ip: str = "127.0.0.1") -> int:
@@ -39,9 +42,25 @@ def rule(
     port: int, *targets: Target, protocol: Protocol = TCP, ip: str = "127.0.0.1", affinity: int = 0, **relay: Any
 ) -> Rule:
     """``relay``: what the Service asks for, instead of the defaults."""
-    key = ServicePortKey("default", "web", "", protocol)
-    how = replace(default_relay(Config()), **relay)
-    return Rule(Listener(ip, port, protocol), key, targets, how, affinity_seconds=affinity)
+    return Rule(Listener(ip, port, protocol), key(protocol), targets, settings(**relay), affinity_seconds=affinity)
+
+
+def key(protocol: Protocol = TCP, name: str = "web") -> ServicePortKey:
+    return ServicePortKey("default", name, "", protocol)
+
+
+def settings(**relay: Any) -> Relay:
+    """Of a Service that asks for these."""
+    return replace(default_relay(Config()), **{"connect_deadlines": (0.05, 0.1, 5.0, 5.0), **relay})
+
+
+def somebody(**relay: Any) -> Endpoint:
+    """One that no rule has."""
+    return Endpoint(ServicePort(key(), settings(**relay)), Target("192.0.2.1", 9, local=False), ALWAYS)
+
+
+def tally_of(listeners: Listeners, protocol: Protocol = TCP, name: str = "web") -> Tally:
+    return listeners.tallies()[key(protocol, name)]
 
 
 def rules(*wanted: Rule) -> Ruleset:

@@ -8,17 +8,22 @@ import errno
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kproxy.backend.userspace.approach import Approach, Approaches
 from kproxy.backend.userspace.balance import Balancer
-from kproxy.backend.userspace.door import Door, open_on_loopback
+from kproxy.backend.userspace.endpoints import ServicePort
 from kproxy.backend.userspace.reactor import Reactor, Socket
+from kproxy.backend.userspace.rules import Listener, Rule
+from kproxy.model.enums import Protocol
 from kproxy.plan.plan import Target
 from tests.unit.backend.userspace.pairs import becomes
-from tests.unit.backend.userspace.sockets import DEADLINE, free_port, rule, silent
+from tests.unit.backend.userspace.sockets import DEADLINE, free_port, key, settings, silent
 
+ANYWHERE = Listener("127.0.0.1", 1, Protocol.TCP)
 Outcome = tuple[Target, OSError | None]
 
 
@@ -28,14 +33,20 @@ class Way:
     def __init__(self, deadlines: Sequence[float]) -> None:
         self.reactor = Reactor(4096)
         self.outcomes: list[Outcome] = []
-        self.approaches = Approaches(self.reactor, deadlines, reached=self._reached, gave_up=self._gave_up)
-        port = free_port()
-        made = rule(port, Target("127.0.0.1", port, local=False))
-        self.door = Door(made, Balancer(first=0, clients=1), open_on_loopback(made.listener))
+        self.approaches = Approaches(self.reactor, reached=self._reached, gave_up=self._gave_up)
+        self.relay = settings(connect_deadlines=tuple(deadlines), eject_after=0)
+        self.service = ServicePort(key(), self.relay)
+
+    def toward(self, *order: Target, **relay: Any) -> Approach:
+        """Begun, to endpoints in this order."""
+        balancer = Balancer(self.service, chance=lambda: 0, clients=1)
+        balancer.follow(Rule(ANYWHERE, self.service.key, order, replace(self.relay, **relay)), 0)
+        approach = Approach(self.approaches, Socket(), balancer, "192.0.2.1", 0)
+        approach.begin()
+        return approach
 
     async def go(self, *order: Target) -> Outcome:
-        approach = Approach(self.approaches, Socket(), self.door, "192.0.2.1", order)
-        approach.try_next(ConnectionRefusedError())
+        approach = self.toward(*order)
         await becomes(lambda: bool(self.outcomes))
         approach.fail()  # is nothing any more
         return self.outcomes.pop()
@@ -48,7 +59,7 @@ class Way:
         self._end(approach, error)
 
     def _end(self, approach: Approach, error: OSError | None) -> None:
-        self.outcomes.append((approach.target, error))
+        self.outcomes.append((approach.endpoint.target, error))
         approach.client.close()
 
 
@@ -61,7 +72,6 @@ async def way(*deadlines: float) -> AsyncIterator[Way]:
     finally:
         made.approaches.stop()
         made.reactor.stop()
-        made.door.close()
 
 
 def dead() -> Target:
@@ -111,7 +121,7 @@ async def test_one_that_is_slow_at_first_is_reached_in_the_end() -> None:
         guests = silent()
         with guests as swallows:
             going = asyncio.create_task(made.go(swallows))
-            await becomes(lambda: len(made.approaches._waiting[1]) == 1)
+            await becomes(lambda: list(made.approaches._waiting) == [5.0])
             guests.make_room()
             assert await going == (swallows, None)
 
@@ -119,11 +129,8 @@ async def test_one_that_is_slow_at_first_is_reached_in_the_end() -> None:
 async def test_an_earlier_deadline_is_not_kept_waiting_by_a_later_one() -> None:
     async with way(0.01, 5.0) as made:
         with silent() as swallows:
-            first = Approach(made.approaches, Socket(), made.door, "192.0.2.1", (swallows, dead()))
-            first._stage = 1
-            first.try_next(ConnectionRefusedError())
-            second = Approach(made.approaches, Socket(), made.door, "192.0.2.1", (swallows,))
-            second.try_next(ConnectionRefusedError())
+            first = made.toward(swallows, connect_deadlines=(5.0,))
+            second = made.toward(swallows)
             await becomes(lambda: second._stage == 1)
             assert not first.is_over
             for each in (first, second):
@@ -134,12 +141,12 @@ async def test_an_earlier_deadline_is_not_kept_waiting_by_a_later_one() -> None:
 async def test_short_of_files_nobody_else_is_tried() -> None:
     async with way(5.0) as made:
         with alive() as target:
-            client = Socket()
+            with socket.socket() as probe:
+                files = probe.fileno() + 1  # enough for the client, and no more
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            approach = Approach(made.approaches, client, made.door, "192.0.2.1", (target, dead()))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
             try:
-                approach.try_next(ConnectionRefusedError())
+                made.toward(target, dead())
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             ((tried, error),) = made.outcomes

@@ -1,40 +1,23 @@
-"""One flow between two real connections: by hand, and against its specification. Through listeners: test_streams."""
+"""What one flow carries between two real connections. Beside its specification it is in test_flow_machine."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
-import os
-import signal
 import socket
-import tracemalloc
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kproxy.backend.userspace import tcp
-from kproxy.backend.userspace.flow import Client
-from kproxy.backend.userspace.pipes import Pipe
-from kproxy.backend.userspace.reactor import INPUT_AND_OUTPUT, READS
-from kproxy.backend.userspace.tcp import Side
-from kproxy.config import Config
+from kproxy.backend.userspace.reactor import READS
 from tests.unit.backend.userspace.pairs import (
-    Nobody,
-    World,
     becomes,
     held,
     is_reset,
-    pair,
     read,
     read_all,
     reset,
     world,
     write,
 )
-from tests.unit.backend.userspace.sockets import DEADLINE
 
 LOTS = bytes(range(251)) * 40_000  # 10 MB; a prime, so that a lost or repeated page shows
 
@@ -208,93 +191,6 @@ async def test_urgent_bytes_stay_where_they_were_said_and_hold_up_nothing() -> N
             assert got == b"before!after"
 
 
-async def test_an_idle_flow_is_reset_and_one_that_moves_is_not() -> None:
-    async with world() as made:
-        client, endpoint, ours, _ = made.begin()
-        assert isinstance(ours, Client)
-        config = Config(relay_idle=10, relay_half_closed=3)
-        for now in (0, 5, 9.9):
-            made.flows.age(now, config)
-        await write(client, b"x")
-        await read(endpoint)
-        for now in (12, 21):
-            made.flows.age(now, config)
-        client.shutdown(socket.SHUT_WR)
-        assert await read(endpoint) == b""
-        for now in (22, 24.9):
-            made.flows.age(now, config)
-        assert made.flows.live
-        assert ours.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        made.flows.age(25, config)
-        assert not made.flows.live
-        await becomes(lambda: is_reset(client) and is_reset(endpoint))
-
-
-async def test_flows_of_a_process_that_is_killed_are_reset() -> None:
-    (client, near_client), (endpoint, near_endpoint) = pair(None), pair(None)
-    child = os.fork()
-    if not child:  # only system calls, and no loop: it is the parent's
-        made = World()
-        try:
-            first = Client(made.flows, near_client)
-            second = Client(made.flows, near_endpoint)
-            first.peer, second.peer = second, first
-            first.age(0, Config())
-            os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(1)
-    near_client.close()
-    near_endpoint.close()
-    assert (await asyncio.to_thread(os.waitpid, child, 0))[1] == signal.SIGKILL
-    with client, endpoint:
-        for each in (client, endpoint):
-            with pytest.raises(ConnectionResetError):
-                await read(each)
-
-
-async def test_an_idle_flow_takes_less_than_a_kilobyte() -> None:
-    async with world() as made:
-        count, pairs = 200, []
-        for _ in range(count):
-            (client, near_client), (endpoint, near_endpoint) = pair(None), pair(None)
-            made.far += [client, endpoint]
-            made.reactor.register(Nobody(), near_endpoint, INPUT_AND_OUTPUT)
-            pairs.append((client, near_client, endpoint, near_endpoint))
-        gc.collect()
-        tracemalloc.start()
-        try:
-            for client, near_client, endpoint, near_endpoint in pairs:
-                made.flows.join(near_client, near_endpoint)
-                for one, other in ((client, endpoint), (endpoint, client)):
-                    await write(one, b"x" * 300)
-                    await read(other)
-            made.flows.age(0, Config())
-            gc.collect()
-            taken, _ = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        sockets = 2 * near_client.__sizeof__()  # they were there before
-        assert taken / count + sockets < 1000
-
-
-async def test_flows_are_freed_without_the_collector() -> None:
-    async with world() as made:
-        gc.collect()
-        gc.disable()
-        try:
-            for _ in range(20):
-                client, endpoint = made.begin()[:2]
-                client.close()
-                assert await read(endpoint) == b""
-                endpoint.close()
-            await becomes(lambda: len(made.over) == 20)
-            made.over.clear()
-            assert not [each for each in gc.get_objects() if isinstance(each, Client)]
-        finally:
-            gc.enable()
-        assert not any(made.reactor.handlers)
-
-
 async def test_a_flow_that_never_stops_leaves_others_their_turn() -> None:
     async with world(buffer=4096, pipes=0) as made:
         noisy, sink, *_ = made.begin()
@@ -313,139 +209,3 @@ async def test_a_flow_that_never_stops_leaves_others_their_turn() -> None:
 async def _sink(sock: socket.socket, size: int) -> None:
     while size:
         size -= len(await read(sock))
-
-
-# --- against the specification ------------------------------------------------------------------------------------
-
-SIDES = st.sampled_from(Side)
-
-
-class Against(RuleBasedStateMachine):
-    """The same happens to a flow and to the machine; in the end both far ends must have seen the same."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.runner = asyncio.Runner()
-        self.machine = tcp.Relay()
-        self.world = World(buffer=4096, pipe=8192, pipes=1)
-        self.runner.run(self.begin())
-        self.said = dict.fromkeys(Side, b"")  # by this side, as the machine sent it on
-        self.heard = dict.fromkeys(Side, b"")  # by this side
-        self.may_speak = set(Side)
-        self.was_told = set[Side]()  # that its peer has ended
-        self.was_cut = False
-        self.gone = set[Side]()
-        self.counter = 0
-
-    async def begin(self) -> None:
-        client, endpoint, *self.ends = self.world.begin(kernel=8192)
-        self.far = {Side.CLIENT: client, Side.ENDPOINT: endpoint}
-
-    def tell(self, event: tcp.Event) -> None:
-        for command in self.machine.handle(event):
-            match command:
-                case tcp.Send(side, data):
-                    self.said[side.peer] += data
-                case tcp.EndWrites(side):
-                    self.was_told.add(side)
-                case tcp.Reset():
-                    self.was_cut = True
-
-    async def spin(self) -> None:
-        for _ in range(4):
-            await asyncio.sleep(0)
-
-    @precondition(lambda self: not self.machine.is_over)
-    @rule(side=SIDES, size=st.sampled_from([1, 100, 2048, 4096, 20_000, 100_000]))
-    def say(self, side: Side, size: int) -> None:
-        if side not in self.may_speak:
-            return
-        self.counter += 1
-        data = (b"%c%07d" % (65 + len(side.value), self.counter) * (size // 8 + 1))[:size]
-        with contextlib.suppress(BlockingIOError):
-            sent = self.far[side].send(data)
-            self.tell(tcp.Received(side, data[:sent]))
-        self.runner.run(self.spin())
-
-    @rule(side=SIDES, size=st.sampled_from([1, 5000, 1 << 20]))
-    def hear(self, side: Side, size: int) -> None:
-        self.runner.run(self.spin())
-        if side not in self.gone:
-            try:
-                self.heard[side] += self.far[side].recv(size)
-            except BlockingIOError:
-                pass
-            except ConnectionError:  # told once; what is heard afterwards means nothing
-                assert self.was_cut
-                self.gone.add(side)
-        assert self.said[side.peer].startswith(self.heard[side])
-
-    @precondition(lambda self: not self.machine.is_over)
-    @rule(side=SIDES)
-    def end(self, side: Side) -> None:
-        if side in self.may_speak:
-            self.may_speak.discard(side)
-            self.far[side].shutdown(socket.SHUT_WR)
-            self.tell(tcp.Ended(side))
-            self.runner.run(self.spin())
-
-    @precondition(lambda self: not self.machine.is_over)
-    @rule(side=SIDES)
-    def break_off(self, side: Side) -> None:
-        reset(self.far[side])
-        self.gone.add(side)
-        self.tell(tcp.Broken(side))
-
-    @precondition(lambda self: not self.machine.is_over)
-    @rule()
-    def expire(self) -> None:
-        self.tell(tcp.Expired())
-        self.ends[0].fail()
-
-    @invariant()
-    def holds_little(self) -> None:
-        assert all(held(end) <= (8192 if isinstance(end.rest, Pipe) else 4096) for end in self.ends)
-
-    def teardown(self) -> None:
-        try:
-            self.runner.run(self.compare())
-        finally:
-            self.world.stop()
-            self.runner.close()
-
-    async def compare(self) -> None:
-        async with asyncio.timeout(DEADLINE):
-            await asyncio.gather(*(self.hear_out(side) for side in set(Side) - self.gone))
-            await becomes(lambda: len(self.world.over) == self.machine.is_over)
-        if self.machine.is_over:
-            assert not any(self.world.reactor.handlers)
-            assert self.world.pipes.taken == 0
-
-    async def hear_out(self, side: Side) -> None:
-        whole, far = self.said[side.peer], self.far[side]
-        if self.was_cut:
-            try:
-                while data := await read(far):
-                    self.heard[side] += data
-            except ConnectionError:
-                pass
-            else:  # an end may only be heard if it was one, and all was heard before
-                assert side in self.was_told
-                assert self.heard[side] == whole
-            assert whole.startswith(self.heard[side])
-            await becomes(lambda: is_reset(far))
-            return
-        while len(self.heard[side]) < len(whole):
-            data = await read(far)
-            assert data, "the stream was cut"
-            self.heard[side] += data
-        assert self.heard[side] == whole
-        if side in self.was_told:
-            assert await read(far) == b""
-        else:
-            with pytest.raises(BlockingIOError):
-                far.recv(1)
-
-
-TestAgainst = Against.TestCase
-TestAgainst.settings = settings(max_examples=60, stateful_step_count=30)

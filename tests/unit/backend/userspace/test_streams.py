@@ -264,7 +264,7 @@ async def test_where_no_endpoint_answers_the_client_is_reset_and_counted() -> No
         refuses = Target("127.0.0.1", free_port(), local=False)
         port = free_port()
         deadlines = (0.01, 0.02, 0.02, 0.02)
-        async with listening(rule(port, swallows, refuses), relay_connect_deadlines=deadlines) as listeners:
+        async with listening(rule(port, swallows, refuses, connect_deadlines=deadlines)) as listeners:
             reader, writer = await dial(port)
             with pytest.raises(ConnectionResetError):
                 await reader.read(-1)
@@ -324,14 +324,13 @@ async def test_without_files_to_open_clients_wait_until_there_are_some() -> None
 
 @pytest.mark.parametrize("half_closed", [True, False])
 async def test_idle_flows_are_reset(half_closed: bool) -> None:
-    deadlines = {"relay_half_closed": 0.05} if half_closed else {"relay_idle": 0.05}
-    port = free_port()
+    port, idle = free_port(), 86400 if half_closed else 0.05
 
     async def wait(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await reader.read(-1)
         await asyncio.Event().wait()
 
-    async with endpoint(wait) as target, listening(rule(port, target), **deadlines):
+    async with endpoint(wait) as target, listening(rule(port, target, idle=idle), relay_half_closed=0.05):
         reader, writer = await dial(port)
         if half_closed:
             writer.write_eof()

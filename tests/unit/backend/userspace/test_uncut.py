@@ -8,21 +8,13 @@ import struct
 
 import pytest
 
-from kproxy.backend.userspace import mmsg
 from kproxy.backend.userspace.ancillary import UDP_SEGMENT
 from tests.unit.backend.userspace.datagram_ends import Fountain, Log, content, counts_of, cut, free_port, udp
 from tests.unit.backend.userspace.sockets import UDP, listening, rule, rules, until
 
 SO_NO_CHECK = 11
 
-
-@pytest.fixture(params=["many", "single"], autouse=True)
-def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Whether the system lets us have many datagrams with one call."""
-    assert mmsg.is_available()
-    if request.param == "single":
-        monkeypatch.setattr(mmsg, "is_available", lambda: False)
-    return str(request.param)
+pytestmark = pytest.mark.usefixtures("how")
 
 
 async def test_what_a_sender_left_uncut_arrives_cut_in_the_same_places() -> None:

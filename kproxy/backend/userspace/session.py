@@ -1,0 +1,75 @@
+"""A client's conversation over UDP, as sockets: the listener's, which all share, and one towards its endpoint."""
+
+from __future__ import annotations
+
+import socket
+
+from kproxy.backend.userspace import ancillary, mmsg
+from kproxy.backend.userspace.door import Door, dial
+from kproxy.backend.userspace.endpoints import Endpoint
+from kproxy.backend.userspace.watch import Watch
+
+
+class Entry:
+    """An open door as datagrams see it."""
+
+    __slots__ = ("door", "drops", "number", "socket", "watch", "width")
+
+    def __init__(self, door: Door, number: int, watch: Watch) -> None:
+        self.door = door
+        self.socket = door.socket
+        self.watch = watch
+        self.number = number  # part of keys: clients may have sessions at several doors
+        self.width = mmsg.WIDTH[socket.AddressFamily(door.socket.family)]
+        self.drops = 0  # that the kernel told of so far
+
+
+class Session:
+    """A client's socket towards its endpoint."""
+
+    __slots__ = (
+        "due",
+        "endpoint",
+        "entry",
+        "is_bulk",
+        "key",
+        "large",
+        "local",
+        "peer",
+        "receive",
+        "send",
+        "socket",
+        "tally",
+    )
+
+    def __init__(self, entry: Entry, key: bytes, peer: bytes, local: bytes, endpoint: Endpoint) -> None:
+        """Raises OSError."""
+        self.entry = entry
+        self.key = key
+        self.peer = peer
+        self.local = local  # what answers are sent with
+        self.endpoint = endpoint
+        self.tally = endpoint.service.tally
+        self.due = 0.0  # when an answer is next noted
+        self.is_bulk = False
+        self.large = 0  # datagrams so far
+        self.socket = dial(endpoint.target.ip, socket.SOCK_DGRAM)
+        try:
+            self.socket.connect(endpoint.address)
+        except BaseException:
+            self.socket.close()
+            raise
+        self.receive = self.socket.recv_into
+        self.send = self.socket.send
+
+    def be_bulk(self, buffer: int) -> None:
+        """From now on its datagrams may be uncut. ``buffer``: bytes of them that may wait."""
+        if not self.is_bulk:
+            self.is_bulk = True
+            ancillary.widen(self.socket, buffer)
+            ancillary.accept_joined(self.socket)
+
+    def was_answered(self, now: float) -> None:
+        """Its endpoint is there. Noted now and then, for a datagram should not pay for it."""
+        if self.endpoint.failures:
+            self.endpoint.service.succeeded(self.endpoint, now)
