@@ -14,10 +14,13 @@ Everything here belongs to one event loop, and nothing of it blocks. What happen
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 
 from kproxy.backend.userspace.apply import Failure
+from kproxy.backend.userspace.board import ROWS, Board, create_board
+from kproxy.backend.userspace.caps import columns, columns_of
 from kproxy.backend.userspace.counts import Tally
 from kproxy.backend.userspace.messages import Counted
 from kproxy.backend.userspace.openings import Openings
@@ -43,6 +46,10 @@ class Crew:
         self._openings = Openings(workers)
         self._totals = Totals()
         self._seats = [Seat(config, self, number, workers) for number in range(workers)]
+        self._board_file = -1
+        self._board: Board | None = None
+        self._rows: dict[ServicePortKey, int] = {}  # of the board
+        self._free_rows = list(range(ROWS - 1, -1, -1))
         self._tasks: dict[Seat, asyncio.Task[None]] = {}
         self._shutting: dict[Listener, float] = {}  # with the time to tell workers
         self._gone: set[Listener] = set()  # of which they were told
@@ -74,6 +81,8 @@ class Crew:
                 sweeper = group.create_task(self._sweep())
                 await self._needed.wait()
                 if not self._is_stopping:
+                    self._board_file = create_board(columns(len(self._seats)))
+                    self._board = Board(self._board_file)
                     self._tasks = {seat: group.create_task(seat.run()) for seat in self._seats}
                     await asyncio.wait(self._tasks.values())
                 sweeper.cancel()
@@ -101,6 +110,8 @@ class Crew:
             if have is not rule and have != rule:
                 self._wanted[rule.listener] = rule
                 changed.append(rule.listener)
+                if rule.relay.connections and rule.key not in self._rows and self._free_rows:
+                    self._rows[rule.key] = self._free_rows.pop()
         if not self._wanted:
             return []
         self._needed.set()
@@ -146,6 +157,10 @@ class Crew:
         for listener in list(self._openings):
             self._openings.close(listener)
         self._wanted.clear()
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+            os.close(self._board_file)
 
     async def _settled(self) -> None:
         """Raises KernelError."""
@@ -186,13 +201,30 @@ class Crew:
                 self._openings.close(each)
             beats += 1
             if beats % _SWEEP == 0:
-                self._totals.sweep({rule.key for rule in self._wanted.values()})
+                self._forget()
+
+    def _forget(self) -> None:
+        """What no rule has any more, and no flow."""
+        served = {rule.key for rule in self._wanted.values()}
+        self._totals.sweep(served)
+        for key in [key for key in self._rows if key not in served and key not in self._totals.tallies]:
+            row = self._rows.pop(key)
+            if self._board is not None:
+                self._board.wipe([row], range(columns(len(self._seats))))
+            self._free_rows.append(row)
 
     # --- what a seat wants of us ------------------------------------------------------------------------------
 
     @property
     def wanted(self) -> Mapping[Listener, Rule]:
         return self._wanted
+
+    @property
+    def board_file(self) -> int:
+        return self._board_file
+
+    def row_of(self, key: ServicePortKey) -> int | None:
+        return self._rows.get(key)
 
     def socket_of(self, listener: Listener, seat: int) -> socket.socket:
         return self._openings.of(listener, seat)
@@ -202,6 +234,8 @@ class Crew:
 
     def left(self, seat: int) -> None:
         self._totals.leave(seat)
+        if self._board is not None:
+            self._board.wipe(self._rows.values(), columns_of(seat))
 
     def changed(self) -> None:
         self._news.set()

@@ -37,7 +37,7 @@ class BadMessage(ValueError):
 
 
 class Begin(Struct, frozen=True, tag=True):
-    """The first order. ``seat`` counts from 0."""
+    """The first order; the board's file comes with it. ``seat`` counts from 0."""
 
     config: Config
     seat: int
@@ -51,6 +51,7 @@ class Serve(Struct, frozen=True, tag=True):
     rules: tuple[Rule, ...] = ()
     fresh: tuple[int, ...] = ()  # positions in ``rules`` of those whose sockets come with this
     gone: tuple[Listener, ...] = ()
+    rows: tuple[tuple[ServicePortKey, int], ...] = ()  # on the board, of those that have a cap
 
 
 class Ask(Struct, frozen=True, tag=True):

@@ -44,6 +44,7 @@ from kproxy.backend.userspace.messages import (
 from kproxy.backend.userspace.rules import Listener, Rule
 from kproxy.backend.userspace.share import Share
 from kproxy.config import Config
+from kproxy.model.keys import ServicePortKey
 
 # -P: what lies in the folder that we were started in is no module of ours
 COMMAND = (sys.executable, "-P", "-m", "kproxy.backend.userspace.worker")
@@ -74,7 +75,13 @@ class Employer(Protocol):
     @property
     def wanted(self) -> Mapping[Listener, Rule]: ...
 
+    @property
+    def board_file(self) -> int: ...
+
     def socket_of(self, listener: Listener, seat: int) -> socket.socket: ...
+
+    def row_of(self, key: ServicePortKey) -> int | None:
+        """On the board."""
 
     def counted(self, seat: int, message: Counted) -> None:
         """Raises BadMessage."""
@@ -187,7 +194,8 @@ class Seat:
             return 0, f"could not be started: {error.strerror}; free memory, processes or open files"
         try:
             self._channel = Channel(ours, received=self._received, lost=lost.set_result, room=self._flush)
-            self._channel.send(frame(Begin(self._config, self._number, self._workers)))
+            begin = Begin(self._config, self._number, self._workers)
+            self._channel.send(frame(begin, files=1), [self._employer.board_file])
             why = await self._watch(lost)
         finally:
             why_it_said = self._why
@@ -238,9 +246,13 @@ class Seat:
                 self._sent += 1
                 self._leaving.update(dict.fromkeys(gone, self._sent))
                 files = [self._employer.socket_of(rules[at].listener, self._number).fileno() for at in fresh]
-                said = Serve(self._sent, tuple(rules), tuple(fresh), tuple(gone))
+                said = Serve(self._sent, tuple(rules), tuple(fresh), tuple(gone), self._rows(rules))
                 self._channel.send(frame(said, len(files)), files)
         self._employer.changed()
+
+    def _rows(self, rules: Sequence[Rule]) -> tuple[tuple[ServicePortKey, int], ...]:
+        capped = {rule.key for rule in rules if rule.relay.connections}
+        return tuple((key, row) for key in capped if (row := self._employer.row_of(key)) is not None)
 
     def _received(self, said: bytes, files: Sequence[int]) -> None:
         """Raises BadMessage."""

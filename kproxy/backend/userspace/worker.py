@@ -19,6 +19,7 @@ import contextlib
 import ctypes
 import errno
 import faulthandler
+import os
 import random
 import signal
 import socket
@@ -29,6 +30,8 @@ from typing import cast
 import uvloop
 
 from kproxy.backend.userspace.apply import Listeners
+from kproxy.backend.userspace.board import Board
+from kproxy.backend.userspace.caps import Caps
 from kproxy.backend.userspace.channel import Channel
 from kproxy.backend.userspace.counts import Counts, Deltas, Tally
 from kproxy.backend.userspace.messages import (
@@ -54,6 +57,7 @@ from kproxy.model.keys import ServicePortKey
 _PR_SET_PDEATHSIG = 1
 _AT_ONCE = 500  # tallies in one message
 _LOOK = 0.05  # seconds between two looks at whether flows have ended, when they are to
+_LOOKS = 10  # in one beat, at what the board should say
 _LAST = 2.0  # seconds for the last words
 _HUNG = 60.0  # seconds
 
@@ -70,6 +74,7 @@ class Worker:
         self._deltas = {family: Deltas() for family in IPFamily}
         self._rules: dict[IPFamily, dict[Listener, Rule]] = {family: {} for family in IPFamily}
         self._sockets: dict[Listener, socket.socket] = {}  # that came, and are not open yet
+        self._caps: Caps | None = None
         self._number = 0  # of the latest rules
         self._is_told = asyncio.Event()
         self._is_alone = asyncio.Event()
@@ -80,11 +85,12 @@ class Worker:
         if begin is None:
             return
         mine = share(begin.config, raise_files(), begin.workers)
-        self._listeners = {family: _listeners(begin.config, mine, self._take) for family in IPFamily}
+        self._listeners = {family: self._make(family, begin.config, mine) for family in IPFamily}
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(each.run()) for each in self._listeners.values()]
                 tasks += [group.create_task(self._serve()), group.create_task(_put_off_the_alarm())]
+                tasks += [group.create_task(self._publish(begin.config.relay_beat / _LOOKS))]
                 for _ in tasks:  # turns in which they begin
                     await asyncio.sleep(0)
                 self._channel.send(frame(Ready(mine)))
@@ -108,6 +114,9 @@ class Worker:
             self._count()
             self._channel.send(frame(Told(message.number)))
         elif isinstance(message, Begin) and not self._begin.done():
+            if files:
+                self._caps = Caps(Board(files[0]), message.seat)
+                os.close(files[0])
             self._begin.set_result(message)
         elif isinstance(message, Stop) and not self._stop.done():
             self._stop.set_result(message)
@@ -131,8 +140,26 @@ class Worker:
             self._rules[_family(rule.listener)][rule.listener] = rule
         for listener in serve.gone:
             self._rules[_family(listener)].pop(listener, None)
+        self._keep_caps(serve)
         self._number = serve.number
         self._is_told.set()
+
+    def _keep_caps(self, serve: Serve) -> None:
+        if self._caps is None:
+            return
+        rows = dict(serve.rows)
+        for rule in serve.rules:
+            if rule.key in rows and rule.relay.connections:
+                self._caps.keep(rule.key, rows[rule.key], rule.relay.connections)
+            else:
+                self._caps.forget([rule.key])
+        if serve.gone:
+            self._caps.keep_only({rule.key for rules in self._rules.values() for rule in rules.values()})
+
+    async def _publish(self, period: float) -> None:
+        while self._caps is not None:
+            self._caps.publish()
+            await asyncio.sleep(period)
 
     async def _serve(self) -> None:
         while True:
@@ -148,6 +175,19 @@ class Worker:
             self._sockets.clear()
             self._channel.send(frame(Served(self._number, tuple(failed))))
 
+    def _make(self, family: IPFamily, config: Config, mine: Share) -> Listeners:
+        def tallies() -> Mapping[ServicePortKey, Tally]:
+            return self._listeners[family].tallies()
+
+        return Listeners(
+            config,
+            connections=mine.connections,
+            sessions=mine.sessions,
+            chance=lambda: random.randrange(1 << 16),  # noqa: S311 -- where turns begin, not a secret
+            opened=self._take,
+            elsewhere=self._caps.elsewhere(family, tallies) if self._caps is not None else lambda _: 0,
+        )
+
     def _take(self, listener: Listener) -> socket.socket:
         """The socket that came for a listener. Raises OSError: the kernel dropped it where files were short."""
         if (sock := self._sockets.pop(listener, None)) is None:
@@ -157,7 +197,11 @@ class Worker:
 
     def _count(self) -> None:
         for family, listeners in self._listeners.items():
-            added = list(self._deltas[family].take(_tallies(listeners)).items())
+            tallies = listeners.tallies()
+            added = list(self._deltas[family].take(tallies).items())
+            over = listeners.release()
+            if self._caps is not None:
+                self._caps.follow(family, {key: tally for key, tally in tallies.items() if key not in over})
             for at in range(0, len(added), _AT_ONCE):
                 self._channel.send(frame(Counted(tuple(added[at : at + _AT_ONCE]))))
 
@@ -198,21 +242,6 @@ async def _put_off_the_alarm() -> None:
     while True:
         faulthandler.dump_traceback_later(_HUNG, exit=True)
         await asyncio.sleep(_HUNG / 6)
-
-
-def _listeners(config: Config, mine: Share, take: Callable[[Listener], socket.socket]) -> Listeners:
-    return Listeners(
-        config,
-        connections=mine.connections,
-        sessions=mine.sessions,
-        chance=lambda: random.randrange(1 << 16),  # noqa: S311 -- where turns begin, not a secret
-        opened=take,
-    )
-
-
-def _tallies(listeners: Listeners) -> Mapping[ServicePortKey, Tally]:
-    told: Callable[[], Mapping[ServicePortKey, Tally]] = getattr(listeners, "tallies", dict)
-    return told()
 
 
 def _family(listener: Listener) -> IPFamily:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from kproxy.backend.userspace.counts import Tally
 from kproxy.backend.userspace.crew import Crew
 from kproxy.backend.userspace.rules import Listener, Rule
 from kproxy.backend.userspace.seat import Ended, Started
@@ -66,6 +67,12 @@ class Crewed:
                 writer.close()
         return found
 
+    async def tally(self) -> Tally:
+        """Of the one service port that there is, by now."""
+        await self.crew.refresh(DEADLINE)
+        (tally,) = self.crew.tallies.values()
+        return tally
+
     def hang_up(self) -> None:
         for each in self._writers:
             each.close()
@@ -74,8 +81,8 @@ class Crewed:
         return [each.pid for each in self.crew.serving]
 
 
-def rule_of(listener: Listener, *targets: Target) -> Rule:
-    return rule(listener.port, *targets, protocol=listener.protocol, ip=listener.ip)
+def rule_of(listener: Listener, *targets: Target, **relay: Any) -> Rule:
+    return rule(listener.port, *targets, protocol=listener.protocol, ip=listener.ip, **relay)
 
 
 @contextlib.asynccontextmanager
@@ -84,8 +91,10 @@ async def crewed(workers: int = 2, **settings: Any) -> AsyncIterator[Crewed]:
     made = Crewed(workers, **settings)
     async with asyncio.timeout(2 * DEADLINE), asyncio.TaskGroup() as group:
         task = group.create_task(made.crew.run())
-        yield made
-        made.hang_up()
+        try:
+            yield made
+        finally:
+            made.hang_up()
         task.cancel()
     assert not {str(each.pid) for each in made.events} & set(os.listdir("/proc"))  # noqa: PTH208 -- names, no paths
     assert not len(made.crew._openings)

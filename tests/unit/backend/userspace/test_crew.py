@@ -38,8 +38,7 @@ async def test_no_worker_runs_before_the_first_rule_and_each_serves_after_it() -
         assert await made.crew.push([rule_of(listener, target)]) == []
         assert len(made.pids()) == 2
         await made.dial_each(listener)
-        await made.crew.refresh(5.0)
-        (tally,) = made.crew.tallies.values()
+        tally = await made.tally()
         assert tally.flows >= tally.active >= 4
 
 
@@ -69,9 +68,7 @@ async def test_who_comes_while_a_worker_is_dead_is_served_and_only_its_own_conne
         listener = await made.serve(target)
         victim, survivor = made.pids()
         connections = await made.dial_each(listener)
-        await made.crew.refresh(5.0)
-        (tally,) = made.crew.tallies.values()
-        flows, active = tally.flows, tally.active
+        flows = (await made.tally()).flows
         done, broken, is_over = 0, 0, False
 
         async def knock() -> None:
@@ -95,10 +92,9 @@ async def test_who_comes_while_a_worker_is_dead_is_served_and_only_its_own_conne
             await until(lambda: done > enough)
             is_over = True
         assert broken <= 4
-        await made.crew.refresh(5.0)
-        (tally,) = made.crew.tallies.values()
-        assert tally.flows >= flows + 50  # the counters of the dead one stay
-        assert 2 <= tally.active < active  # and its flows are gone
+        assert (await made.tally()).flows >= flows + 50  # the counters of the dead one stay
+        while (await made.tally()).active != 2:  # and its flows are gone
+            pass
         for reader, writer in connections[survivor]:
             await said(reader, writer)
             writer.close()
@@ -213,3 +209,31 @@ async def test_flows_that_do_not_end_are_reset_when_workers_stop() -> None:
         with pytest.raises(ConnectionResetError):
             await reader.readexactly(1)
         writer.close()
+
+
+async def test_workers_share_the_cap_of_a_service_port_and_one_that_dies_takes_its_part_along() -> None:
+    async with crewed() as made, endpoint(echo) as target:
+        listener = made.crew.open("127.0.0.1", TCP)
+        assert await made.crew.push([rule_of(listener, target, connections=6)]) == []
+
+        async def try_it() -> bool:
+            try:
+                await said(*await made.dial(listener))
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return False
+            return True
+
+        async def fill(count: int) -> None:
+            served = 0
+            while served < count:  # one too many may be refused while the others have not looked
+                served += await try_it()
+            for _ in range(20):
+                assert not await try_it()
+
+        await fill(6)
+        assert (await made.tally()).active == 6
+        os.kill(made.pids()[0], signal.SIGKILL)
+        await made.started(3)
+        await fill(6 - (await made.tally()).active)
+        assert (await made.tally()).active == 6
+        assert (await made.tally()).refused["service limit"] >= 20
