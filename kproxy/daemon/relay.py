@@ -50,7 +50,8 @@ class RelayLines:
         self._ip = next(iter(of_family(config.relay_address, family)), "")
         self._open: dict[Line, Listener] = {}
         self._wanted: frozenset[Line] = frozenset()
-        self._failed: dict[Line, OSError] = {}  # of those that are not open
+        self._idle: set[Line] = set()  # open, and no worker serves them
+        self._failed: dict[Line, OSError] = {}
         self._steered: Steered | None = None
         self._is_retired = False
         self._said = ""  # what stands in the way of all
@@ -58,7 +59,7 @@ class RelayLines:
     @property
     def failed(self) -> frozenset[Line]:
         """What the relay should carry, and the kernel does."""
-        return self._wanted - self._open.keys()
+        return self._wanted - (self._open.keys() - self._idle)
 
     async def lead(self, plan: Plan) -> Plan:
         """What the kernel is to do, so that ``plan`` comes true with the relay's help."""
@@ -69,14 +70,15 @@ class RelayLines:
             return plan
         if self._wanted:
             await self._serve(plan)
-        ports = {line: listener.port for line, listener in self._open.items()}
+        ports = {line: listener.port for line, listener in self._open.items() if line not in self._idle}
         self._steered = await asyncio.to_thread(steer, plan, self._ip, ports, self._steered)
         return self._steered.plan
 
     async def settle(self) -> list[Complaint]:
         """The kernel has what ``lead`` said: close what nobody is led to. Returns what stands in the way."""
         if not self._is_retired:
-            self._close(self._open.keys() - self._wanted)
+            self._close((self._open.keys() - self._wanted) | self._idle)
+            self._idle.clear()
         return list(self._complaints())
 
     def retire(self) -> bool:
@@ -85,7 +87,7 @@ class RelayLines:
         return bool(self._open)
 
     async def _serve(self, plan: Plan) -> None:
-        """Have the workers serve what is wanted, on sockets that are open, and close those that they cannot have."""
+        """Have the workers serve what is wanted, as far as sockets can be had."""
         try:
             await self._claim(self._ip)
             new = self._open_missing()
@@ -98,13 +100,13 @@ class RelayLines:
             failures = await self._crew.push(rules.rules.values())
         except KernelError as error:
             self._say(str(error))
-            self._close(new)
+            self._idle.update(new)
             return
         self._say("")
         errors = {failure.rule.listener: failure.error for failure in failures}
         refused = {line: errors[at] for line, at in self._open.items() if at in errors}
         self._failed.update(refused)
-        self._close(refused)
+        self._idle.update(refused)
 
     def _open_missing(self) -> list[Line]:
         """Returns those that are open now."""

@@ -145,10 +145,10 @@ def read_duration(value: str) -> float:
         return 0.0
     if not re.fullmatch(rf"(?:{_DURATION.pattern})+", value):
         raise ValueError
-    nanoseconds = sum(round(float(count) * _UNITS[unit]) for count, unit in _DURATION.findall(value))
-    if nanoseconds >= _LONGEST:
+    nanoseconds = sum(float(count) * _UNITS[unit] for count, unit in _DURATION.findall(value))
+    if nanoseconds >= _LONGEST:  # infinity, too
         raise ValueError
-    return nanoseconds / 1e9
+    return round(nanoseconds) / 1e9
 
 
 def go_duration(seconds: float) -> str:

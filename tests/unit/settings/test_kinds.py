@@ -82,6 +82,7 @@ def test_a_flags_text_becomes_a_value(kind: Kind, text: str, expected: Any) -> N
         (endpoint(10256), " "),
         (kinds.NODE_PORTS, "primary,10.0.0.0/8"),
         (kinds.NODE_PORTS, "10.0.0.1"),
+        (kinds.DURATION, "9" * 400 + "s"),
         (number(0, 31), "32"),
         (number(0), "-1"),
         (number(0), "x"),

@@ -1,0 +1,178 @@
+"""In which order sockets, workers and rules come and go; and what is left to the kernel."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+
+import pytest
+
+from kproxy.backend.userspace.apply import Failure
+from kproxy.backend.userspace.rules import Listener, Rule
+from kproxy.backend.userspace.seat import Ended, Started
+from kproxy.backend.userspace.share import Share
+from kproxy.config import Config, ProxyMode
+from kproxy.daemon.relay import RelayLines, tell
+from kproxy.errors import KernelError
+from kproxy.model.enums import IPFamily, Protocol
+from kproxy.plan.build import build_plan
+from kproxy.plan.plan import Plan
+from tests.builders import service, slice_of, snapshot
+
+CONFIG = Config(hostname="n1", proxy_mode=ProxyMode.USERSPACE)
+IP = "169.254.73.80"
+
+
+class Crew:
+    """A door that says what was asked of it, and refuses what it is told to."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.next = 40001
+        self.full = 0  # error number of ``open``
+        self.problem = ""  # of ``push``
+        self.refused: set[int] = set()  # ports that workers cannot have
+
+    def open(self, ip: str, protocol: Protocol, port: int = 0) -> Listener:
+        if self.full:
+            raise OSError(self.full, "")
+        self.next += 1
+        self.said.append(f"open {self.next - 1}")
+        return Listener(ip, port or self.next - 1, protocol)
+
+    async def push(self, rules: Iterable[Rule]) -> list[Failure]:
+        if self.problem:
+            raise KernelError(self.problem)
+        pushed = list(rules)
+        self.said.append(f"push {' '.join(str(rule.listener.port) for rule in pushed)}")
+        return [Failure(rule, OSError(errno.EMFILE, "")) for rule in pushed if rule.listener.port in self.refused]
+
+    def shut(self, listeners: Iterable[Listener]) -> None:
+        self.said += [f"shut {each.port}" for each in listeners]
+
+
+@pytest.fixture
+def crew() -> Crew:
+    return Crew()
+
+
+@pytest.fixture
+def relay(crew: Crew) -> RelayLines:
+    return RelayLines(IPFamily.IPV4, CONFIG, crew, claim, lambda _: "uid")  # type: ignore[arg-type]
+
+
+async def claim(ip: str) -> None:
+    assert ip == IP
+
+
+def plan_of(*names: str, endpoint: str = "10.0.0.1") -> Plan:
+    services = [service(name, f"172.30.0.{41 + nth}") for nth, name in enumerate(names)]
+    return build_plan(snapshot(*services, *(slice_of(name, endpoint) for name in names)), CONFIG, IPFamily.IPV4)
+
+
+def led(plan: Plan) -> dict[str, str]:
+    return {key.name: str(each.cluster[0]) for key, each in plan.services.items()}
+
+
+async def test_sockets_are_served_before_rules_lead_there_and_closed_after_none_does(
+    relay: RelayLines, crew: Crew
+) -> None:
+    assert led(await relay.lead(plan_of("a", "b"))) == {"a": f"{IP}:40001", "b": f"{IP}:40002"}
+    assert crew.said == ["open 40001", "open 40002", "push 40001 40002"]
+    assert await relay.settle() == []
+    crew.said.clear()
+    assert led(await relay.lead(plan_of("a"))) == {"a": f"{IP}:40001"}
+    assert crew.said == ["push 40001"]
+    await relay.settle()
+    assert crew.said == ["push 40001", "shut 40002"]
+    await relay.lead(plan_of())
+    await relay.settle()
+    assert crew.said[2:] == ["shut 40001"]
+
+
+async def test_nothing_is_asked_of_anybody_where_nothing_is_relayed(crew: Crew) -> None:
+    relay = RelayLines(IPFamily.IPV4, Config(), crew, claim, str)  # type: ignore[arg-type]
+    plan = build_plan(snapshot(service("a"), slice_of("a", "10.0.0.1")), Config(), IPFamily.IPV4)
+    assert await relay.lead(plan) is plan
+    assert await relay.settle() == []
+    assert not crew.said
+
+
+async def test_a_service_without_a_socket_is_the_kernels_and_is_named(relay: RelayLines, crew: Crew) -> None:
+    crew.full = errno.EMFILE
+    assert led(await relay.lead(plan_of("a"))) == {"a": "10.0.0.1:8080"}
+    (complaint,) = await relay.settle()
+    assert (complaint.reason, complaint.problem.name, complaint.uid) == ("FailedToRelay", "default/a", "uid")
+    assert "Too many open files" in complaint.problem.why
+    assert len(relay.failed) == 1
+    crew.full = 0
+    assert led(await relay.lead(plan_of("a"))) == {"a": f"{IP}:40001"}
+    assert await relay.settle() == []
+    assert not relay.failed
+
+
+async def test_what_workers_cannot_have_is_the_kernels_and_closed_when_no_rule_leads_there(
+    relay: RelayLines, crew: Crew
+) -> None:
+    await relay.lead(plan_of("a", "b"))
+    await relay.settle()
+    crew.refused = {40002}
+    crew.said.clear()
+    assert led(await relay.lead(plan_of("a", "b"))) == {"a": f"{IP}:40001", "b": "10.0.0.1:8080"}
+    assert crew.said == ["push 40001 40002"]
+    (complaint,) = await relay.settle()
+    assert complaint.problem.name == "default/b"
+    assert crew.said[1:] == ["shut 40002"]
+
+
+async def test_nobody_is_led_to_workers_that_do_not_answer(
+    relay: RelayLines, crew: Crew, caplog: pytest.LogCaptureFixture
+) -> None:
+    crew.problem = "no worker answers"
+    for _ in range(2):
+        assert led(await relay.lead(plan_of("a"))) == {"a": "10.0.0.1:8080"}
+        assert await relay.settle() == []
+    assert [each.message for each in caplog.records].count("The relay is not used, the kernel serves its Services") == 1
+    assert len(relay.failed) == 1
+
+
+async def test_those_who_are_led_there_already_stay_when_workers_do_not_answer(relay: RelayLines, crew: Crew) -> None:
+    await relay.lead(plan_of("a"))
+    await relay.settle()
+    crew.problem = "no worker answers"
+    assert led(await relay.lead(plan_of("a", "b"))) == {"a": f"{IP}:40001", "b": "10.0.0.1:8080"}
+
+
+async def test_a_node_that_does_not_get_the_address_relays_nothing(
+    crew: Crew, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(_: str) -> None:
+        raise KernelError("the kernel did not add the address")
+
+    relay = RelayLines(IPFamily.IPV4, CONFIG, crew, refuse, str)  # type: ignore[arg-type]
+    assert led(await relay.lead(plan_of("a"))) == {"a": "10.0.0.1:8080"}
+    assert not crew.said
+    (record,) = caplog.records
+    assert "did not add the address" in str(vars(record))
+
+
+async def test_who_retires_changes_nothing_any_more(relay: RelayLines, crew: Crew) -> None:
+    assert not relay.retire()
+    other = RelayLines(IPFamily.IPV4, CONFIG, crew, claim, str)  # type: ignore[arg-type]
+    await other.lead(plan_of("a"))
+    assert other.retire()
+    crew.said.clear()
+    plan = plan_of("a", "b")
+    assert await other.lead(plan) is plan
+    await other.settle()
+    assert not crew.said
+
+
+def test_what_happens_to_workers_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="kproxy"):
+        tell(Started(0, 7, Share(2048, 1250, 20000)))
+        tell(Ended(0, 7, "was killed by SIGKILL", 0.1))
+    assert [each.message for each in caplog.records] == [
+        "A worker of the relay serves",
+        "A worker of the relay ended, starting another",
+    ]
