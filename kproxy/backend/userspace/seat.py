@@ -104,13 +104,13 @@ class Seat:
         self._number = number
         self._workers = workers
         self._is_stopping = False
+        self._process: subprocess.Popen[bytes] | None = None
         self._forget()
         self.has_failed = False  # its first worker did not come to serve, or ended
 
     def _forget(self) -> None:
-        """Nothing is known to anybody here."""
+        """Nobody here knows anything."""
         self._channel: Channel | None = None
-        self._process: subprocess.Popen[bytes] | None = None
         self._share: Share | None = None
         self._why = ""
         self._sent = self._served = self._asked = self._told = 0
@@ -203,7 +203,9 @@ class Seat:
                 self._channel.close()
             self._forget()
             self._employer.left(self._number)
-            status = await _end(process, is_gone=lost.done() and not lost.cancelled() and not lost.result())
+            may_end = lost.done() and not lost.result()
+            status = await _end(process, self._config.relay_patience if may_end else 0.0)
+            self._process = None
         return process.pid, why or why_it_said or status
 
     async def _watch(self, lost: asyncio.Future[str]) -> str:
@@ -303,15 +305,13 @@ def _start(control: socket.socket) -> subprocess.Popen[bytes]:
     )
 
 
-async def _end(process: subprocess.Popen[bytes], *, is_gone: bool) -> str:
-    """Leave nothing of it; how it ended, if that was its own doing."""
-    if not is_gone:
+async def _end(process: subprocess.Popen[bytes], patience: float) -> str:
+    """Leave nothing of it, after ``patience`` seconds in which it may end itself; how it ended."""
+    if not patience:
         process.kill()
     try:
-        status = await asyncio.to_thread(process.wait, 1.0)
+        status = await asyncio.to_thread(process.wait, patience or None)
     except subprocess.TimeoutExpired:  # it closed its end, and stays
         process.kill()
         status = await asyncio.to_thread(process.wait)
-    if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
-    return f"ended with status {status}"
+    return f"ended with status {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
