@@ -16,6 +16,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from kproxy.backend.userspace.compile import relay_rules
+from kproxy.backend.userspace.counts import SHORT_OF_FILES
 from kproxy.backend.userspace.crew import Crew
 from kproxy.backend.userspace.rules import Listener
 from kproxy.backend.userspace.seat import Ended, Started
@@ -25,7 +26,7 @@ from kproxy.daemon.log import Log
 from kproxy.errors import InvalidObject, KernelError
 from kproxy.model.enums import IPFamily
 from kproxy.model.keys import ObjectKey
-from kproxy.plan.plan import Plan
+from kproxy.plan.plan import Plan, ServicePlan
 from kproxy.plan.steer import Line, Steered, lines, steer
 from kproxy.plan.viewpoint import of_family
 
@@ -49,12 +50,14 @@ class RelayLines:
         self._uid_of = uid_of
         self._ip = next(iter(of_family(config.relay_address, family)), "")
         self._open: dict[Line, Listener] = {}
+        self._served: dict[Line, ServicePlan] = {}  # what the workers know
         self._wanted: frozenset[Line] = frozenset()
         self._idle: set[Line] = set()  # open, and no worker serves them
         self._failed: dict[Line, OSError] = {}
         self._steered: Steered | None = None
         self._is_retired = False
         self._said = ""  # what stands in the way of all
+        self._is_short = False  # of files
 
     @property
     def failed(self) -> frozenset[Line]:
@@ -94,15 +97,20 @@ class RelayLines:
         except KernelError as error:
             self._say(str(error))
             return
-        ports = {line: listener.port for line, listener in self._open.items()}
-        rules = await asyncio.to_thread(relay_rules, plan, self._ip, ports)
+        changed = {
+            line: service
+            for line, service in lines(plan)
+            if line in self._open and self._served.get(line) is not service
+        }
+        rules = await asyncio.to_thread(relay_rules, plan, {line: self._open[line] for line in changed})
         try:
-            failures = await self._crew.push(rules.rules.values())
+            failures = await self._crew.push(rules)
         except KernelError as error:
             self._say(str(error))
             self._idle.update(new)
             return
         self._say("")
+        self._served.update(changed)
         errors = {failure.rule.listener: failure.error for failure in failures}
         refused = {line: errors[at] for line, at in self._open.items() if at in errors}
         self._failed.update(refused)
@@ -122,22 +130,43 @@ class RelayLines:
         return new
 
     def _close(self, gone: Iterable[Line]) -> None:
-        self._crew.shut([self._open.pop(line) for line in list(gone)])
+        lines = list(gone)
+        for line in lines:
+            self._served.pop(line, None)
+        self._crew.shut([self._open.pop(line) for line in lines])
 
     def _say(self, problem: str) -> None:
         if problem and problem != self._said:
             _log.warning("The relay is not used, the kernel serves its Services", family=self._family, err=problem)
         self._said = problem
 
+    def _say_short(self, sockets: int) -> None:
+        if sockets:
+            _log.warning(
+                "There are not files enough to relay all Services, the kernel serves the rest",
+                family=self._family,
+                missing=sockets,
+                remedy="raise RLIMIT_NOFILE, or relay fewer Services",
+            )
+        else:
+            _log.info("All Services are relayed that should be", family=self._family)
+
     def _complaints(self) -> Iterator[Complaint]:
+        """Want of files is the node's misfortune, and said once; anything else is a Service's."""
+        short = sum(error.errno in SHORT_OF_FILES for error in self._failed.values())
+        if bool(short) is not self._is_short:
+            self._is_short = bool(short)
+            self._say_short(short)
         for line, error in self._failed.items():
+            if error.errno in SHORT_OF_FILES:
+                continue
             why = os.strerror(error.errno) if error.errno else str(error)
             problem = InvalidObject(
                 "Service",
                 str(line.key.service),
                 field=f"spec.ports[{line.key.port or line.key.protocol}]",
                 why=f"has no socket of the relay: {why}",
-                remedy="raise RLIMIT_NOFILE, or relay fewer Services",
+                remedy="see the kernel's log",
             )
             message = "A Service cannot be relayed, the kernel serves it"
             yield Complaint(message, "FailedToRelay", problem, self._uid_of(line.key.service))

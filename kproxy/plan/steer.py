@@ -53,17 +53,13 @@ def lines(plan: Plan) -> Iterator[tuple[Line, ServicePlan]]:
     for key, each in plan.services.items():
         if each.relay is not None:
             for pool in Pool:
-                if _targets(each, pool):
+                if targets(each, pool):
                     yield Line(key, pool), each
 
 
-def _targets(each: ServicePlan, pool: Pool) -> tuple[Target, ...]:
-    return each.cluster if pool is Pool.CLUSTER else each.local
-
-
-def targets(plan: Plan, line: Line) -> tuple[Target, ...]:
+def targets(each: ServicePlan, pool: Pool) -> tuple[Target, ...]:
     """Whom a line leads to."""
-    return _targets(plan.services[line.key], line.pool)
+    return each.cluster if pool is Pool.CLUSTER else each.local
 
 
 def steer(plan: Plan, ip: str, ports: Mapping[Line, int], previous: Steered | None = None) -> Steered:
@@ -89,7 +85,7 @@ def steer(plan: Plan, ip: str, ports: Mapping[Line, int], previous: Steered | No
 
 
 def _is_open(each: ServicePlan, ports: Mapping[Line, int]) -> bool:
-    return all(Line(each.key, pool) in ports for pool in Pool if _targets(each, pool))
+    return all(Line(each.key, pool) in ports for pool in Pool if targets(each, pool))
 
 
 def _same(key: ServicePortKey, ports: Mapping[Line, int], before: Mapping[Line, int]) -> bool:
@@ -98,7 +94,7 @@ def _same(key: ServicePortKey, ports: Mapping[Line, int], before: Mapping[Line, 
 
 def _steered(each: ServicePlan, ip: str, ports: Mapping[Line, int]) -> ServicePlan:
     def lead(pool: Pool) -> tuple[Target, ...]:
-        return (Target(ip, ports[Line(each.key, pool)], local=True, remote=True),) if _targets(each, pool) else ()
+        return (Target(ip, ports[Line(each.key, pool)], local=True, remote=True),) if targets(each, pool) else ()
 
     cluster, local = lead(Pool.CLUSTER), lead(Pool.LOCAL)
     ours = frozenset((target.ip, target.port) for target in (*cluster, *local))

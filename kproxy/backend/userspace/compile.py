@@ -20,7 +20,7 @@ from kproxy.backend.userspace.rules import NOTHING, Listener, Rule, Ruleset
 from kproxy.model.enums import Protocol
 from kproxy.model.relay import Relay
 from kproxy.plan.plan import Client, Forward, Frontend, FrontendKind, Plan, Pool, ServicePlan, Target
-from kproxy.plan.steer import Line, lines, targets
+from kproxy.plan.steer import Line, targets
 from kproxy.plan.viewpoint import LOOPBACK
 
 
@@ -52,14 +52,13 @@ def rule_of(listener: Listener, plan: ServicePlan, targets: tuple[Target, ...], 
     return Rule(listener, plan.key, targets, relay, affinity_seconds=plan.affinity_seconds, serving=plan.serving)
 
 
-def relay_rules(plan: Plan, ip: str, ports: Mapping[Line, int]) -> Ruleset:
-    """What serves the relayed service ports of ``plan``, which was not steered; ``ports`` at ``ip`` are open."""
-    rules: dict[Listener, Rule] = {}
-    for line, service in lines(plan):
-        if service.relay is not None and line in ports:
-            listener = Listener(ip, ports[line], line.key.protocol)
-            rules[listener] = rule_of(listener, service, targets(plan, line), service.relay)
-    return Ruleset(rules)
+def relay_rules(plan: Plan, listeners: Mapping[Line, Listener]) -> list[Rule]:
+    """What these serve, of the relayed service ports of ``plan``, which was not steered."""
+    return [
+        rule_of(listener, service, targets(service, line.pool), service.relay)
+        for line, listener in listeners.items()
+        if (service := plan.services[line.key]).relay is not None
+    ]
 
 
 def _for_the_node(service: ServicePlan, frontend: Frontend) -> tuple[Target, ...]:

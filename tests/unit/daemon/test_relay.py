@@ -45,7 +45,7 @@ class Crew:
             raise KernelError(self.problem)
         pushed = list(rules)
         self.said.append(f"push {' '.join(str(rule.listener.port) for rule in pushed)}")
-        return [Failure(rule, OSError(errno.EMFILE, "")) for rule in pushed if rule.listener.port in self.refused]
+        return [Failure(rule, OSError(errno.EACCES, "")) for rule in pushed if rule.listener.port in self.refused]
 
     def shut(self, listeners: Iterable[Listener]) -> None:
         self.said += [f"shut {each.port}" for each in listeners]
@@ -99,16 +99,33 @@ async def test_nothing_is_asked_of_anybody_where_nothing_is_relayed(crew: Crew) 
 
 
 async def test_a_service_without_a_socket_is_the_kernels_and_is_named(relay: RelayLines, crew: Crew) -> None:
-    crew.full = errno.EMFILE
+    crew.full = errno.EACCES
     assert led(await relay.lead(plan_of("a"))) == {"a": "10.0.0.1:8080"}
     (complaint,) = await relay.settle()
     assert (complaint.reason, complaint.problem.name, complaint.uid) == ("FailedToRelay", "default/a", "uid")
-    assert "Too many open files" in complaint.problem.why
+    assert "Permission denied" in complaint.problem.why
     assert len(relay.failed) == 1
     crew.full = 0
     assert led(await relay.lead(plan_of("a"))) == {"a": f"{IP}:40001"}
     assert await relay.settle() == []
     assert not relay.failed
+
+
+async def test_want_of_files_is_said_once_for_all_services(
+    relay: RelayLines, crew: Crew, caplog: pytest.LogCaptureFixture
+) -> None:
+    crew.full = errno.EMFILE
+    with caplog.at_level("INFO", logger="kproxy"):
+        for names in (("a",), ("a", "b")):
+            await relay.lead(plan_of(*names))
+            assert await relay.settle() == []
+        crew.full = 0
+        await relay.lead(plan_of("a"))
+        await relay.settle()
+    assert [each.message for each in caplog.records] == [
+        "There are not files enough to relay all Services, the kernel serves the rest",
+        "All Services are relayed that should be",
+    ]
 
 
 async def test_what_workers_cannot_have_is_the_kernels_and_closed_when_no_rule_leads_there(

@@ -34,7 +34,7 @@ def local(name: str = "web") -> Service:
 
 def test_a_relayed_service_port_has_one_endpoint_in_each_pool_that_it_uses() -> None:
     plan = plan_of(local(), slice_of("web", "10.0.0.1 @n1", "10.0.0.2 @n2"))
-    assert [(line.pool, [str(each) for each in targets(plan, line)]) for line, _ in lines(plan)] == [
+    assert [(line.pool, [str(each) for each in targets(each, line.pool)]) for line, each in lines(plan)] == [
         (Pool.CLUSTER, ["10.0.0.1:8080", "10.0.0.2:8080"]),
         (Pool.LOCAL, ["10.0.0.1:8080"]),
     ]
