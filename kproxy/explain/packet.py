@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from kproxy.backend.iptables import names
 from kproxy.backend.iptables.parse import SavedTables, parse_save
-from kproxy.backend.iptables.rules import Destination, Jump, Ports, Rule, Source, Table
+from kproxy.backend.iptables.rules import Conntrack, Destination, Jump, Ports, Rule, Source, Table
 from kproxy.backend.iptables.text import render_rule
 from kproxy.backend.iptables.trace import (
     DanglingJump,
@@ -57,6 +59,8 @@ def describe(tables: SavedTables, packet: Packet, host: Host) -> Iterator[str]:
         for table, chains in tables.items()
         for name, chain in chains.items()
     }
+    relay = _relay(rules)
+    host = replace(host, addresses=host.addresses | relay)
     sender = "a process on the node" if packet.from_host else f"{packet.source} by {packet.in_interface}"
     protocol = packet.protocol.lower
     yield f"A new {protocol} flow from {sender} to {_address(packet.destination, packet.port)}:"
@@ -66,13 +70,13 @@ def describe(tables: SavedTables, packet: Packet, host: Host) -> Iterator[str]:
         yield f"  the dump is broken: {broken}; give the whole output of iptables-save, of all tables"
         return
     for fate, probability in sorted(fates(outcomes).items(), key=lambda pair: -pair[1]):
-        yield f"  {_odds(probability):>7}  {_sentence(fate)}"
+        yield f"  {_odds(probability):>7}  {_sentence(fate, relay)}"
     if any(isinstance(outcome.fate, Untouched) for outcome in outcomes) and _seems_foreign(rules, packet, host):
         there = packet.destination
         yield f"{there} was taken for an address outside of this node; if it is one of the node's, add --local {there}"
     for outcome in outcomes[:_SHOWN]:
         yield ""
-        yield from _path(outcome, rules)
+        yield from _path(outcome, rules, relay)
     if len(outcomes) > _SHOWN:
         yield f"\nand {len(outcomes) - _SHOWN} more ways that differ in the endpoint that chance picks"
 
@@ -184,8 +188,21 @@ def _fits(ports: Ports | None, packet: Packet) -> bool:
     return not ports.negated and ports.protocol is packet.protocol and ports.low <= packet.port <= ports.high
 
 
-def _sentence(fate: Fate) -> str:
+def _relay(rules: Mapping[tuple[str, str], Sequence[Rule]]) -> frozenset[str]:
+    """Where kproxy's relay listens on that node: the address that the rules guard (userspace mode)."""
+    return frozenset(
+        match.cidr.partition("/")[0]
+        for rule in rules.get((Table.FILTER, names.PROXY_FIREWALL), ())
+        if Conntrack(("DNAT",), negated=True) in rule.matches
+        for match in rule.matches
+        if isinstance(match, Destination)
+    )
+
+
+def _sentence(fate: Fate, relay: frozenset[str]) -> str:
     match fate:
+        case Delivered(ip, port) if ip in relay:
+            return f"goes to kproxy's relay at {_address(ip, port)}, which chooses an endpoint"
         case Delivered(ip, port, masquerade):
             hidden = "its source replaced by the node's (SNAT)" if masquerade else "its source kept"
             return f"goes to endpoint {_address(ip, port)}, {hidden}"
@@ -198,8 +215,8 @@ def _sentence(fate: Fate) -> str:
             return f"is left alone: no Service answers there, it goes where it was sent{hidden}"
 
 
-def _path(outcome: Outcome, rules: dict[tuple[str, str], list[Rule]]) -> Iterator[str]:
-    yield f"{_odds(outcome.probability)}: {_sentence(outcome.fate)}"
+def _path(outcome: Outcome, rules: dict[tuple[str, str], list[Rule]], relay: frozenset[str]) -> Iterator[str]:
+    yield f"{_odds(outcome.probability)}: {_sentence(outcome.fate, relay)}"
     for condition in outcome.depends:
         yield f"  provided: {condition}"
     for met in outcome.path:
