@@ -16,7 +16,7 @@ import errno
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from kproxy.backend.userspace.counts import SHORT_OF_FILES
 from kproxy.backend.userspace.messages import MOST_FILES, BadMessage, Frames
@@ -141,13 +141,7 @@ class Channel:
             self._end("" if error.errno == errno.ECONNRESET else f"cannot be read from: {error.strerror}")
             return
         if rights or flags & socket.MSG_CTRUNC:
-            files = array.array("i")
-            for _, _, cells in rights:
-                files.frombytes(cells[: len(cells) - len(cells) % files.itemsize])
-            if flags & socket.MSG_CTRUNC:
-                _close(files)
-                del files[:]
-            self._files.append(list(files))
+            self._keep(rights, are_all=not flags & socket.MSG_CTRUNC)
         if not data:
             self._end("")
             return
@@ -158,6 +152,17 @@ class Channel:
                     return
         except BadMessage as error:
             self._end(str(error))
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is about what the other side said
+            self._end(f"not to be done: {error!r}")
+
+    def _keep(self, rights: Iterable[tuple[int, int, bytes]], *, are_all: bool) -> None:
+        files = array.array("i")
+        for _, _, cells in rights:
+            files.frombytes(cells[: len(cells) - len(cells) % files.itemsize])
+        if not are_all:
+            _close(files)
+            del files[:]
+        self._files.append(list(files))
 
     def _take(self, count: int) -> Sequence[int]:
         """The files of the frame at hand; none if not all of them came. Raises BadMessage."""

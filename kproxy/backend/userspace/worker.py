@@ -239,9 +239,12 @@ async def _work() -> None:
 
 
 async def _put_off_the_alarm() -> None:
-    while True:
-        faulthandler.dump_traceback_later(_HUNG, exit=True)
-        await asyncio.sleep(_HUNG / 6)
+    try:
+        while True:
+            faulthandler.dump_traceback_later(_HUNG, exit=True)
+            await asyncio.sleep(_HUNG / 6)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _family(listener: Listener) -> IPFamily:

@@ -132,14 +132,15 @@ async def test_a_frame_without_its_files_ends_it() -> None:
         await until(lambda: other.lost == ["a frame without its 2 files"])
 
 
-async def test_what_the_receiver_refuses_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("error", "why"), [(BadMessage("no"), "no"), (KeyError("x"), "not to be done: KeyError('x')")])
+async def test_what_the_receiver_refuses_ends_it(monkeypatch: pytest.MonkeyPatch, error: Exception, why: str) -> None:
     def refuse(*_: object) -> None:
-        raise BadMessage("no")
+        raise error
 
     async with connected() as (one, other):
         monkeypatch.setattr(other.channel, "_received", refuse)
         one.channel.send(frame(Ask(1)) * 2)
-        await until(lambda: other.lost == ["no"])
+        await until(lambda: other.lost == [why])
 
 
 async def test_files_that_the_kernel_does_not_take_at_once_are_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
