@@ -42,16 +42,16 @@ def render_plan(files: str, config: Config, families: Sequence[IPFamily], warn: 
             warn(f"{note.reason}: {note.problem}")
         if len(families) > 1:
             yield f"# {family.value}"
-        plan = _led(plan, config, warn)
+        plan = _led(plan, config)
+        if plan.relay_ip:
+            yield f"# Rules lead to the relay at {plan.relay_ip}; its ports are invented here, a daemon's are other ones"
         yield from render(compile_plan(plan, config, Abilities()))
 
 
-def _led(plan: Plan, config: Config, warn: Callable[[str], None]) -> Plan:
-    """The same with the relay; its ports are invented, for the real ones are the kernel's choice."""
+def _led(plan: Plan, config: Config) -> Plan:
+    """The same with the relay, whose real ports are the kernel's choice."""
     (ip,) = of_family(config.relay_address, plan.family) or ("",)
     ports = {line: _FIRST_PORT + nth for nth, (line, _) in enumerate(lines(plan))} if ip else {}
-    if ports:
-        warn(f"{plan.family.value}: relayed service ports lead to {ip}; a daemon's ports there are other ones")
     return steer(plan, ip, ports).plan
 
 

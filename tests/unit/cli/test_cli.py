@@ -274,6 +274,15 @@ def test_plan_prints_what_iptables_save_would(tmp_path: Path, capsys: pytest.Cap
     assert "! -s 10.244.0.0/16 -d 10.96.0.80/32" in out
 
 
+def test_plan_shows_rules_that_lead_to_the_relay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "web.yaml").write_text(CLUSTER, encoding="utf-8")
+    assert cli.main(["plan", "-f", str(tmp_path), "--family=4", "--proxy-mode=userspace"]) == 0
+    out = capsys.readouterr().out
+    assert "# Rules lead to the relay at 169.254.73.80" in out
+    assert "-j DNAT --to-destination 169.254.73.80:32768" in out
+    assert "10.244.0.7" not in out
+
+
 def test_plan_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "web.yaml").write_text(CLUSTER.replace("port: 80,", "port: 80000,"), encoding="utf-8")
     assert cli.main(["plan", "-f", str(tmp_path)]) == 1
