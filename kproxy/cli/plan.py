@@ -44,7 +44,7 @@ def render_plan(files: str, config: Config, families: Sequence[IPFamily], warn: 
             yield f"# {family.value}"
         plan = _led(plan, config)
         if plan.relay_ip:
-            yield f"# Rules lead to the relay at {plan.relay_ip}; its ports are invented here, a daemon's are other ones"
+            yield f"# Rules lead to the relay at {plan.relay_ip}; a daemon's ports there are other ones"
         yield from render(compile_plan(plan, config, Abilities()))
 
 
