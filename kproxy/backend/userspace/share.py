@@ -1,8 +1,10 @@
-"""How much of a node's flows one process may have, and of what that depends: the files that it may open.
+"""How many of a node's flows one worker may have, and on what that depends: the files that it may open.
 
-The caps of ``Config`` are the node's, for each family; a worker gets its part of them, rounded up. A relayed connection
-is two files, a session one; of eight connections one may have a pipe, which is two more. Both families together may use
-eleven sixteenths of a process's files; the rest is for listeners and whatever else the process does.
+The caps of ``Config`` are the node's, for each family; a worker gets its part of them, rounded up. Where files are
+scarce a family may have so many connections that three quarters of them are in use (two for each), or sessions for a
+quarter. Two families that are both full want more than there is, pipes and listeners, too; then clients wait until
+others have gone (``relay_accept_pause``). Giving each family a half for itself would be safe from that and refuse
+clients on every node that speaks one family, which most do.
 """
 
 from __future__ import annotations
@@ -12,11 +14,9 @@ from typing import NamedTuple
 
 from kproxy.config import Config
 
-CONNECTIONS_SHARE, _SESSIONS_SHARE = 8, 16
-
 
 class Share(NamedTuple):
-    """What one process may have at once, for each family."""
+    """What one worker may have at once, for each family."""
 
     connections: int
     sessions: int
@@ -25,8 +25,8 @@ class Share(NamedTuple):
 
 def share(config: Config, files: int, workers: int = 1) -> Share:
     return Share(
-        connections=min(-(-config.relay_connections // workers), max(1, files // CONNECTIONS_SHARE)),
-        sessions=min(-(-config.relay_udp_sessions // workers), max(1, files // _SESSIONS_SHARE)),
+        connections=min(-(-config.relay_connections // workers), max(1, files * 3 // 8)),
+        sessions=min(-(-config.relay_udp_sessions // workers), max(1, files // 4)),
         files=files,
     )
 

@@ -94,7 +94,7 @@ def led() -> Iterator[Led]:
 
 
 def ready(files: int) -> messages.Ready:
-    return messages.Ready(Share(files // 8, files // 16, files))
+    return messages.Ready(Share(files * 3 // 8, files // 4, files))
 
 
 def test_it_has_nothing_of_ours_but_what_it_needs(led: Led, monkeypatch: pytest.MonkeyPatch) -> None:
