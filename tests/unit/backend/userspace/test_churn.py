@@ -67,7 +67,7 @@ async def use(port: int, chance: random.Random) -> str:
         else:
             assert await reader.readexactly(4) == BANNER
             writer.write(f"{kind}{size:08}".encode())
-        await _KINDS[kind](reader, writer, size, chance)
+        await KINDS[kind](reader, writer, size, chance)
     finally:
         writer.close()
         with contextlib.suppress(ConnectionError):
@@ -109,7 +109,7 @@ async def break_off(r: asyncio.StreamReader, w: asyncio.StreamWriter, _size: int
         await r.read(-1)
 
 
-_KINDS = {"S": sum_up, "E": echo, "L": load, "B": break_off}
+KINDS = {"S": sum_up, "E": echo, "L": load, "B": break_off}
 
 
 class Cluster:
