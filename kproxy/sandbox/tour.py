@@ -88,6 +88,8 @@ class Tour:
                 yield from self._balancer()
             case "09":
                 yield from self._ingress()
+            case "10":
+                yield from self._relayed()
 
     def exposed(self) -> Question:
         """The question about what kubectl expose made of the Deployment hello."""
@@ -143,6 +145,12 @@ class Tour:
         yield self._http("client", node, 30443, "blue", Seen.NODE, name=blue, tls=True)
         yield self._http("client", node, 80, "red", Seen.ITSELF, name=red)
         yield self._http("client", node, 443, "blue", Seen.ITSELF, name=blue, tls=True)
+
+    def _relayed(self) -> Iterator[Question]:
+        spec = self._service("nginx-relayed")["spec"]
+        yield self._http(SHELL, spec["clusterIP"], 88, "nginx", Seen.NODE)
+        yield self._http("node-2", spec["clusterIP"], 88, "nginx", Seen.NODE)
+        yield self._http("client", self._node("node-1").ip(), 30188, "nginx", Seen.NODE)
 
     def _http(
         self,
