@@ -68,9 +68,14 @@ def rules(*wanted: Rule) -> Ruleset:
 
 
 @contextlib.asynccontextmanager
-async def listening(*wanted: Rule, caps: tuple[int, int] = (100, 100), **settings: Any) -> AsyncIterator[Listeners]:
+async def listening(
+    *wanted: Rule,
+    caps: tuple[int, int] = (100, 100),
+    elsewhere: Callable[[ServicePortKey], int] = lambda _: 0,
+    **settings: Any,
+) -> AsyncIterator[Listeners]:
     """Listeners that serve during the block."""
-    made = Listeners(config(**settings), connections=caps[0], sessions=caps[1], chance=lambda: 0)
+    made = Listeners(config(**settings), connections=caps[0], sessions=caps[1], chance=lambda: 0, elsewhere=elsewhere)
     async with asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
         task = group.create_task(made.run())
         await asyncio.sleep(0)
@@ -81,7 +86,7 @@ async def listening(*wanted: Rule, caps: tuple[int, int] = (100, 100), **setting
 
 
 @contextlib.asynccontextmanager
-async def endpoint(talk: Talk, ip: str = "127.0.0.1") -> AsyncIterator[Target]:
+async def endpoint(talk: Talk, ip: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Target]:
     """A TCP server that gives each connection to ``talk`` and closes it afterwards."""
     talks: set[asyncio.Task[None] | None] = set()  # nobody else holds one that waits for nothing
 
@@ -94,7 +99,7 @@ async def endpoint(talk: Talk, ip: str = "127.0.0.1") -> AsyncIterator[Target]:
             talks.discard(asyncio.current_task())
             writer.close()
 
-    server = await asyncio.start_server(serve, ip, 0)
+    server = await asyncio.start_server(serve, ip, port)
     try:
         yield Target(ip, server.sockets[0].getsockname()[1], local=False)
     finally:

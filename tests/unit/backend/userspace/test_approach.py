@@ -45,6 +45,10 @@ class Way:
         approach.begin()
         return approach
 
+    def follow(self, approach: Approach, *order: Target) -> None:
+        """The rule changes."""
+        approach.balancer.follow(Rule(ANYWHERE, self.service.key, order, self.relay), 1)
+
     async def go(self, *order: Target) -> Outcome:
         approach = self.toward(*order)
         await becomes(lambda: bool(self.outcomes))
@@ -153,3 +157,57 @@ async def test_short_of_files_nobody_else_is_tried() -> None:
             assert tried == target
             assert error is not None
             assert error.errno == errno.EMFILE
+
+
+async def test_services_with_other_deadlines_wait_beside_each_other_and_leave_no_queue_behind() -> None:
+    async with way(0.01) as made:
+        with silent() as swallows:
+            patient = made.toward(swallows, connect_deadlines=(5.0, 5.0))
+            hasty = [made.toward(swallows, connect_deadlines=(n / 1000,)) for n in (30, 20, 10)]
+            assert sorted(made.approaches._waiting) == [0.01, 0.02, 0.03, 5.0]
+            await becomes(lambda: len(made.outcomes) == 3)
+            assert all(each.is_over for each in hasty)
+            assert list(made.approaches._waiting) == [5.0]
+            patient.fail()
+            assert [each.endpoint.active for each in (patient, *hasty)] == [0] * 4
+
+
+async def test_when_the_rule_changes_on_the_way_the_newest_one_says_who_else_there_is() -> None:
+    async with way(0.05, 5.0) as made:
+        with silent() as swallows, alive() as left, alive() as came:
+            approach = made.toward(swallows, left)
+            made.follow(approach, swallows, came)
+            await becomes(lambda: bool(made.outcomes))
+            assert made.outcomes == [(came, None)]
+            assert made.service.tally.retries == 1
+
+
+async def test_one_that_was_slow_and_has_left_is_not_tried_again() -> None:
+    async with way(0.05, 0.05, 5.0) as made:
+        with silent() as swallows, silent() as other:
+            approach = made.toward(swallows, other)
+            await becomes(lambda: approach._stage == 1)
+            made.follow(approach, other)
+            await becomes(lambda: approach._stage == 2)
+            assert approach.endpoint.target == other
+            approach.fail()
+
+
+async def test_refusals_and_deadlines_eject_and_what_we_lack_does_not() -> None:
+    async with way(0.01) as made:
+        made.relay = replace(made.relay, eject_after=1)
+        with silent() as swallows, silent() as other:
+            for failing in (dead(), swallows):
+                approach = made.toward(failing, other)
+                await becomes(lambda approach=approach: bool(approach.endpoint.target == other or approach.is_over))  # type: ignore[misc]
+                assert [each.target for each in approach.balancer.endpoints if each.ejections] == [failing]
+                approach.fail()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Approach, "_dial", _without_ports)
+                approach = made.toward(swallows, other)
+            assert approach.is_over
+            assert [each.failures for each in approach.balancer.endpoints] == [0, 0]
+
+
+def _without_ports(_: Approach) -> Socket:
+    raise OSError(errno.EADDRNOTAVAIL, "no more ports")

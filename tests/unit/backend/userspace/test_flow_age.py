@@ -114,3 +114,78 @@ async def test_flows_are_freed_without_the_collector() -> None:
         finally:
             gc.enable()
         assert not any(made.reactor.handlers)
+
+
+async def test_a_flow_in_which_nobody_ever_spoke_is_reset_earlier_and_one_letter_is_enough() -> None:
+    async with world() as made:
+        client, _, *_ = made.begin(to=somebody(silence=10))
+        other, other_endpoint, *_ = made.begin(to=somebody(silence=10))
+        await write(other_endpoint, b"banner")
+        assert await read(other) == b"banner"
+        for now in (5, 9.9):
+            made.flows.age(now, Config())
+        assert len(made.flows.live) == 2
+        made.flows.age(10, Config())
+        await becomes(lambda: is_reset(client))
+        made.flows.age(86_000, Config())
+        assert len(made.flows.live) == 1
+
+
+async def test_an_end_is_nothing_said() -> None:
+    async with world() as made:
+        client, endpoint, *_ = made.begin(to=somebody(silence=10))
+        client.shutdown(socket.SHUT_WR)
+        assert await read(endpoint) == b""
+        for now in (1, 11):
+            made.flows.age(now, Config())
+        await becomes(lambda: is_reset(client))
+
+
+async def test_where_a_service_wants_no_limit_an_idle_flow_lives() -> None:
+    async with world() as made:
+        made.begin(to=somebody(idle=0, silence=0))
+        for now in (1, 1e12):
+            made.flows.age(now, Config())
+        assert made.flows.live
+
+
+async def test_a_flow_of_an_endpoint_that_left_is_reset_so_long_afterwards_and_not_where_it_came_back() -> None:
+    async with world() as made:
+        drained, patient = somebody(drain=10), somebody()
+        client, endpoint, *_ = made.begin(to=drained)
+        made.begin(to=patient)
+        drained.left = patient.left = 100.0
+        for now in (100, 105):
+            await write(client, b"still busy")
+            await read(endpoint)
+            made.flows.age(now, Config())
+        drained.left = None
+        made.flows.age(110, Config())
+        assert len(made.flows.live) == 2
+        drained.left = 100.0
+        made.flows.age(110, Config())
+        assert len(made.flows.live) == 1
+        await becomes(lambda: is_reset(client) and is_reset(endpoint))
+
+
+async def test_bytes_are_counted_when_a_flow_is_looked_after_and_when_it_ends() -> None:
+    async with world() as made:
+        to = somebody()
+        client, endpoint, *_ = made.begin(to=to)
+        tally = to.service.tally
+        for times in (1, 2):
+            await write(client, b"x" * 300)
+            await write(endpoint, b"y" * 5000)
+            got = 0
+            while got < 5000:
+                got += len(await read(client))
+            await read(endpoint)
+            assert (tally.received, tally.sent) == (300 * (times - 1), 5000 * (times - 1))
+            made.flows.age(times, Config())
+            assert (tally.received, tally.sent) == (300 * times, 5000 * times)
+        await write(client, b"last")
+        await read(endpoint)
+        client.close()
+        endpoint.close()
+        await becomes(lambda: len(made.over) == 1)
+        assert (tally.received, tally.sent) == (604, 10_000)

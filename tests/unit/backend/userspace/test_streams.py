@@ -1,7 +1,7 @@
 """TCP through a listener, with real sockets, on both loops.
 
 One flow, event by event against its specification, is test_flow's; many under churn are test_churn's. The decisions
-are test_tcp's and test_balance's.
+are test_tcp's and test_balance's, limits and counts of a service port test_streams_limits'.
 """
 
 from __future__ import annotations
@@ -215,7 +215,8 @@ async def test_a_client_that_never_reads_stops_its_endpoint_and_loses_nothing(is
             rest = flow.peer.rest
             assert isinstance(rest, Pipe) == is_bulk
             held = rest.held if isinstance(rest, Pipe) else len(rest or b"")
-            assert 0 < held <= (262144 if is_bulk else 65536)
+            assert 0 < held <= listeners.bounds.of_stall == (262144 if is_bulk else 65536)
+            assert not flow.rest
             got = 0
             while data := await asyncio.get_running_loop().sock_recv(client, 1 << 20):
                 got += len(data)

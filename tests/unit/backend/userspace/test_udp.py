@@ -42,6 +42,21 @@ def test_sessions_are_removed_one_by_one_or_by_what_they_are() -> None:
     assert len(sessions) == 1
 
 
+def test_of_a_group_the_one_that_was_idle_longest_goes_however_idle_others_are() -> None:
+    sessions = table()
+    for at, key in enumerate(("x1", "a1", "x2", "x3")):
+        sessions.add(key, key, at, key[0])
+    sessions.touch("x1", 5)
+    assert sessions.take_oldest("x", lambda session: session[0] == "x") == "x2"
+    sessions.add("x4", "x4", 6, "x")
+    sessions.touch("x3", 7)
+    assert sessions.remove("x1") == "x1"
+    assert [sessions.take_oldest("x", lambda _: False) for _ in range(3)] == ["x4", "x3", None]  # it is known by now
+    assert len(sessions) == 1
+    assert not sessions._group_of
+    assert not sessions._groups
+
+
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 5))), st.integers(1, 4))
 def test_every_session_that_was_added_is_either_kept_or_given_back_once(
     steps: list[tuple[str, int]], limit: int
@@ -80,7 +95,7 @@ class Table(RuleBasedStateMachine):
         assert found is None
         self.made += 1
         name = f"session {self.made}"
-        gone = self.sessions.add(key, name, self.now)
+        gone = self.sessions.add(key, name, self.now, key % 2)
         self.model.append((key, name, self.now))
         assert gone == [each[1] for each in self.model[: -self.LIMIT]]
         self.model = self.model[-self.LIMIT :]
@@ -104,10 +119,19 @@ class Table(RuleBasedStateMachine):
         assert self.sessions.drop(lambda key, _: key % 2 == odd) == [each[1] for each in gone]
         self.model = [each for each in self.model if each[0] % 2 != odd]
 
+    @rule(odd=st.integers(0, 1))
+    def one_of_a_group_goes(self, odd: int) -> None:
+        known = next((each for each in self.model if each[0] % 2 == odd), None)
+        members = {each[1] for each in self.model if each[0] % 2 == odd}
+        assert self.sessions.take_oldest(odd, members.__contains__) == (known and known[1])
+        self.model = [each for each in self.model if each != known]
+
     @invariant()
     def has_as_many(self) -> None:
         assert len(self.sessions) == len(self.model) <= self.LIMIT
         assert len(self.sessions._used) == len(self.model)
+        assert self.sessions._group_of.keys() <= {each[0] for each in self.model}
+        assert {*self.sessions._groups} == {*self.sessions._group_of.values()}
 
 
 TestTable = settings(max_examples=40, stateful_step_count=30)(Table).TestCase
