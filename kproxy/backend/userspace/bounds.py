@@ -6,10 +6,11 @@ is stalled both ways twice that. Over all flows it is less than as many times th
 
     2 * flows * relay_buffer + pipes * relay_pipe
 
-With the defaults (4096 flows, 64 KiB, 256 pipes of 256 KiB) that is 576 MiB at the very worst, if every client of a
-whole table stops in both directions; idle flows hold nothing. Not in it: the kernel's buffers of the sockets
-(net.ipv4.tcp_rmem and tcp_wmem), which each program has, and which its net.ipv4.tcp_mem bounds over all; and that the
-kernel keeps a page whole of which a pipe has a part.
+With the defaults (65,536 flows, 64 KiB, 256 pipes of 256 KiB) that is 8 GiB and 64 MiB at the very worst, if every
+client of a whole table stops in both directions, and half as much if all of them stop reading; each flow that a node
+allows less (``relay_connections``) takes 128 KiB off. Idle flows hold nothing. Not in it: the kernel's buffers of the
+sockets (net.ipv4.tcp_rmem and tcp_wmem), which each program has, and which net.ipv4.tcp_mem bounds over all; and that
+the kernel keeps a page whole of which a pipe has a part.
 """
 
 from __future__ import annotations

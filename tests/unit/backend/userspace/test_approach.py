@@ -204,9 +204,9 @@ async def test_refusals_and_deadlines_eject_and_what_we_lack_does_not() -> None:
                 approach.fail()
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(Approach, "_dial", _without_ports)
-                approach = made.toward(swallows, other)
+                approach = made.toward(other)
             assert approach.is_over
-            assert [each.failures for each in approach.balancer.endpoints] == [0, 0]
+            assert approach.endpoint.failures == 0
 
 
 def _without_ports(_: Approach) -> Socket:

@@ -16,6 +16,6 @@ def test_a_stalled_reader_costs_one_buffer_or_one_pipe() -> None:
 
 
 def test_all_flows_cost_their_buffers_and_what_pipes_there_are() -> None:
-    assert DEFAULT.of_all == 576 << 20  # as the module says
+    assert DEFAULT.of_all == (8 << 30) + (64 << 20)  # as the module says
     assert Bounds(buffer=10, pipe=100, flows=2, pipes=50).of_all == 400  # more pipes than directions
     assert Bounds(buffer=10, pipe=100, flows=2, pipes=1).of_all == 140
