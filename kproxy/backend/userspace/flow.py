@@ -143,6 +143,11 @@ class End(Handler):
         if sent < size:
             self._wait(memoryview(bytes(view[sent:size])))
 
+    def expect_end(self) -> None:
+        self.read(READS)
+        if not self.has_ended and self.peer is not None:  # an event is a hint: what was held back goes out now
+            self.out.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
     def flush(self) -> None:
         """Send the rest, as far as the peer takes it; then what has come meanwhile."""
         rest = self.rest
@@ -181,8 +186,8 @@ class End(Handler):
         self.has_ended = True
         self.is_plain = False
         if peer.has_ended:
-            for each in (self, peer):
-                if not each.lingers:
+            if not self.lingers:
+                for each in (self, peer):
                     each.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ORDERLY)
             self._flows.finish(self, peer)
             return
@@ -354,15 +359,15 @@ class Flows:
         for each, peer in ((one, other), (other, one)):
             if isinstance(each, Client):
                 each.count(peer)
-        for each in (one, other):
-            if isinstance(each.rest, Pipe):
-                self.pipes.give(each.rest)
-            each.rest = each.peer = None
-            each.is_plain = False
-            self.reactor.close(each.sock)
-            if isinstance(each, Client):
                 self.live.discard(each)
                 self._ended(each)
+            if each.rest is not None:
+                if isinstance(each.rest, Pipe):
+                    self.pipes.give(each.rest)
+                each.rest = None
+            each.peer = None
+            each.is_plain = False
+        self.reactor.close(one.sock, other.sock)
 
     def age(self, now: float, config: Config) -> None:
         """Look after all of them; ``now`` on any clock that goes on."""

@@ -6,7 +6,8 @@ callbacks of the loop itself (half as much processor time again for each connect
 
 Most events are a message that fits the buffer and goes out at once. That case is written out in ``_serve``, without a
 call: it is what a request costs. Everything else goes to the socket's handler. The buffer is shared by all sockets,
-so whoever waits for nothing holds no memory.
+so whoever waits for nothing holds no memory. A message with which its sender's end of stream has come, as servers say
+it that answer and close, is held back for the moment that it takes to read that end, too: both go out as one segment.
 
 Two rules make readiness safe to rely on. Sockets are closed only after a whole batch, so that an event cannot meet
 another socket of the same number; and an event is a hint, after which the socket itself is asked: a program that is
@@ -20,7 +21,6 @@ from __future__ import annotations
 
 import _socket
 import asyncio
-import contextlib
 import select
 
 Socket = _socket.socket  # the class behind socket.socket: half its memory, and nothing in between
@@ -28,7 +28,9 @@ IN, OUT, URGENT, FAULT = select.EPOLLIN, select.EPOLLOUT, select.EPOLLPRI, selec
 READS = IN | URGENT | FAULT | select.EPOLLRDHUP | select.EPOLLHUP
 INPUT = IN | URGENT | select.EPOLLRDHUP | select.EPOLLET
 INPUT_AND_OUTPUT = INPUT | OUT
-_PLAIN = IN | OUT
+_USUAL = IN | OUT
+_DECISIVE = IN | URGENT | FAULT
+_MORE = int(_socket.MSG_MORE)
 _EVENTS = 256  # of one batch
 _FEW = 8  # a smaller batch was all, most probably
 _BATCHES = 16  # before the loop's other callbacks have their turn
@@ -49,6 +51,10 @@ class Handler:
 
     def carry(self, size: int, sent: int) -> None:
         """``size`` bytes were read into the buffer, of which ``sent`` were sent; 0 of 0 is the end of input."""
+        raise NotImplementedError
+
+    def expect_end(self) -> None:
+        """What was read last is held back, to go out with the end of input, which has come."""
         raise NotImplementedError
 
     def fail(self) -> None:
@@ -93,13 +99,15 @@ class Reactor:
             self.handlers[fd] = None
             self._epoll.unregister(fd)
 
-    def close(self, sock: Socket) -> None:
-        """Call nobody about it any more, and close it after this batch."""
-        fd = sock.fileno()
-        if fd < len(self.handlers):
-            self.handlers[fd] = None
-        self._closing.append(sock)
-        self._call()
+    def close(self, *socks: Socket) -> None:
+        """Call nobody about them any more, and close them after this batch."""
+        for sock in socks:
+            fd = sock.fileno()
+            if fd < len(self.handlers):
+                self.handlers[fd] = None
+        self._closing += socks
+        if not self._is_due:
+            self._call()
 
     def again(self, handler: Handler) -> None:
         """Call ``handler`` once more, after the others."""
@@ -141,46 +149,47 @@ class Reactor:
         if self._again:
             self._call()
 
-    def _serve(self, events: list[tuple[int, int]]) -> None:
+    def _serve(self, events: list[tuple[int, int]]) -> None:  # noqa: C901 -- each call would cost what it says
         """One batch. Its length is its purpose: no call is made for what fits and goes out."""
         handlers, view, big = self.handlers, self.view, self.big
         for fd, mask in events:
             handler = handlers[fd]
             if handler is None:
                 continue
-            if not handler.is_plain or mask | OUT != _PLAIN:
-                self._handle(handler, mask)
-                continue
             try:
-                size = handler.sock.recv_into(view)
-            except BlockingIOError:
-                continue
-            except OSError:
-                handler.fail()
-                continue
-            sent = 0
-            if 0 < size < big:
-                try:
-                    sent = handler.out.send(view[:size])
-                except OSError:  # carry meets it again
-                    sent = 0
-                if sent == size:
-                    handler.moved += size
+                if not handler.is_plain or mask & _DECISIVE != IN:
+                    handler.handle(mask)
                     continue
-            self._carry(handler, size, sent)
-
-    def _carry(self, handler: Handler, size: int, sent: int) -> None:
-        try:
-            handler.carry(size, sent)
-        except Exception as error:  # noqa: BLE001 -- as in _handle
-            self._mistake(handler, error)
-        if size == len(self.view):
-            self._again.append(handler)
+                try:
+                    size = handler.sock.recv_into(view)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    handler.fail()
+                    continue
+                sent, is_last = 0, mask > _USUAL
+                if 0 < size < big:
+                    try:
+                        sent = handler.out.send(view[:size], _MORE) if is_last else handler.out.send(view[:size])
+                    except OSError:  # carry meets it again
+                        sent = 0
+                    if sent == size:
+                        handler.moved += size
+                        if is_last:
+                            handler.expect_end()
+                        continue
+                handler.carry(size, sent)
+                if size == len(view):
+                    self._again.append(handler)
+                elif size and is_last:
+                    handler.handle(mask)
+            except Exception as error:  # noqa: BLE001 -- a mistake of ours in one flow must not end all of them
+                self._mistake(handler, error)
 
     def _handle(self, handler: Handler, mask: int) -> None:
         try:
             handler.handle(mask)
-        except Exception as error:  # noqa: BLE001 -- a mistake of ours in one flow must not end all of them
+        except Exception as error:  # noqa: BLE001 -- as in _serve
             self._mistake(handler, error)
 
     def _mistake(self, handler: Handler, error: Exception) -> None:
@@ -193,5 +202,7 @@ class Reactor:
     def _bury(self) -> None:
         closing, self._closing = self._closing, []
         for sock in closing:
-            with contextlib.suppress(OSError):
+            try:  # noqa: SIM105 -- suppress() is three calls, for each connection twice
                 sock.close()
+            except OSError:
+                pass

@@ -26,7 +26,7 @@ from kproxy.backend.userspace.counts import FILES, LIMIT, SERVICE_LIMIT, SHORT_O
 from kproxy.backend.userspace.door import Door
 from kproxy.backend.userspace.flow import Client, Flows, reset_when_closed
 from kproxy.backend.userspace.pipes import Pipes
-from kproxy.backend.userspace.reactor import IN, OUT, Handler, Reactor, Socket
+from kproxy.backend.userspace.reactor import IN, OUT, READS, Handler, Reactor, Socket
 from kproxy.config import Config
 from kproxy.model.keys import ServicePortKey
 
@@ -127,7 +127,8 @@ class Streams:
         self.counts.flows += 1
         endpoint.service.tally.connect(now - approach.began)
         end = self._flows.join(approach.client, approach.sock, endpoint, now)
-        end.handle(mask & ~OUT)
+        if mask & READS:
+            end.handle(mask & ~OUT)
 
     def _gave_up(self, approach: Approach, error: OSError) -> None:
         why, tally = reason(error), approach.balancer.service.tally

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable
 
 from kproxy.backend.userspace.endpoints import Endpoint
@@ -104,6 +105,11 @@ def reset(sock: socket.socket) -> None:
 
 def is_reset(sock: socket.socket) -> bool:
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == CLOSED
+
+
+def segments(sock: socket.socket) -> int:
+    """Packets that have arrived so far: tcpi_segs_in of TCP_INFO."""
+    return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)[140:], sys.byteorder)
 
 
 async def read(sock: socket.socket, size: int = 1 << 20) -> bytes:

@@ -15,6 +15,7 @@ from tests.unit.backend.userspace.pairs import (
     read,
     read_all,
     reset,
+    segments,
     world,
     write,
 )
@@ -70,6 +71,32 @@ async def test_what_waits_goes_out_bit_by_bit() -> None:
         await writing
         assert got == LOTS[:500_000]
         assert len(sizes) > 5
+
+
+async def test_an_answer_and_the_end_that_comes_with_it_go_out_as_one_segment() -> None:
+    async with world() as made:
+        client, endpoint, _, end = made.begin()
+        await write(client, b"question")
+        assert await read(endpoint) == b"question"
+        before = segments(client)
+        endpoint.send(b"answer")
+        endpoint.shutdown(socket.SHUT_WR)  # before anybody has a turn
+        assert await read_all(client) == b"answer"
+        assert segments(client) - before == 1
+        assert end.has_ended
+        await write(client, b"thanks")
+        assert await read(endpoint) == b"thanks"
+
+
+@pytest.mark.parametrize("size", [1, 30_000, 40_000, 65_535, 65_536, 65_537])
+async def test_an_end_that_comes_with_the_last_bytes_is_seen_whatever_their_number(size: int) -> None:
+    async with world() as made:
+        client, endpoint, *_ = made.begin()
+        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        await asyncio.sleep(0)
+        assert endpoint.send(LOTS[:size]) == size
+        endpoint.shutdown(socket.SHUT_WR)
+        assert await read_all(client) == LOTS[:size]
 
 
 @pytest.mark.parametrize("meets", ["the rest", "a message", "a burst", "a pipe", "the end"])
