@@ -6,7 +6,9 @@ last the client is reset. A refusal is an answer and costs no deadline: while an
 keeps a client from it. Short of files, nobody else is tried, for that would fail alike. Who else there is, is asked
 when it matters, and again when the rule has changed meanwhile: an endpoint that left is not tried any more.
 
-The client is not read meanwhile, so nothing has to be kept for it, and its socket is not even registered.
+The client is not read meanwhile, so nothing has to be kept for it, and its socket is not even registered. The kernel
+acknowledges the endpoint's answer at once. To do that with the client's first bytes (TCP_QUICKACK off) would save one
+packet and 4 % of the processor time, but an endpoint that stops listening meanwhile would reset the client.
 
 Deadlines of one length pass in the order in which they began: a queue for each length and one timer for all do what
 would else take a timer, or a task, for each connection. Services that ask for other deadlines make other queues.
@@ -21,7 +23,6 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import NamedTuple
 
 from kproxy.backend.userspace.balance import Balancer
 from kproxy.backend.userspace.counts import SHORT_OF_FILES
@@ -92,7 +93,7 @@ class Approach(Handler):
 
     def pass_deadline(self, attempt: Socket) -> None:
         """If it is still the one: no answer so far."""
-        if not self.is_over and attempt is self.sock:
+        if attempt is self.sock:
             self._approaches.reactor.close(attempt)
             self._stage += 1
             self._slow += (self.endpoint,)
@@ -166,10 +167,7 @@ class Approach(Handler):
         self._approaches.gave_up(self, error)
 
 
-class Attempt(NamedTuple):
-    deadline: float
-    approach: Approach
-    sock: Socket
+Attempt = tuple[float, Approach, Socket]  # its deadline; a named tuple costs a call for each connection
 
 
 class Approaches:
@@ -198,7 +196,7 @@ class Approaches:
         queue = self._waiting.get(seconds)
         if queue is None:
             queue = self._waiting[seconds] = deque()
-        queue.append(Attempt(deadline, approach, approach.sock))
+        queue.append((deadline, approach, approach.sock))
         if self._timer is None or deadline < self._due:
             self._set_timer(deadline)
 
@@ -219,10 +217,11 @@ class Approaches:
         self._timer = None
         now = monotonic() + _EARLY
         for each in list(self._waiting.values()):  # whoever tries somebody else now may make another
-            while each and (each[0].deadline <= now or each[0].approach.is_over):
+            while each and (each[0][0] <= now or each[0][1].is_over):
                 _, approach, sock = each.popleft()
-                approach.pass_deadline(sock)
+                if not approach.is_over:
+                    approach.pass_deadline(sock)
         for seconds in [seconds for seconds, each in self._waiting.items() if not each]:
             del self._waiting[seconds]
         if self._waiting:
-            self._set_timer(min(each[0].deadline for each in self._waiting.values()))
+            self._set_timer(min(each[0][0] for each in self._waiting.values()))
