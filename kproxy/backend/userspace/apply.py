@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import NamedTuple
 
@@ -101,19 +101,26 @@ class Listeners:
 
     def reconcile(self, wanted: Ruleset) -> list[Failure]:
         """Close what is not wanted, open what is missing, serve by the new rules."""
+        return self.change(wanted.rules.values(), self._doors.keys() - wanted.rules.keys())
+
+    def change(self, rules: Iterable[Rule], gone: Iterable[Listener]) -> list[Failure]:
+        """The same, told as a difference: what is in neither stays, and costs nothing."""
         now = monotonic()
-        gone = [self._doors.pop(listener) for listener in self._doors.keys() - wanted.rules.keys()]
-        for door in gone:
+        shut = [door for listener in gone if (door := self._doors.pop(listener, None))]
+        for door in shut:
             self._kind(door.listener).shut(door)
+        has_datagrams = any(door.listener.protocol is Protocol.UDP for door in shut)
         failures = []
-        for listener, rule in wanted.rules.items():
-            if (known := self._doors.get(listener)) is not None:
+        for rule in rules:
+            has_datagrams = has_datagrams or rule.listener.protocol is Protocol.UDP
+            if (known := self._doors.get(rule.listener)) is not None:
                 self._follow(known, rule, now)
             elif failure := self._open(rule, now):
                 failures.append(failure)
-        for door in gone:  # now, lest an endpoint that another listener has got leaves in between
+        for door in shut:  # now, lest an endpoint that another listener has got leaves in between
             door.balancer.leave(now)
-        self._datagrams.keep(self._doors)
+        if has_datagrams:
+            self._datagrams.keep(self._doors)
         return failures
 
     def close(self) -> None:

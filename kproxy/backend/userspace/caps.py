@@ -6,10 +6,11 @@ the others may think that there are more flows than there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from kproxy.backend.userspace.board import Board
 from kproxy.backend.userspace.counts import Tally
+from kproxy.backend.userspace.rules import Rule
 from kproxy.model.enums import IPFamily
 from kproxy.model.keys import ServicePortKey
 
@@ -26,20 +27,23 @@ class Caps:
         self._caps: dict[ServicePortKey, tuple[int, int]] = {}  # row and cap
         self._live: dict[IPFamily, dict[ServicePortKey, Tally]] = {family: {} for family in _FAMILIES}
 
-    def keep(self, key: ServicePortKey, row: int, cap: int) -> None:
-        self._caps[key] = row, cap
-
-    def forget(self, keys: Collection[ServicePortKey]) -> None:
-        """They have no cap any more."""
-        for key in keys:
-            self._caps.pop(key, None)
-
-    def keep_only(self, keys: Collection[ServicePortKey]) -> None:
-        self.forget([key for key in self._caps if key not in keys])
+    def keep(self, rules: Iterable[Rule], rows: Mapping[ServicePortKey, int]) -> None:
+        """These rules are new; ``rows`` has those whose caps are kept here."""
+        for rule in rules:
+            if rule.relay.connections and rule.key in rows:
+                self._caps[rule.key] = rows[rule.key], rule.relay.connections
+            else:
+                self._caps.pop(rule.key, None)
 
     def follow(self, family: IPFamily, tallies: Mapping[ServicePortKey, Tally]) -> None:
         """From now on these are the flows that there are."""
         self._live[family] = {key: tallies[key] for key in self._caps if key in tallies}
+
+    def forget(self, over: Iterable[ServicePortKey]) -> None:
+        """Those of ``over`` that no family has."""
+        for key in over:
+            if not any(key in live for live in self._live.values()):
+                self._caps.pop(key, None)
 
     def publish(self) -> None:
         for family, live in self._live.items():

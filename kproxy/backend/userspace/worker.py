@@ -48,7 +48,7 @@ from kproxy.backend.userspace.messages import (
     frame,
     order,
 )
-from kproxy.backend.userspace.rules import NOTHING, Listener, Rule, Ruleset
+from kproxy.backend.userspace.rules import NOTHING, Listener, Rule
 from kproxy.backend.userspace.share import Share, raise_files, share
 from kproxy.config import Config
 from kproxy.model.enums import IPFamily
@@ -72,7 +72,7 @@ class Worker:
         self._stop: asyncio.Future[Stop | None] = loop.create_future()  # None: at once, and say nothing
         self._listeners: dict[IPFamily, Listeners] = {}
         self._deltas = {family: Deltas() for family in IPFamily}
-        self._rules: dict[IPFamily, dict[Listener, Rule]] = {family: {} for family in IPFamily}
+        self._changed: dict[Listener, Rule | None] = {}  # since the listeners were told; None: gone
         self._sockets: dict[Listener, socket.socket] = {}  # that came, and are not open yet
         self._caps: Caps | None = None
         self._number = 0  # of the latest rules
@@ -136,25 +136,12 @@ class Worker:
             if old := self._sockets.pop(listener, None):
                 old.close()
             self._sockets[listener] = socket.socket(fileno=file)
-        for rule in serve.rules:
-            self._rules[_family(rule.listener)][rule.listener] = rule
-        for listener in serve.gone:
-            self._rules[_family(listener)].pop(listener, None)
-        self._keep_caps(serve)
+        self._changed.update({rule.listener: rule for rule in serve.rules})
+        self._changed.update(dict.fromkeys(serve.gone))
+        if self._caps is not None:
+            self._caps.keep(serve.rules, dict(serve.rows))
         self._number = serve.number
         self._is_told.set()
-
-    def _keep_caps(self, serve: Serve) -> None:
-        if self._caps is None:
-            return
-        rows = dict(serve.rows)
-        for rule in serve.rules:
-            if rule.key in rows and rule.relay.connections:
-                self._caps.keep(rule.key, rows[rule.key], rule.relay.connections)
-            else:
-                self._caps.forget([rule.key])
-        if serve.gone:
-            self._caps.keep_only({rule.key for rules in self._rules.values() for rule in rules.values()})
 
     async def _publish(self, period: float) -> None:
         while self._caps is not None:
@@ -165,11 +152,13 @@ class Worker:
         while True:
             await self._is_told.wait()
             self._is_told.clear()
+            changed, self._changed = self._changed, {}
             failed: list[tuple[Listener, int]] = []
             for family, listeners in self._listeners.items():
-                for rule, error in listeners.reconcile(Ruleset(self._rules[family])):
-                    failed.append((rule.listener, error.errno or 0))
-                    del self._rules[family][rule.listener]  # it will be sent again
+                rules = [rule for listener, rule in changed.items() if rule and _family(listener) is family]
+                gone = [listener for listener, rule in changed.items() if not rule and _family(listener) is family]
+                failures = listeners.change(rules, gone)
+                failed += [(rule.listener, error.errno or 0) for rule, error in failures]  # they will be sent again
             for unused in self._sockets.values():
                 unused.close()
             self._sockets.clear()
@@ -196,14 +185,17 @@ class Worker:
         return sock
 
     def _count(self) -> None:
+        over: set[ServicePortKey] = set()
         for family, listeners in self._listeners.items():
             tallies = listeners.tallies()
             added = list(self._deltas[family].take(tallies).items())
-            over = listeners.release()
-            if self._caps is not None:
-                self._caps.follow(family, {key: tally for key, tally in tallies.items() if key not in over})
             for at in range(0, len(added), _AT_ONCE):
                 self._channel.send(frame(Counted(tuple(added[at : at + _AT_ONCE]))))
+            over |= listeners.release()
+            if self._caps is not None:
+                self._caps.follow(family, listeners.tallies())
+        if self._caps is not None:
+            self._caps.forget(over - {rule.key for rule in self._changed.values() if rule})
 
     async def _end_flows(self, stop: Stop) -> None:
         """Returns when they have ended, or their time is over, or there is no parent any more."""

@@ -10,13 +10,18 @@ import pytest
 from kproxy.backend.userspace.board import ROWS, Board, create_board
 from kproxy.backend.userspace.caps import Caps, columns, columns_of
 from kproxy.backend.userspace.counts import Tally
+from kproxy.backend.userspace.rules import Rule
 from kproxy.model.enums import IPFamily
 from kproxy.model.keys import ServicePortKey
-from tests.unit.backend.userspace.sockets import TCP
+from tests.unit.backend.userspace.sockets import TCP, rule
 
 V4, V6 = IPFamily.IPV4, IPFamily.IPV6
 KEY = ServicePortKey("default", "web", "", TCP)
 LAST = ROWS - 1
+
+
+def capped(cap: int) -> Rule:
+    return rule(1, connections=cap)
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def test_who_asks_is_seen_by_the_others_unless_the_cap_is_reached(board: Board) 
     asks = [each.elsewhere(family, tallies[family].copy) for each in (one, other) for family in (V4, V6)]
     assert asks[0](KEY) == 0  # no cap that it knows of
     for each in (one, other):
-        each.keep(KEY, LAST, 4)
+        each.keep([capped(4)], {KEY: LAST})
     assert asks[0](KEY) == 0
     assert asks[3](KEY) == 2  # the first has one and wants another
     assert asks[1](KEY) == 4  # the third will have another: no room here, so nothing is promised
@@ -62,18 +67,32 @@ def test_who_asks_is_seen_by_the_others_unless_the_cap_is_reached(board: Board) 
 def test_flows_that_ended_are_seen_at_the_next_look_and_forgotten_keys_are_not_written(board: Board) -> None:
     tallies = {KEY: Tally(active=3)}
     caps = Caps(board, 0)
-    caps.keep(KEY, 0, 10)
+    caps.keep([capped(10)], {KEY: 0})
     caps.follow(V4, tallies)
     caps.publish()
     assert board.elsewhere(0, 3) == 3
     tallies[KEY].active = 1
     caps.publish()
     assert board.elsewhere(0, 3) == 1
-    caps.keep_only({KEY})
+    caps.forget({KEY})  # not while there are flows
     tallies[KEY].active = 2
     caps.publish()
     assert board.elsewhere(0, 3) == 2
-    caps.keep_only(set())
+    caps.follow(V4, {})
+    caps.forget({KEY})
+    caps.follow(V4, tallies)
     tallies[KEY].active = 9
     caps.publish()
     assert board.elsewhere(0, 3) == 2
+
+
+def test_a_cap_ends_with_the_rule_that_has_it(board: Board) -> None:
+    caps = Caps(board, 0)
+    ask = caps.elsewhere(V4, lambda: {KEY: Tally(active=3)})
+    board.write(0, 3, 5)
+    caps.keep([capped(10)], {KEY: 0})
+    assert ask(KEY) == 5
+    caps.keep([capped(0)], {})
+    assert ask(KEY) == 0
+    caps.keep([capped(10)], {})  # no row was left
+    assert ask(KEY) == 0

@@ -155,7 +155,7 @@ async def test_what_it_cannot_do_is_its_last_word(monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> None:
         raise ValueError("a mistake")
 
-    monkeypatch.setattr("kproxy.backend.userspace.apply.Listeners.reconcile", fail)
+    monkeypatch.setattr("kproxy.backend.userspace.apply.Listeners.change", fail)
     control, theirs = socket.socketpair()
     with control:
         for each in (messages.Begin(Config(), 0, 1), messages.Serve(1)):
