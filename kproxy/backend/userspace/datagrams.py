@@ -179,22 +179,25 @@ class Datagrams:
         self._latest = sessions
         entry, count = None, 0
         for session in sessions:
-            if now >= session.due:
+            if is_due := now >= session.due:
                 touch(session.key, now)
                 session.due = now + self._grain
-                session.was_answered(now)
             try:
                 if are_same or session.is_bulk:
                     self._pass_on(session, watch)
+                    if is_due:
+                        session.was_answered(now)
                     continue
                 if session.entry is not entry:
                     self._send(entry, outbox)
                     entry, count = session.entry, 0
                 length = session.receive(data[count])
-                session.tally.sent += length
             except OSError as error:
                 self._not_received(session, error)
                 continue
+            if is_due:
+                session.was_answered(now)
+            session.tally.sent += length
             outbox.put(length, session.peer, session.local)
             count += 1
             if length > _LARGE:

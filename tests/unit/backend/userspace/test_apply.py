@@ -6,11 +6,12 @@ import errno
 import socket
 
 import pytest
+from msgspec.structs import replace
 
 from kproxy.backend.userspace.reactor import Reactor
 from kproxy.model.enums import Protocol
 from kproxy.plan.plan import Target
-from tests.unit.backend.userspace.sockets import TCP, UDP, dial, endpoint, free_port, listening, rule, rules
+from tests.unit.backend.userspace.sockets import TCP, UDP, dial, endpoint, free_port, key, listening, rule, rules, until
 from tests.unit.backend.userspace.test_streams import echo
 
 SOMEBODY = Target("127.0.0.1", 9, local=False)
@@ -94,3 +95,69 @@ async def test_everything_is_shut_in_the_end() -> None:
     assert not listeners.open
     with pytest.raises(ConnectionRefusedError):
         await dial(port)
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+async def test_a_tally_is_kept_until_its_rules_are_gone_and_its_flows_have_ended(protocol: Protocol) -> None:
+    port, name = free_port(protocol), key(protocol)
+    async with endpoint(echo) as target, listening(rule(port, target, protocol=protocol)) as listeners:
+        if protocol is UDP:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.sendto(b"?", ("127.0.0.1", port))
+                await until(lambda: listeners.tallies()[name].flows == 1)
+                assert listeners.release() == frozenset()
+            listeners.reconcile(rules())  # which ends the session
+        else:
+            reader, writer = await dial(port)
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            listeners.reconcile(rules())
+            assert listeners.release() == frozenset()
+            writer.close()
+        await until(lambda: listeners.tallies()[name].active == 0)
+        assert listeners.tallies()[name].flows == 1
+        assert listeners.release() == {name}
+        assert listeners.tallies() == {}
+
+
+async def test_a_listener_that_another_service_gets_counts_for_that_one_and_sends_to_its_endpoints() -> None:
+    async with endpoint(echo) as first, endpoint(echo) as second:
+        wanted = rule(free_port(), first)
+        async with listening(wanted) as listeners:
+            (door,) = listeners._doors.values()
+            reader, writer = await dial(wanted.listener.port)
+            writer.write(b"x")
+            assert await reader.readexactly(1) == b"x"
+            listeners.reconcile(rules(replace(wanted, key=key(name="other"), targets=(second,))))
+            assert list(listeners._doors.values()) == [door]
+            other, other_writer = await dial(wanted.listener.port)
+            other_writer.write(b"y")
+            assert await other.readexactly(1) == b"y"
+            tallies = listeners.tallies()
+            assert [tallies[key(name=name)].active for name in ("web", "other")] == [1, 1]
+            for each in (writer, other_writer):
+                each.close()
+            await until(lambda: not any(each.active for each in tallies.values()))
+            assert [tallies[key(name=name)].received for name in ("web", "other")] == [1, 1]
+            assert listeners.release() == {key()}
+
+
+async def test_a_session_of_a_listener_that_another_service_gets_ends() -> None:
+    port, name = free_port(UDP), key(UDP, "other")
+    async with listening(rule(port, SOMEBODY, protocol=UDP)) as listeners:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client, socket.socket(type=socket.SOCK_DGRAM) as sink:
+            sink.bind(("127.0.0.1", 0))
+            wanted = rule(port, Target("127.0.0.1", sink.getsockname()[1], local=False), protocol=UDP)
+            listeners.reconcile(rules(wanted))
+            client.sendto(b"?", ("127.0.0.1", port))
+            await until(lambda: listeners.tallies()[key(UDP)].active == 1)
+            listeners.reconcile(rules(replace(wanted, key=name)))  # the same endpoint
+            assert [listeners.tallies()[each].active for each in (key(UDP), name)] == [0, 0]
+
+
+async def test_a_listener_that_cannot_be_opened_leaves_nothing_to_be_kept() -> None:
+    async with listening() as listeners:
+        with socket.create_server(("127.0.0.1", 0)) as holder:
+            assert listeners.reconcile(rules(rule(holder.getsockname()[1], SOMEBODY)))
+        listeners.release()
+        assert listeners.tallies() == {}
