@@ -118,6 +118,8 @@ class Config(Struct, frozen=True):
     relay_workers: int = 0  # processes; 0: one for each processor
     # Where rules lead to, one address of each family. The second says kproxy, as ASCII after the fd of a local prefix.
     relay_address: tuple[str, ...] = ("169.254.73.80", "fd6b:7072:6f78:79::1")
+    # Where connections leave from that endpoints see as their client's; rewritten before they leave this node.
+    relay_sources: tuple[str, ...] = ("169.254.73.128/26", "fd6b:7072:6f78:79:1::/112")
     relay_balance: Balance = Balance.ROUND_ROBIN
     relay_service_connections: int = 0  # of one service port; 0: no limit of its own
     relay_silence: float = 0.0  # a connection on which nobody ever said anything ends after that; 0: as any idle one

@@ -1,4 +1,4 @@
-"""The addresses of this node's interfaces, the news that they changed, and the one address that we add.
+"""The addresses of this node's interfaces, the news that they changed, and what we add to them.
 
 pyroute2 does the talking, in one thread of its own with a stock asyncio loop: it cannot open its sockets on a uvloop
 loop, and its synchronous calls fail inside a running one. It is imported by that thread, when first needed; it costs
@@ -6,7 +6,8 @@ loop, and its synchronous calls fail inside a running one. It is imported by tha
 nftables parts were measured and rejected (see conntrack.py).
 
 What we add is the relay's address, on ``lo``: programs that look for the node's own address leave that interface out,
-and it exists everywhere, without a module.
+and it exists everywhere, without a module. And a route for the addresses from which the relay speaks for its clients
+(translation.py): thousands of connections to one endpoint want more ports than one address has.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import concurrent.futures
 import errno
 import socket
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from ipaddress import ip_address
 from typing import Any, Self, TypeVar
 
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 _DOMAINS = {IPFamily.IPV4: socket.AF_INET, IPFamily.IPV6: socket.AF_INET6}
 _LOOPBACK = 1  # the index of lo, in every network namespace
+_LOCAL_TABLE = 255  # RT_TABLE_LOCAL
 _GROUPS = 0x10 | 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 
 
@@ -64,6 +66,15 @@ class Addresses:
         return await self._ask(
             _change("del", ip, errno.EADDRNOTAVAIL), f"remove the address {ip} from the interface lo"
         )
+
+    async def claim_network(self, cidr: str) -> None:
+        """Have all addresses of a network on this node, though no interface shows them. Raises KernelError."""
+        await self._ask(_change_network("add", cidr, errno.EEXIST), f"route {cidr} to this node itself")
+
+    async def release_network(self, cidr: str) -> bool:
+        """Undo that; False: there was nothing to undo. Raises KernelError."""
+        work = _change_network("del", cidr, errno.ESRCH)
+        return await self._ask(work, f"remove the route of {cidr} to this node itself")
 
     async def _ask(self, work: Coroutine[Any, Any, T], task: str) -> T:
         """Raises KernelError."""
@@ -150,12 +161,29 @@ async def _list(family: IPFamily) -> tuple[Address, ...]:
 
 
 async def _change(command: str, ip: str, fine: int) -> bool:
-    """Add or delete an address of ``lo``; False: the kernel answers ``fine``, an errno, for it is so already."""
+    """Add or delete an address of ``lo``."""
+
+    def change(route: Any) -> Coroutine[Any, Any, Any]:
+        return route.addr(command, index=_LOOPBACK, address=ip, prefixlen=ip_address(ip).max_prefixlen)  # type: ignore[no-any-return]
+
+    return await _perform(change, fine)
+
+
+async def _change_network(command: str, cidr: str, fine: int) -> bool:
+    def change(route: Any) -> Coroutine[Any, Any, Any]:
+        domain = socket.AF_INET6 if ":" in cidr else socket.AF_INET
+        return route.route(command, dst=cidr, oif=_LOOPBACK, type="local", table=_LOCAL_TABLE, family=domain)  # type: ignore[no-any-return]
+
+    return await _perform(change, fine)
+
+
+async def _perform(change: Callable[[Any], Coroutine[Any, Any, Any]], fine: int) -> bool:
+    """False: the kernel answers ``fine``, an errno, for it is so already."""
     from pyroute2 import AsyncIPRoute
 
     async with AsyncIPRoute() as route:
         try:
-            await route.addr(command, index=_LOOPBACK, address=ip, prefixlen=ip_address(ip).max_prefixlen)
+            await change(route)
         except Exception as error:  # pyroute2's own, whose module is imported only here
             if getattr(error, "code", None) != fine:
                 raise

@@ -62,8 +62,12 @@ def targets(each: ServicePlan, pool: Pool) -> tuple[Target, ...]:
     return each.cluster if pool is Pool.CLUSTER else each.local
 
 
-def steer(plan: Plan, ip: str, ports: Mapping[Line, int], previous: Steered | None = None) -> Steered:
+def steer(
+    plan: Plan, ip: str, ports: Mapping[Line, int], previous: Steered | None = None, *, sources: str = ""
+) -> Steered:
     """``ports``: of the sockets that are open, at ``ip``. ``previous`` only saves time.
+
+    ``sources``: the network from which the relay speaks for its clients (``Config.relay_sources``).
 
     Service ports that are not relayed, and those that were steered before and did not change, are the same objects.
     """
@@ -81,7 +85,10 @@ def steer(plan: Plan, ip: str, ports: Mapping[Line, int], previous: Steered | No
             services[key] = old if old == steered else steered
     if not origins:
         return Steered(plan, origins, ports)
-    return Steered(replace(plan, services=MappingProxyType(services), relay_ip=ip), origins, ports)
+    speaks = any(each.relay is not None and each.relay.transparent for each in origins.values())
+    changed = MappingProxyType(services)
+    whole = replace(plan, services=changed, relay_ip=ip, relay_sources=sources if speaks else "")
+    return Steered(whole, origins, ports)
 
 
 def _is_open(each: ServicePlan, ports: Mapping[Line, int]) -> bool:

@@ -271,8 +271,8 @@ def _node_ports(values: list[str]) -> tuple[str, ...]:
     return (*dict.fromkeys(map(read_cidr, rest)), *besides)
 
 
-def _one_of_each(values: list[str]) -> tuple[str, ...]:
-    found = tuple(_address(each) for each in values if each.strip())
+def _one_of_each(values: list[str], read: Callable[[str], str] = _address) -> tuple[str, ...]:
+    found = tuple(read(each) for each in values if each.strip())
     if not found or len({":" in each for each in found}) < len(found):
         raise ValueError
     return found
@@ -294,6 +294,12 @@ ADDRESSES = Kind(
     "one IP address of each family, such as 169.254.73.80,fd00::1",
     lambda text: _one_of_each(text.split(",")),
     lambda value: _one_of_each(_strings(value)),
+    list,
+)
+NETWORKS = Kind(
+    "one network of each family, such as 169.254.73.128/26,fd00:1::/112",
+    lambda text: _one_of_each(text.split(","), read_cidr),
+    lambda value: _one_of_each(_strings(value), read_cidr),
     list,
 )
 STRINGS = Kind("a list of texts", _words, lambda value: tuple(_strings(value)), _list, adds=True)

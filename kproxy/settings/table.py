@@ -198,6 +198,7 @@ _KINDS: Mapping[str, Kind] = {  # where the default's type does not say enough
     "relay_silence": DURATION,
     "relay_slow_start": DURATION,
     "relay_worker_backoff": FROM_TO,
+    "relay_sources": kinds.NETWORKS,
     "relay_workers": number(0),
     "service_metrics_share": kinds.SHARE,
     "tree_threshold": number(0),

@@ -57,6 +57,7 @@ class Fixtures(Struct, frozen=True):
     drop_invalid: bool = True
     invalid_counter: bool = False
     relay_ip: str = ""  # guarded; empty: no relay
+    relay_sources: str = ""  # masqueraded; empty: nobody's address is kept
 
 
 def dialect(plan: Plan, config: Config, abilities: Abilities) -> Dialect:
@@ -82,6 +83,7 @@ def fixtures(plan: Plan, abilities: Abilities) -> Fixtures:
         drop_invalid=abilities.drop_invalid,
         invalid_counter=abilities.invalid_counter,
         relay_ip=plan.relay_ip,
+        relay_sources=plan.relay_sources,
     )
 
 

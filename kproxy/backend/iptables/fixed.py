@@ -28,6 +28,7 @@ def fixed_chains(fixtures: Fixtures) -> tuple[Chain, ...]:
             Table.NAT,
             names.POSTROUTING,
             (
+                *_relay_exit(fixtures),
                 Rule((r.Mark(mark, mark, negated=True),), Verdict.RETURN),
                 # The mark has done its work; what leaves through a tunnel must not be masqueraded a second time.
                 Rule((), r.SetMark(mark, 0)),
@@ -81,6 +82,17 @@ def relay_guard(fixtures: Fixtures) -> tuple[Rule, ...]:
     comment = r.Comment("traffic to the relay that came by no service will be dropped")
     where = r.Destination(canonical_cidr(fixtures.relay_ip))
     return (Rule((where, comment, r.Conntrack(("DNAT",), negated=True)), Verdict.DROP),)
+
+
+def _relay_exit(fixtures: Fixtures) -> tuple[Rule, ...]:
+    """The relay's connections that speak for a client are rewritten by conntrack entries, without meeting a rule.
+
+    Those that lost theirs, because somebody emptied that table, leave as from this node: no other knows such addresses.
+    """
+    if not fixtures.relay_sources:
+        return ()
+    comment = r.Comment("traffic of the relay for a client that conntrack has forgotten")
+    return (Rule((r.Source(canonical_cidr(fixtures.relay_sources)), comment), r.Masquerade(fixtures.random_fully)),)
 
 
 def entries(fixtures: Fixtures) -> tuple[Entry, ...]:

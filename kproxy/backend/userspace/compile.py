@@ -8,6 +8,15 @@ Where no endpoint may serve, nothing listens: a closed port refuses at once, whi
 same answer. Its silence keeps strangers from learning something, and a process on this node is none; it would only
 wait. SCTP needs multi-homed associations that a relay cannot pass on, so it is left out and said.
 
+**Whose address endpoints see** where a Service asks for it (``Relay.transparent``): that of whom the kernel's rules
+would not masquerade, as far as one who came in by a line can be told from others who did.
+
+* To endpoints of this node alone, by policy Local: everybody's, for answers come back here whoever it is.
+* To all endpoints: that of pods, whom the local-traffic detector knows by their network; what it knows by interfaces is
+  not to be seen from here. To endpoints of this node always. To those of other nodes only if they are in that network
+  as well, for elsewhere pods' addresses may mean nothing; and not where a frontend that masquerades leads to the same
+  line (a node port under policy Cluster), as a pod of another node may come by that, and would be answered directly.
+
 An IPv4-only Service answers on 127.0.0.1 alone: each family's plan has its own listeners. Clients that try ``::1``
 first for ``localhost`` are refused there at once and go on with 127.0.0.1.
 """
@@ -16,12 +25,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kproxy.backend.userspace.rules import NOTHING, Listener, Rule, Ruleset
-from kproxy.model.enums import Protocol
+from kproxy.backend.userspace.rules import NOTHING, Keeping, Listener, Rule, Ruleset
+from kproxy.model.enums import IPFamily, Protocol
 from kproxy.model.relay import Relay
-from kproxy.plan.plan import Client, Forward, Frontend, FrontendKind, Plan, Pool, ServicePlan, Target
+from kproxy.plan.plan import Client, Forward, FromCIDR, Frontend, FrontendKind, Plan, Pool, Route, ServicePlan, Target
 from kproxy.plan.steer import Line, targets
 from kproxy.plan.viewpoint import LOOPBACK
+
+_EVERYBODY = {IPFamily.IPV4: "0.0.0.0/0", IPFamily.IPV6: "::/0"}
 
 
 def localhost_rules(plan: Plan, default: Relay) -> Ruleset:
@@ -47,9 +58,16 @@ def localhost_rules(plan: Plan, default: Relay) -> Ruleset:
     return Ruleset(rules, tuple(unserved))
 
 
-def rule_of(listener: Listener, plan: ServicePlan, targets: tuple[Target, ...], relay: Relay) -> Rule:
+def rule_of(
+    listener: Listener,
+    plan: ServicePlan,
+    targets: tuple[Target, ...],
+    relay: Relay,
+    keeping: Keeping | None = None,
+) -> Rule:
     """What a listener serves that leads to these of a service port's endpoints."""
-    return Rule(listener, plan.key, targets, relay, affinity_seconds=plan.affinity_seconds, serving=plan.serving)
+    affinity, serving = plan.affinity_seconds, plan.serving
+    return Rule(listener, plan.key, targets, relay, affinity_seconds=affinity, serving=serving, keeping=keeping)
 
 
 def relay_rules(plan: Plan, listeners: Mapping[Line, Listener]) -> list[Rule]:

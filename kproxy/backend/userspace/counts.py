@@ -64,6 +64,7 @@ class Tally(Struct, array_like=True):
     refused: dict[str, int] = field(default_factory=dict)  # flows, by reason
     evicted: int = 0  # sessions that ended because there were too many
     dropped: int = 0  # datagrams that found a queue full
+    hidden: int = 0  # attempts at an endpoint that was to see the client's address and did not
 
     def refuse(self, why: str) -> None:
         self.refused[why] = self.refused.get(why, 0) + 1
@@ -109,6 +110,7 @@ def _combine(one: Tally, other: Tally, sign: int) -> Tally:
         refused={why: times for why, times in refused.items() if times},
         evicted=one.evicted + sign * other.evicted,
         dropped=one.dropped + sign * other.dropped,
+        hidden=one.hidden + sign * other.hidden,
     )
 
 

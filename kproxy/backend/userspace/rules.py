@@ -25,6 +25,14 @@ class Listener(NamedTuple):
         return f"{ip}:{self.port}/{self.protocol}"
 
 
+class Keeping(Struct, frozen=True, gc=False):
+    """Which clients' addresses endpoints see; all are networks in CIDR notation."""
+
+    clients: str  # who is known by its own address
+    sources: str  # addresses of this node alone, from which such connections leave before the kernel rewrites them
+    beyond: str = ""  # endpoints of other nodes that see it, besides those of this one; empty: none
+
+
 class Rule(Struct, frozen=True, gc=False):
     """What one listener serves. All of it can be sent to another process (msgspec)."""
 
@@ -34,6 +42,7 @@ class Rule(Struct, frozen=True, gc=False):
     relay: Relay
     affinity_seconds: int = 0  # 0: none
     serving: frozenset[tuple[str, int]] = frozenset()  # UDP: endpoints that may keep their flows
+    keeping: Keeping | None = None  # None: to endpoints every client is this node
 
     def serves(self, target: Target) -> bool:
         """Whether datagrams of a flow may go on to ``target``, though new flows might not be sent there."""

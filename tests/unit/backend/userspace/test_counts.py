@@ -40,6 +40,7 @@ tallies = st.builds(
     refused=st.dictionaries(st.sampled_from(REASONS), st.integers(1, 1 << 40)),
     evicted=numbers,
     dropped=numbers,
+    hidden=numbers,
 )
 
 
