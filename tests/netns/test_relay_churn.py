@@ -24,7 +24,7 @@ from tests.netns.relay_node import ENDPOINTS, RelayNode, echo, is_reset, relay_n
 from tests.unit.backend.userspace.test_churn import BANNER, KINDS, talk
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
-DEADLINE = 90.0  # seconds; a twentieth of it on an idle machine
+DEADLINE = 60.0  # seconds; a tenth of it on an idle machine
 CROWD = {Balance.ROUND_ROBIN: 2000, Balance.RANDOM: 300, Balance.LEAST_CONNECTIONS: 500}
 SIZES = (0, 1, 5000, 5000, 5000, 80_000)  # bytes
 KNOWN = 6  # endpoints
@@ -196,7 +196,7 @@ async def parting(node: RelayNode) -> AsyncIterator[asyncio.Task[None]]:
     task = asyncio.create_task(part(node, is_down))
     await is_down.wait()
     yield task
-    await task
+    await asyncio.wait((task,))
 
 
 async def part(node: RelayNode, is_down: asyncio.Event) -> None:
@@ -204,7 +204,11 @@ async def part(node: RelayNode, is_down: asyncio.Event) -> None:
     frail = Host("frail", ("10.77.3.2",))
     try:
         await wire(node.node, "frail", frail, ("10.77.3.1",), frail.ips)
-        async with node.endpoint(echo) as good, node.endpoint(echo, frail.ips[0], frail) as cut:
+        async with (
+            asyncio.timeout(DEADLINE),
+            node.endpoint(echo) as good,
+            node.endpoint(echo, frail.ips[0], frail) as cut,
+        ):
             front, other = await node.front(good), await node.front(cut)
             client, endpoint = await node.dial(front, frail), await node.dial(other)
             for streams in (client, endpoint):
