@@ -17,6 +17,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from kproxy.backend.userspace.apply import Failure
 from kproxy.backend.userspace.board import ROWS, Board, create_board
@@ -90,14 +91,17 @@ class Crew:
             self._close()
 
     def open(self, ip: str, protocol: Protocol, port: int = 0) -> Listener:
-        """A new listener; ``port`` 0: one that nobody else has. Serves nobody until it has a rule. Raises OSError."""
+        """A new listener; ``port`` 0: one that nobody else has. Serves nobody until it has a rule.
+
+        Raises OSError. Thousands take a while (a hundred microseconds each, for two workers): then call it in a thread.
+        """
         return self._openings.open(ip, protocol, port)
 
     async def push(self, rules: Iterable[Rule]) -> list[Failure]:
         """Serve each of these instead of what its listener, which must be open, served before; others stay.
 
         Returns when all workers that serve do so, with what some of them could not open (it is tried again). Raises
-        KernelError if no worker serves within ``relay_patience``: nobody is to be led there yet.
+        KernelError if no worker serves and none gets on for ``relay_patience``: nobody is to be led there yet.
         """
         pushed = list(rules)
         if strangers := [rule.listener for rule in pushed if rule.listener not in self._openings]:
@@ -163,16 +167,23 @@ class Crew:
             os.close(self._board_file)
 
     async def _settled(self) -> None:
-        """Raises KernelError."""
+        """Wait as long as workers get on with it. Raises KernelError."""
         try:
-            async with asyncio.timeout(self._config.relay_patience):
-                await self._until(self._is_settled)
+            while not self._is_settled():
+                async with asyncio.timeout(self._config.relay_patience):
+                    await self._until(partial(self._is_further, self._served()))
         except TimeoutError:
             if not any(seat.is_settled for seat in self._seats):
                 raise KernelError(
-                    f"no worker of the relay took its rules within {self._config.relay_patience:g} s; "
+                    f"no worker of the relay took rules for {self._config.relay_patience:g} s; "
                     "what became of them is in the log"
                 ) from None
+
+    def _served(self) -> list[int]:
+        return [seat.served for seat in self._seats]
+
+    def _is_further(self, before: list[int]) -> bool:
+        return self._is_settled() or self._served() != before
 
     def _is_settled(self) -> bool:
         live = [seat for seat in self._seats if seat.share is not None or not seat.has_failed]

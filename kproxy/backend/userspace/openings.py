@@ -34,13 +34,13 @@ class Openings:
         return len(self._sockets)
 
     def __iter__(self) -> Iterator[Listener]:
-        return iter(self._sockets)
+        return iter(list(self._sockets))  # in one step, see open
 
     def of(self, listener: Listener, seat: int) -> socket.socket:
         return self._sockets[listener][seat]
 
     def open(self, ip: str, protocol: Protocol, port: int = 0) -> Listener:
-        """``port`` 0: any free one. Raises OSError."""
+        """``port`` 0: any free one. Raises OSError. May be called in a thread."""
         made: list[socket.socket] = []
         try:
             first = _bound(Listener(ip, port, protocol), made)

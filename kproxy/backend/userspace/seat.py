@@ -134,6 +134,11 @@ class Seat:
         """It serves, and by all rules that there are."""
         return self._share is not None and not self._dirty and self._served == self._sent
 
+    @property
+    def served(self) -> int:
+        """How far it has got; it begins anew with each worker."""
+        return self._served
+
     def holds(self, listener: Listener) -> bool:
         """Whether the socket may be there, or on its way."""
         return listener in self._have or listener in self._leaving
