@@ -34,6 +34,8 @@ from kproxy.backend.userspace.endpoints import ALWAYS, Endpoint, ServicePort
 from kproxy.backend.userspace.rules import Rule
 from kproxy.config import Balance
 
+# By themselves: to look one up in its enum costs as much as the choice.
+_BY_LOT, _BY_TURNS, _LIGHTER = Balance.RANDOM, Balance.ROUND_ROBIN, Balance.LEAST_CONNECTIONS
 _LEAST = 0.1  # of a full share, for an endpoint that has just come
 _GRAIN = 1 << 16  # of what is drawn by lot
 _TRIES = 8  # at most so many are passed over for one flow; should all be new, it does not matter who is
@@ -86,14 +88,14 @@ class Balancer:
             if endpoint is not None and endpoint.ejected_until <= now:
                 return endpoint
         is_even = now >= self._even
-        if self.relay.balance is Balance.LEAST_CONNECTIONS:
+        if self.relay.balance is _LIGHTER:
             return self._lighter(now, is_even=is_even)
         return self._next() if is_even else self._admitted(now)
 
     def others(self, tried: Collection[Endpoint], now: float) -> list[Endpoint]:
         """Whom to try when these did not answer, the next one in front."""
-        is_least = self.relay.balance is Balance.LEAST_CONNECTIONS
-        start = (self._turn if self.relay.balance is Balance.ROUND_ROBIN else self._chance()) % len(self.endpoints)
+        is_least = self.relay.balance is _LIGHTER
+        start = (self._turn if self.relay.balance is _BY_TURNS else self._chance()) % len(self.endpoints)
         around = (*self.endpoints[start:], *self.endpoints[:start])
         rest = [each for each in around if each not in tried]
         rest.sort(key=lambda each: (each.ejected_until > now, is_least and each.active))
@@ -142,7 +144,7 @@ class Balancer:
 
     def _next(self) -> Endpoint:
         ready = self._ready
-        if self.relay.balance is Balance.RANDOM:
+        if self.relay.balance is _BY_LOT:
             return ready[self._chance() % len(ready)]
         turn = self._turn
         self._turn = turn + 1
