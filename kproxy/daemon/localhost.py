@@ -127,6 +127,7 @@ class LocalhostPorts:
             while True:
                 await asyncio.sleep(self._config.relay_sweep)
                 told = self._tell_refusals(told)
+                self._listeners.release()  # nobody asks for the counts of single service ports
 
     def _tell_refusals(self, told: Counter[str]) -> Counter[str]:
         """One line for all refusals since the last; they may be many."""

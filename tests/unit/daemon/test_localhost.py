@@ -143,6 +143,17 @@ async def test_many_refusals_are_one_line(ports: LocalhostPorts, caplog: pytest.
     )
 
 
+async def test_services_that_are_gone_are_forgotten(ports: LocalhostPorts) -> None:
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        task = group.create_task(ports.run())
+        await ports.reconcile(plan_for((free(), Protocol.TCP)))
+        assert ports._listeners.tallies()
+        await ports.reconcile(plan_for())
+        while ports._listeners.tallies():  # noqa: ASYNC110 -- it tells nobody
+            await asyncio.sleep(0.01)
+        task.cancel()
+
+
 async def test_the_caps_leave_files_for_everything_else() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (800, hard))
