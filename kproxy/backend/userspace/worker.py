@@ -199,17 +199,18 @@ class Worker:
 
     async def _end_flows(self, stop: Stop) -> None:
         """Returns when they have ended, or their time is over, or there is no parent any more."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(stop.grace):
-                await self._wait(stop.linger)
-                for each in self._listeners.values():
-                    each.reconcile(NOTHING)
-                while not self._is_alone.is_set() and any(counts.active for counts in self._all_counts()):
-                    await self._wait(_LOOK)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + stop.grace
+        await self._wait(min(stop.linger, stop.grace))
+        for each in self._listeners.values():
+            each.reconcile(NOTHING)
+        while loop.time() < end and not self._is_alone.is_set() and any(each.active for each in self._all_counts()):
+            await self._wait(_LOOK)
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._is_alone.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._is_alone.wait()
 
     def _all_counts(self) -> Iterator[Counts]:
         for each in self._listeners.values():

@@ -30,14 +30,17 @@ from tests.unit.backend.userspace.test_streams import echo
 LOOP = "uvloop"  # the daemon's; channels are tested on both
 
 
-async def test_no_worker_runs_before_the_first_rule_and_each_serves_after_it() -> None:
-    async with crewed() as made, endpoint(echo) as target:
+async def test_no_worker_runs_before_the_first_rule_and_each_serves_both_families_after_it() -> None:
+    async with crewed() as made, endpoint(echo) as target, endpoint(echo, "::1") as other:
         listener = made.crew.open("127.0.0.1", TCP)
         assert await made.crew.push([]) == []
         assert made.pids() == []
         assert await made.crew.push([rule_of(listener, target)]) == []
         assert len(made.pids()) == 2
         await made.dial_each(listener)
+        reader, writer = await dial((await made.serve(other, ip="::1")).port, "::1")
+        await said(reader, writer)
+        writer.close()
         tally = await made.tally()
         assert tally.flows >= tally.active >= 4
 
