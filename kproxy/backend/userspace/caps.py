@@ -27,6 +27,10 @@ class Caps:
         self._caps: dict[ServicePortKey, tuple[int, int]] = {}  # row and cap
         self._live: dict[IPFamily, dict[ServicePortKey, Tally]] = {family: {} for family in _FAMILIES}
 
+    @property
+    def are_any(self) -> bool:
+        return bool(self._caps)
+
     def keep(self, rules: Iterable[Rule], rows: Mapping[ServicePortKey, int]) -> None:
         """These rules are new; ``rows`` has those whose caps are kept here."""
         for rule in rules:

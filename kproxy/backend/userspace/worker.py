@@ -90,7 +90,7 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(each.run()) for each in self._listeners.values()]
                 tasks += [group.create_task(self._serve()), group.create_task(_put_off_the_alarm())]
-                tasks += [group.create_task(self._publish(begin.config.relay_beat / _LOOKS))]
+                tasks += [group.create_task(self._publish(begin.config.relay_beat))]
                 for _ in tasks:  # turns in which they begin
                     await asyncio.sleep(0)
                 self._channel.send(frame(Ready(mine)))
@@ -143,10 +143,10 @@ class Worker:
         self._number = serve.number
         self._is_told.set()
 
-    async def _publish(self, period: float) -> None:
+    async def _publish(self, beat: float) -> None:
         while self._caps is not None:
             self._caps.publish()
-            await asyncio.sleep(period)
+            await asyncio.sleep(beat / _LOOKS if self._caps.are_any else beat)
 
     async def _serve(self) -> None:
         while True:

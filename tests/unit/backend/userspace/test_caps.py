@@ -92,7 +92,9 @@ def test_a_cap_ends_with_the_rule_that_has_it(board: Board) -> None:
     board.write(0, 3, 5)
     caps.keep([capped(10)], {KEY: 0})
     assert ask(KEY) == 5
+    assert caps.are_any
     caps.keep([capped(0)], {})
     assert ask(KEY) == 0
+    assert not caps.are_any
     caps.keep([capped(10)], {})  # no row was left
     assert ask(KEY) == 0
