@@ -228,11 +228,21 @@ def test_when_a_rule_leaves_too_few_those_that_return_soonest_are_back() -> None
     assert seen(balancer, 1) == {MANY[0], MANY[1], MANY[5]}
 
 
-def test_ejected_endpoints_are_tried_when_no_other_is_left() -> None:
-    balancer = serving(eject_floor=0)
-    fail(balancer, A, B)
-    assert [each.target for each in balancer.attempts("c", 1)][:1] == [C]
-    assert {each.target for each in balancer.attempts("c", 1)} == {A, B, C}
+@pytest.mark.parametrize("balance", Balance)
+def test_ejected_endpoints_are_tried_when_no_other_is_left(balance: Balance) -> None:
+    balancer = serving(*MANY, balance=balance)
+    fail(balancer, *MANY[2:5])
+    for _ in range(20):
+        order = [each.target for each in balancer.attempts("c", 1)]
+        assert set(order[-3:]) == set(MANY[2:5])
+
+
+def test_those_who_meet_a_dead_endpoint_go_on_to_the_one_with_fewest_flows() -> None:
+    balancer = serving(*MANY, balance=LEAST)
+    for number, each in enumerate(balancer.endpoints):
+        each.active = number * 7 % 10
+    order = [each.active for each in balancer.attempts("c", 0)]
+    assert order[1:] == sorted(order[1:])
 
 
 def test_nobody_is_ejected_where_the_service_does_not_want_it_nor_from_a_rule_that_it_has_left() -> None:
@@ -287,14 +297,17 @@ def test_the_endpoints_of_a_first_rule_are_not_new_and_where_all_are_new_all_get
 
 
 def test_an_endpoint_that_returns_from_ejection_begins_slowly() -> None:
-    balancer = serving(*MANY, slow_start=100)
+    balancer = serving(*MANY, slow_start=100, eject_seconds=(5, 1000))
     fail(balancer, one := MANY[0])
     assert shares(balancer, 4)[one] == 0
     assert 0 < shares(balancer, 6)[one] < 0.03
     assert abs(shares(balancer, 105)[one] - 0.1) < 0.01
     fail(balancer, one, now=200)
-    balancer.reached(find(balancer, one), "c", 201)
-    assert 0 < shares(balancer, 202)[one] < 0.03
+    assert find(balancer, one).ejected_until == 205
+    fail(balancer, one, times=1, now=205)
+    balancer.reached(find(balancer, one), "c", 206)  # somebody who had nobody else
+    assert 0 < shares(balancer, 207)[one] < 0.03
+    assert shares(balancer, 306)[one] == 0.1
 
 
 # --- what a choice costs ------------------------------------------------------------------------------------------

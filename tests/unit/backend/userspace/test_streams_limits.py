@@ -89,6 +89,8 @@ async def test_a_service_port_knows_its_flows_bytes_retries_and_refusals() -> No
         assert (tally.flows, tally.received, tally.sent) == (6, 6, 6)
         assert (tally.retries, tally.ejections, listeners.tallies()[key()].ejected) == (2, 1, 1)
         assert (sum(tally.connects), tally.connect_seconds > 0) == (6, True)
+        (door,) = listeners._doors.values()
+        assert [each.active for each in door.balancer.endpoints] == [0, 0]
         listeners.reconcile(rules(rule(port, dead)))
         with pytest.raises(ConnectionResetError):
             await served(port)
