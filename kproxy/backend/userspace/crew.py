@@ -134,7 +134,7 @@ class Crew:
 
     async def refresh(self, deadline: float) -> None:
         """Bring ``tallies`` up to date, as far as workers answer within ``deadline`` seconds."""
-        asked = [(seat, seat.ask()) for seat in self._seats]
+        asked = [(seat, seat.ask(urgent=True)) for seat in self._seats]
         try:
             async with asyncio.timeout(deadline):
                 await self._until(lambda: all(seat.has_answered(number) for seat, number in asked))

@@ -55,9 +55,10 @@ class Serve(Struct, frozen=True, tag=True):
 
 
 class Ask(Struct, frozen=True, tag=True):
-    """Say what you counted, and so that you are there."""
+    """Say that you are there, and what you counted: in any case if it is ``urgent``, else as often as that is cheap."""
 
     number: int
+    urgent: bool = False
 
 
 class Stop(Struct, frozen=True, tag=True):

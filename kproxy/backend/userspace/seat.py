@@ -149,12 +149,12 @@ class Seat:
             self._dirty.update(dict.fromkeys(listeners))
             self._flush()
 
-    def ask(self) -> int:
+    def ask(self, *, urgent: bool = False) -> int:
         """The number of the question; 0 if there is nobody to be asked."""
         if self._share is None or self._channel is None:
             return 0
         self._asked += 1
-        self._channel.send(frame(Ask(self._asked)))
+        self._channel.send(frame(Ask(self._asked, urgent)))
         return self._asked
 
     def has_answered(self, number: int) -> bool:

@@ -24,6 +24,7 @@ import random
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
@@ -57,6 +58,7 @@ from kproxy.model.keys import ServicePortKey
 _PR_SET_PDEATHSIG = 1
 _AT_ONCE = 500  # tallies in one message
 _LOOK = 0.05  # seconds between two looks at whether flows have ended, when they are to
+_DEARNESS = 50  # looking at all tallies may take one part in so many of the time
 _LOOKS = 10  # in one beat, at what the board should say
 _LAST = 2.0  # seconds for the last words
 _HUNG = 60.0  # seconds
@@ -76,6 +78,7 @@ class Worker:
         self._sockets: dict[Listener, socket.socket] = {}  # that came, and are not open yet
         self._caps: Caps | None = None
         self._number = 0  # of the latest rules
+        self._due = 0.0  # when tallies are looked at again
         self._is_told = asyncio.Event()
         self._is_alone = asyncio.Event()
 
@@ -111,8 +114,7 @@ class Worker:
         if isinstance(message, Serve):
             self._note(message, files)
         elif isinstance(message, Ask):
-            self._count()
-            self._channel.send(frame(Told(message.number)))
+            self._answer(message)
         elif isinstance(message, Begin) and not self._begin.done():
             if files:
                 self._caps = Caps(Board(files[0]), message.seat)
@@ -183,6 +185,14 @@ class Worker:
             raise OSError(errno.EMFILE, "no file was left for it")
         sock.setblocking(False)
         return sock
+
+    def _answer(self, ask: Ask) -> None:
+        began = time.monotonic()
+        if ask.urgent or began >= self._due:
+            self._count()
+            now = time.monotonic()
+            self._due = now + (now - began) * _DEARNESS
+        self._channel.send(frame(Told(ask.number)))
 
     def _count(self) -> None:
         over: set[ServicePortKey] = set()
