@@ -368,8 +368,3 @@ class Flows:
             each.peer = None
             each.is_plain = False
         self.reactor.close(one.sock, other.sock)
-
-    def age(self, now: float, config: Config) -> None:
-        """Look after all of them; ``now`` on any clock that goes on."""
-        for client in list(self.live):
-            client.age(now, config)

@@ -32,6 +32,7 @@ from kproxy.model.keys import ServicePortKey
 
 _STREAM = int(socket.SOCK_STREAM)
 _AT_ONCE = 64  # connections accepted before others have their turn
+_LOOKED_AFTER = 500  # flows looked after before others have their turn; new ones take ten system calls each
 _PIPES_SHARE = 8  # of the connections that there may be, one in so many may have a pipe
 
 
@@ -61,7 +62,7 @@ class Streams:
         try:
             while True:
                 await asyncio.sleep(self._config.relay_sweep)
-                self._flows.age(monotonic(), self._config)
+                await self._look_after_flows()
         finally:
             self._is_running = False
             for handler in list(self._reactor.handlers):
@@ -70,6 +71,15 @@ class Streams:
             self._approaches.stop()
             self._reactor.stop()
             self._pipes.close()
+
+    async def _look_after_flows(self) -> None:
+        """Some at a time: others have messages to be passed on."""
+        flows = list(self._flows.live)
+        for at in range(0, len(flows), _LOOKED_AFTER):
+            now = monotonic()
+            for client in flows[at : at + _LOOKED_AFTER]:
+                client.age(now, self._config)
+            await asyncio.sleep(0)
 
     def open(self, door: Door) -> None:
         """Raises OSError."""

@@ -182,6 +182,16 @@ async def test_when_the_rule_changes_on_the_way_the_newest_one_says_who_else_the
             assert made.service.tally.retries == 1
 
 
+async def test_one_that_came_on_the_way_is_tried_before_those_that_were_slow() -> None:
+    async with way(0.05, 0.05, 5.0) as made:
+        with silent() as swallows, silent() as other, alive() as came:
+            approach = made.toward(swallows, other)
+            await becomes(lambda: approach._stage == 1)
+            made.follow(approach, swallows, other, came)
+            await becomes(lambda: bool(made.outcomes))
+            assert made.outcomes == [(came, None)]
+
+
 async def test_one_that_was_slow_and_has_left_is_not_tried_again() -> None:
     async with way(0.05, 0.05, 5.0) as made:
         with silent() as swallows, silent() as other:

@@ -28,6 +28,14 @@ from tests.unit.backend.userspace.sockets import somebody
 
 LOTS = bytes(range(251)) * 40_000  # 10 MB; a prime, so that a lost or repeated page shows
 
+CONFIG = Config()
+
+
+def age(made: World, now: float, config: Config = CONFIG) -> None:
+    """As streams do from time to time."""
+    for client in list(made.flows.live):
+        client.age(now, config)
+
 
 async def test_an_idle_flow_is_reset_and_one_that_moves_is_not() -> None:
     async with world() as made:
@@ -35,18 +43,18 @@ async def test_an_idle_flow_is_reset_and_one_that_moves_is_not() -> None:
         assert isinstance(ours, Client)
         config = Config(relay_half_closed=3)
         for now in (0, 5, 9.9):
-            made.flows.age(now, config)
+            age(made, now, config)
         await write(client, b"x")
         await read(endpoint)
         for now in (12, 21):
-            made.flows.age(now, config)
+            age(made, now, config)
         client.shutdown(socket.SHUT_WR)
         assert await read(endpoint) == b""
         for now in (22, 24.9):
-            made.flows.age(now, config)
+            age(made, now, config)
         assert made.flows.live
         assert ours.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        made.flows.age(25, config)
+        age(made, 25, config)
         assert not made.flows.live
         await becomes(lambda: is_reset(client) and is_reset(endpoint))
 
@@ -89,7 +97,7 @@ async def test_an_idle_flow_takes_less_than_a_kilobyte() -> None:
                 for one, other in ((client, endpoint), (endpoint, client)):
                     await write(one, b"x" * 300)
                     await read(other)
-            made.flows.age(0, Config())
+            age(made, 0)
             gc.collect()
             taken, _ = tracemalloc.get_traced_memory()
         finally:
@@ -123,11 +131,11 @@ async def test_a_flow_in_which_nobody_ever_spoke_is_reset_earlier_and_one_letter
         await write(other_endpoint, b"banner")
         assert await read(other) == b"banner"
         for now in (5, 9.9):
-            made.flows.age(now, Config())
+            age(made, now)
         assert len(made.flows.live) == 2
-        made.flows.age(10, Config())
+        age(made, 10)
         await becomes(lambda: is_reset(client))
-        made.flows.age(86_000, Config())
+        age(made, 86_000)
         assert len(made.flows.live) == 1
 
 
@@ -137,7 +145,7 @@ async def test_an_end_is_nothing_said() -> None:
         client.shutdown(socket.SHUT_WR)
         assert await read(endpoint) == b""
         for now in (1, 11):
-            made.flows.age(now, Config())
+            age(made, now)
         await becomes(lambda: is_reset(client))
 
 
@@ -145,7 +153,7 @@ async def test_where_a_service_wants_no_limit_an_idle_flow_lives() -> None:
     async with world() as made:
         made.begin(to=somebody(idle=0, silence=0))
         for now in (1, 1e12):
-            made.flows.age(now, Config())
+            age(made, now)
         assert made.flows.live
 
 
@@ -158,12 +166,12 @@ async def test_a_flow_of_an_endpoint_that_left_is_reset_so_long_afterwards_and_n
         for now in (100, 105):
             await write(client, b"still busy")
             await read(endpoint)
-            made.flows.age(now, Config())
+            age(made, now)
         drained.left = None
-        made.flows.age(110, Config())
+        age(made, 110)
         assert len(made.flows.live) == 2
         drained.left = 100.0
-        made.flows.age(110, Config())
+        age(made, 110)
         assert len(made.flows.live) == 1
         await becomes(lambda: is_reset(client) and is_reset(endpoint))
 
@@ -181,7 +189,7 @@ async def test_bytes_are_counted_when_a_flow_is_looked_after_and_when_it_ends() 
                 got += len(await read(client))
             await read(endpoint)
             assert (tally.received, tally.sent) == (300 * (times - 1), 5000 * (times - 1))
-            made.flows.age(times, Config())
+            age(made, times)
             assert (tally.received, tally.sent) == (300 * times, 5000 * times)
         await write(client, b"last")
         await read(endpoint)

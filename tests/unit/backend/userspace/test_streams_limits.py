@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 from msgspec.structs import replace
 
+from kproxy.backend.userspace import streams
 from kproxy.backend.userspace.apply import Listeners
+from kproxy.backend.userspace.flow import Client
 from kproxy.backend.userspace.rules import Rule
+from kproxy.config import Config
 from kproxy.plan.plan import Target
 from tests.unit.backend.userspace.sockets import (
     dial,
@@ -141,3 +145,32 @@ async def test_nobody_is_refused_nor_kept_waiting_when_all_endpoints_were_ejecte
                 writer.close()
                 assert not away.ejections
             assert tally_of(listeners).flows == 2
+
+
+async def test_flows_are_looked_after_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, looked = itertools.count(), list[tuple[Client, int]]()
+
+    def look(client: Client, now: float, config: Config) -> None:
+        looked.append((client, next(turns)))
+        age(client, now, config)
+
+    async def pass_messages_on() -> None:
+        while True:
+            await asyncio.sleep(0)
+            next(turns)
+
+    age = Client.age
+    monkeypatch.setattr(streams, "_LOOKED_AFTER", 2)
+    monkeypatch.setattr(Client, "age", look)
+    port = free_port()
+    async with endpoint(echo) as target, listening(rule(port, target), relay_sweep=1000) as listeners:
+        kept = [await served(port) for _ in range(5)]
+        task = asyncio.create_task(pass_messages_on())
+        await listeners._streams._look_after_flows()
+        task.cancel()
+        assert {client for client, _ in looked} == listeners._streams._flows.live
+        first, second, third = looked[0][1], looked[2][1], looked[4][1]
+        assert second > first + 2  # the other one, and at least one message in between
+        assert third > second + 2
+        for _, writer in kept:
+            writer.close()
