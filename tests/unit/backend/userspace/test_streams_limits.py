@@ -166,6 +166,7 @@ async def test_flows_are_looked_after_some_at_a_time(monkeypatch: pytest.MonkeyP
     async with endpoint(echo) as target, listening(rule(port, target), relay_sweep=1000) as listeners:
         kept = [await served(port) for _ in range(5)]
         task = asyncio.create_task(pass_messages_on())
+        await asyncio.sleep(0)
         await listeners._streams._look_after_flows()
         task.cancel()
         assert {client for client, _ in looked} == listeners._streams._flows.live
