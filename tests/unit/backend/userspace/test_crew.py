@@ -218,6 +218,7 @@ async def test_workers_share_the_cap_of_a_service_port_and_one_that_dies_takes_i
     async with crewed() as made, endpoint(echo) as target:
         listener = made.crew.open("127.0.0.1", TCP)
         assert await made.crew.push([rule_of(listener, target, connections=6)]) == []
+        assert len(made.crew._rows) == 1
 
         async def try_it() -> bool:
             try:
@@ -240,3 +241,29 @@ async def test_workers_share_the_cap_of_a_service_port_and_one_that_dies_takes_i
         await fill(6 - (await made.tally()).active)
         assert (await made.tally()).active == 6
         assert (await made.tally()).refused["service limit"] >= 20
+        made.crew.shut([listener])
+        made.hang_up()
+        while (await made.tally()).active:
+            pass
+        while made.crew.tallies or made.crew._rows:
+            made.crew._forget()
+            await asyncio.sleep(0.01)
+
+
+async def test_a_worker_that_hangs_or_is_being_replaced_does_not_hold_up_the_end() -> None:
+    async with crewed(relay_patience=0.3, relay_worker_backoff=(60.0, 60.0)) as made, endpoint(echo) as target:
+        while True:  # such patience is little for a start
+            try:
+                listener = await made.serve(target)
+                break
+            except KernelError:
+                continue
+        with pytest.raises(ValueError, match="is not open"):
+            await made.crew.push([rule_of(listener._replace(port=1), target)])
+        dead, hung = made.pids()
+        os.kill(dead, signal.SIGKILL)
+        await made.ended()
+        os.kill(hung, signal.SIGSTOP)
+        await made.crew.refresh(0.05)  # what it told before is still there
+        await made.crew.stop(0.0)
+        assert made.pids() == []

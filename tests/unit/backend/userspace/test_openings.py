@@ -10,7 +10,7 @@ import pytest
 from kproxy.backend.userspace.openings import Openings
 from kproxy.model.enums import Protocol
 from tests.unit.backend.userspace.crews import open_files
-from tests.unit.backend.userspace.sockets import TCP, UDP
+from tests.unit.backend.userspace.sockets import TCP, UDP, free_port
 
 KINDS = {TCP: socket.SOCK_STREAM, UDP: socket.SOCK_DGRAM}
 FAMILIES = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
@@ -83,7 +83,7 @@ def test_a_socket_that_would_share_is_not_shared_with(openings: Openings, protoc
 
 
 def test_a_port_may_be_asked_for_where_an_old_connection_waits_for_its_end(openings: Openings) -> None:
-    first = openings.open("127.0.0.1", TCP)
+    first = openings.open("127.0.0.1", TCP, free_port())
     client = socket.create_connection(("127.0.0.1", first.port))
     guests = []
     for seat in range(3):
