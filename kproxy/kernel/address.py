@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 _DOMAINS = {IPFamily.IPV4: socket.AF_INET, IPFamily.IPV6: socket.AF_INET6}
 _LOOPBACK = 1  # the index of lo, in every network namespace
-_LOCAL_TABLE = 255  # RT_TABLE_LOCAL
+_LOCAL, _LOCAL_TABLE, _HOST = 2, 255, 254  # RTN_LOCAL, RT_TABLE_LOCAL, RT_SCOPE_HOST
+_NODAD = 0x02  # IFA_F_NODAD
 _GROUPS = 0x10 | 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 
 
@@ -162,17 +163,22 @@ async def _list(family: IPFamily) -> tuple[Address, ...]:
 
 async def _change(command: str, ip: str, fine: int) -> bool:
     """Add or delete an address of ``lo``."""
+    bits = ip_address(ip).max_prefixlen
+    # An IPv6 address cannot be bound to before the kernel has looked for another owner, even where there is none.
+    flags = {"flags": _NODAD} if ":" in ip else {}
 
     def change(route: Any) -> Coroutine[Any, Any, Any]:
-        return route.addr(command, index=_LOOPBACK, address=ip, prefixlen=ip_address(ip).max_prefixlen)  # type: ignore[no-any-return]
+        return route.addr(command, index=_LOOPBACK, address=ip, prefixlen=bits, **flags)  # type: ignore[no-any-return]
 
     return await _perform(change, fine)
 
 
 async def _change_network(command: str, cidr: str, fine: int) -> bool:
+    domain = socket.AF_INET6 if ":" in cidr else socket.AF_INET
+    what = {"dst": cidr, "oif": _LOOPBACK, "type": _LOCAL, "table": _LOCAL_TABLE, "scope": _HOST, "family": domain}
+
     def change(route: Any) -> Coroutine[Any, Any, Any]:
-        domain = socket.AF_INET6 if ":" in cidr else socket.AF_INET
-        return route.route(command, dst=cidr, oif=_LOOPBACK, type="local", table=_LOCAL_TABLE, family=domain)  # type: ignore[no-any-return]
+        return route.route(command, **what)  # type: ignore[no-any-return]
 
     return await _perform(change, fine)
 

@@ -49,3 +49,18 @@ async def test_the_relays_address_is_claimed_and_released_however_often(inside: 
         inside.run(("sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1"))
         with pytest.raises(KernelError, match="did not add the address fd00::1 to the interface lo"):
             await addresses.claim("fd00::1")
+
+
+async def test_networks_for_the_relay_are_claimed_and_released_however_often(inside: Namespace) -> None:
+    async with Addresses() as addresses:
+        for version, cidr in ("-4", "169.254.73.128/26"), ("-6", "fd6b:7072:6f78:79:1::/112"):
+            list_local = ("ip", version, "route", "show", "table", "local", "dev", "lo")
+            before = inside.run(list_local).stdout
+            for _ in range(2):
+                await addresses.claim_network(cidr)
+            assert f"local {cidr} " in inside.run(list_local).stdout
+            assert [await addresses.release_network(cidr) for _ in range(2)] == [True, False]
+            assert inside.run(list_local).stdout == before
+        inside.run(("sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1"))
+        with pytest.raises(KernelError, match="did not route fd00::/64 to this node itself"):
+            await addresses.claim_network("fd00::/64")

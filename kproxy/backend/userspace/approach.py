@@ -28,6 +28,8 @@ from kproxy.backend.userspace.balance import Balancer
 from kproxy.backend.userspace.counts import SHORT_OF_FILES
 from kproxy.backend.userspace.endpoints import Endpoint
 from kproxy.backend.userspace.reactor import FAULT, INPUT_AND_OUTPUT, OUT, Handler, Reactor, Socket
+from kproxy.backend.userspace.transparent import Keeper
+from kproxy.model.enums import Protocol
 
 # As plain numbers: an enum costs a call for each connection.
 _IPV4, _IPV6 = int(socket.AF_INET), int(socket.AF_INET6)
@@ -153,6 +155,10 @@ class Approach(Handler):
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            if (keeping := self.balancer.keeping) is not None and not self._approaches.keeper.keep(
+                sock, keeping, self.ip, self.endpoint.target
+            ):
+                self.balancer.service.tally.hidden += 1
             code = sock.connect_ex((ip, port))
             if code not in _UNDER_WAY:
                 raise OSError(code, os.strerror(code))  # noqa: TRY301 -- what connect() raises costs twice as much
@@ -186,6 +192,7 @@ class Approaches:
         self.reactor = reactor
         self.reached = reached
         self.gave_up = gave_up
+        self.keeper = Keeper(Protocol.TCP)
         self._waiting: dict[float, deque[Attempt]] = {}  # by how long they wait
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0  # when the timer is
@@ -202,6 +209,7 @@ class Approaches:
 
     def stop(self) -> None:
         """Await nobody's answer any more."""
+        self.keeper.close()
         self._waiting.clear()
         if self._timer is not None:
             self._timer.cancel()

@@ -31,7 +31,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from math import ceil, inf
 
 from kproxy.backend.userspace.endpoints import ALWAYS, Endpoint, ServicePort
-from kproxy.backend.userspace.rules import Rule
+from kproxy.backend.userspace.rules import Keeping, Rule
 from kproxy.config import Balance
 
 # By themselves: to look one up in its enum costs as much as the choice.
@@ -50,6 +50,7 @@ class Balancer:
         """``clients``: how many may be remembered. ``follow`` comes before everything else."""
         self.service = service
         self.relay = service.relay
+        self.keeping: Keeping | None = None
         self.endpoints: Sequence[Endpoint] = ()
         self._members: dict[tuple[str, int], Endpoint] = {}
         self._chance = chance
@@ -67,6 +68,7 @@ class Balancer:
             since, self._has_rule = ALWAYS, True
             self.service.listeners += 1
         self.service.relay = self.relay = rule.relay
+        self.keeping = rule.keeping
         self._affinity = rule.affinity_seconds
         self._members = self.service.exchange(self._members, rule.targets, since=since, now=now)
         self.endpoints = tuple(self._members.values())

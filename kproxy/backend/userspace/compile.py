@@ -70,13 +70,38 @@ def rule_of(
     return Rule(listener, plan.key, targets, relay, affinity_seconds=affinity, serving=serving, keeping=keeping)
 
 
-def relay_rules(plan: Plan, listeners: Mapping[Line, Listener]) -> list[Rule]:
-    """What these serve, of the relayed service ports of ``plan``, which was not steered."""
+def relay_rules(plan: Plan, listeners: Mapping[Line, Listener], sources: str = "") -> list[Rule]:
+    """What these serve, of the relayed service ports of ``plan``, which was not steered.
+
+    ``sources``: a network that is this node's (``Keeping.sources``); without it no client's address is kept.
+    """
     return [
-        rule_of(listener, service, targets(service, line.pool), service.relay)
+        rule_of(listener, service, targets(service, line.pool), service.relay, _keeping(plan, line, sources))
         for line, listener in listeners.items()
         if (service := plan.services[line.key]).relay is not None
     ]
+
+
+def _keeping(plan: Plan, line: Line, sources: str) -> Keeping | None:
+    service = plan.services[line.key]
+    if not sources or service.relay is None or not service.relay.transparent:
+        return None
+    actions = [each.action for each in service.frontends if isinstance(each.action, Forward)]
+    if line.pool is Pool.LOCAL:
+        routes = [route for action in actions for route in action.routes if route.pool is line.pool]
+        return None if all(route.masquerade for route in routes) else Keeping(_EVERYBODY[plan.family], sources)
+    if not isinstance(plan.detector, FromCIDR):
+        return None
+    routes = [route for route in map(_for_pods, actions) if route.pool is line.pool]
+    if all(route.masquerade for route in routes):
+        return None
+    pods = plan.detector.cidr
+    return Keeping(pods, sources, "" if any(route.masquerade for route in routes) else pods)
+
+
+def _for_pods(action: Forward) -> Route:
+    """Where a pod's packets go."""
+    return next(each for each in action.routes if each.client in {Client.POD, Client.ANY})
 
 
 def _for_the_node(service: ServicePlan, frontend: Frontend) -> tuple[Target, ...]:

@@ -36,9 +36,11 @@ from kproxy.backend.userspace.endpoints import ServicePort
 from kproxy.backend.userspace.mmsg import SLOTS
 from kproxy.backend.userspace.rules import Listener
 from kproxy.backend.userspace.session import Entry, Session
+from kproxy.backend.userspace.transparent import Keeper
 from kproxy.backend.userspace.udp import Sessions
 from kproxy.backend.userspace.watch import Watch
 from kproxy.config import Config
+from kproxy.model.enums import Protocol
 from kproxy.model.keys import ServicePortKey
 
 _ROUNDS = 8  # of up to SLOTS sockets each, before others of this process have their turn
@@ -75,6 +77,7 @@ class Datagrams:
         self._by_file: dict[int, Session] = {}
         self._watch: Watch | None = None  # while there are doors
         self._latest: Sequence[Session] = ()  # that had answers
+        self._keeper = Keeper(Protocol.UDP)
 
     async def run(self) -> None:
         """End idle sessions, until cancelled; ends all in the end."""
@@ -88,8 +91,10 @@ class Datagrams:
                 self._close(idle)
                 for entry in self._entries.values():
                     self._ask_drops(entry)
+                self._keeper.renew()
         finally:
             self.keep({})
+            self._keeper.close()
 
     def open(self, door: Door) -> None:
         """Raises OSError; then the door is the caller's to close."""
@@ -232,7 +237,7 @@ class Datagrams:
         for number, endpoint in enumerate(balancer.attempts(ip, now)):
             tally.retries += number > 0
             try:
-                session = Session(entry, key, peer, local, endpoint)
+                session = Session(entry, key, peer, local, endpoint, self._keeper, ip)
                 self._add(session, now)
             except OSError as error:
                 why = reason(error)

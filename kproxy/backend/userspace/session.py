@@ -7,6 +7,7 @@ import socket
 from kproxy.backend.userspace import ancillary, mmsg
 from kproxy.backend.userspace.door import Door, dial
 from kproxy.backend.userspace.endpoints import Endpoint
+from kproxy.backend.userspace.transparent import Keeper
 from kproxy.backend.userspace.watch import Watch
 
 
@@ -42,8 +43,10 @@ class Session:
         "tally",
     )
 
-    def __init__(self, entry: Entry, key: bytes, peer: bytes, local: bytes, endpoint: Endpoint) -> None:
-        """Raises OSError."""
+    def __init__(
+        self, entry: Entry, key: bytes, peer: bytes, local: bytes, endpoint: Endpoint, keeper: Keeper, ip: str
+    ) -> None:
+        """``ip``: of the client. Raises OSError."""
         self.entry = entry
         self.key = key
         self.peer = peer
@@ -55,6 +58,10 @@ class Session:
         self.large = 0  # datagrams so far
         self.socket = dial(endpoint.target.ip, socket.SOCK_DGRAM)
         try:
+            if (keeping := entry.door.balancer.keeping) is not None and not keeper.keep(
+                self.socket, keeping, ip, endpoint.target
+            ):
+                self.tally.hidden += 1
             self.socket.connect(endpoint.address)
         except BaseException:
             self.socket.close()

@@ -112,3 +112,12 @@ def test_what_did_not_change_is_the_same_object_and_equal_without_the_round_befo
     assert one is other
     moved = {line: number + 7 for line, number in ports_of(plan).items()}
     assert steer(plan, IP, moved, first).plan.services == steer(plan, IP, moved).plan.services
+
+
+@pytest.mark.parametrize(("transparent", "sources"), [(True, "169.254.73.128/26"), (False, "")])
+def test_a_plan_says_whence_the_relay_speaks_for_clients_if_it_does(transparent: bool, sources: str) -> None:
+    plan = plan_of(
+        service("web"), slice_of("web", "10.0.0.1"), config=replace(CONFIG, userspace_transparent=transparent)
+    )
+    assert steer(plan, IP, ports_of(plan), sources="169.254.73.128/26").plan.relay_sources == sources
+    assert steer(plan, IP, {}, sources="169.254.73.128/26").plan.relay_sources == ""

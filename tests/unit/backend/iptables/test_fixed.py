@@ -93,3 +93,17 @@ def test_loopback_is_guarded_where_node_ports_open_it(fixtures: Fixtures, guarde
 
 def test_every_table_has_its_canary() -> None:
     assert {chain.table for chain in fixed_chains(V4) if chain.name == names.CANARY} == set(Table)
+
+
+@pytest.mark.parametrize(("fixtures", "network"), [(V4, "169.254.73.128/26"), (V6, "fd6b::/112")])
+def test_nothing_leaves_the_node_as_from_where_the_relay_speaks_for_clients(fixtures: Fixtures, network: str) -> None:
+    def exits(fixtures: Fixtures) -> list[str]:
+        (chain,) = (each for each in fixed_chains(fixtures) if each.name == names.POSTROUTING)
+        return [render_rule(chain.name, rule) for rule in chain.rules]
+
+    first = (
+        f"-A KUBE-POSTROUTING -s {network} "
+        '-m comment --comment "traffic of the relay for a client that conntrack has forgotten" '
+        "-j MASQUERADE --random-fully"
+    )
+    assert exits(replace(fixtures, relay_sources=network)) == [first, *exits(fixtures)]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
-from kproxy.backend.userspace.compile import localhost_rules
-from kproxy.backend.userspace.rules import NOTHING, Listener, Ruleset
-from kproxy.config import Config
+from kproxy.backend.userspace.compile import localhost_rules, relay_rules
+from kproxy.backend.userspace.rules import NOTHING, Keeping, Listener, Rule, Ruleset
+from kproxy.config import Config, DetectLocalMode, ProxyMode
 from kproxy.model.endpoint import EndpointSlice
 from kproxy.model.enums import IPFamily, Protocol, ServiceType, TrafficPolicy
 from kproxy.model.service import Service
 from kproxy.plan.build import build_plan
 from kproxy.plan.plan import Client, Drop, Forward, Frontend, FrontendKind, Plan, Pool, Route
 from kproxy.plan.relay import default_relay
+from kproxy.plan.steer import lines
 from tests.builders import port, service, slice_of, snapshot
 
 CONFIG = Config(hostname="n1", nodeport_addresses=("primary", "localhost"))
@@ -96,3 +98,50 @@ def test_a_flow_stays_with_an_endpoint_that_serves_though_it_gets_no_new_ones() 
     assert rule.serves(target)
     assert rule.serves(replace(target, ip="10.0.0.1"))
     assert not rule.serves(replace(target, ip="10.0.0.3"))
+
+
+# --- whose address endpoints see ------------------------------------------------------------------------------
+
+PODS, SOURCES = "10.0.0.0/8", "169.254.73.128/26"
+TRANSPARENT = Config(
+    hostname="n1", proxy_mode=ProxyMode.USERSPACE, userspace_transparent=True, cluster_cidr=(PODS, "fd00::/48")
+)
+TO_ALL, TO_THOSE_HERE = Keeping(PODS, SOURCES, PODS), Keeping("0.0.0.0/0", SOURCES)
+
+
+def kept(each: Service, config: Config = TRANSPARENT, sources: str = SOURCES) -> dict[str, Keeping | None]:
+    """By pool."""
+    plan = plan_of(each, slice_of("web", "10.0.0.1 @n1", "10.0.0.2 @n2"), config=config)
+    at = {line: Listener("169.254.73.80", 40000 + nth, line.key.protocol) for nth, (line, _) in enumerate(lines(plan))}
+    keeping = {rule.listener: rule.keeping for rule in relay_rules(plan, at, sources)}
+    return {line.pool.value: keeping[listener] for line, listener in at.items()}
+
+
+def test_pods_are_known_to_all_pods_and_by_policy_local_everybody_to_those_here() -> None:
+    assert kept(service("web")) == {"cluster": TO_ALL}
+    assert kept(web(external_policy=TrafficPolicy.LOCAL)) == {"cluster": TO_ALL, "local": TO_THOSE_HERE}
+    assert kept(service("web", internal_policy=TrafficPolicy.LOCAL)) == {"local": TO_THOSE_HERE}
+
+
+def test_only_to_endpoints_here_where_another_nodes_pod_may_come_by_the_same_line() -> None:
+    assert kept(web()) == {"cluster": Keeping(PODS, SOURCES)}
+
+
+def test_nobody_is_kept_whom_the_kernel_would_masquerade_or_who_cannot_be_told() -> None:
+    nobody, here = {"cluster": None}, {"cluster": None, "local": TO_THOSE_HERE}
+    local = web(external_policy=TrafficPolicy.LOCAL)
+    assert kept(service("web"), replace(TRANSPARENT, masquerade_all=True)) == nobody
+    by_interface = replace(TRANSPARENT, detect_local_mode=DetectLocalMode.BRIDGE_INTERFACE, pod_bridge_interface="cni0")
+    assert kept(local, by_interface) == here
+    assert kept(local, replace(TRANSPARENT, cluster_cidr=())) == here
+
+
+def test_nobody_is_kept_without_wish_or_sources() -> None:
+    assert kept(service("web"), replace(TRANSPARENT, userspace_transparent=False)) == {"cluster": None}
+    assert kept(service("web"), sources="") == {"cluster": None}
+
+
+def test_who_is_kept_can_be_told_to_another_process() -> None:
+    plan = plan_of(service("web"), slice_of("web", "10.0.0.1"), config=TRANSPARENT)
+    (rule,) = relay_rules(plan, {line: TCP for line, _ in lines(plan)}, SOURCES)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(rule), type=Rule) == rule
