@@ -4,18 +4,20 @@ A direction whose reader has stopped holds what was read at once and not taken: 
 it is bulk; its sender is not read meanwhile. So one stalled reader costs at most the larger of the two, and a flow that
 is stalled both ways twice that. Over all flows it is less than as many times that, for there are few pipes:
 
-    2 * flows * relay_buffer + pipes * relay_pipe
+    2 * flows * relay_buffer + pipes.held_by_all(pipes, relay_pipe)
 
-With the defaults (65,536 flows, 64 KiB, 256 pipes of 256 KiB) that is 8 GiB and 64 MiB at the very worst, if every
-client of a whole table stops in both directions, and half as much if all of them stop reading; each flow that a node
-allows less (``relay_connections``) takes 128 KiB off. Idle flows hold nothing. Not in it: the kernel's buffers of the
-sockets (net.ipv4.tcp_rmem and tcp_wmem), which each program has, and which net.ipv4.tcp_mem bounds over all; and that
-the kernel keeps a page whole of which a pipe has a part.
+With the defaults (65,536 flows, 64 KiB, 256 pipes, of which 64 may hold 1 MiB and the others 256 KiB) that is 8 GiB
+and 112 MiB at the very worst, if every client of a whole table stops in both directions, and half as much if all of
+them stop reading; each flow that a node allows less (``relay_connections``) takes 128 KiB off. Idle flows hold nothing.
+Not in it: the kernel's buffers of the sockets (net.ipv4.tcp_rmem and tcp_wmem), which each program has, and which
+net.ipv4.tcp_mem bounds over all; and that the kernel keeps a page whole of which a pipe has a part.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from kproxy.backend.userspace.pipes import held_by_all
 
 
 class Bounds(NamedTuple):
@@ -38,4 +40,4 @@ class Bounds(NamedTuple):
 
     @property
     def of_all(self) -> int:
-        return min(self.flows * self.of_flow, 2 * self.flows * self.buffer + self.pipes * self.pipe)
+        return min(self.flows * self.of_flow, 2 * self.flows * self.buffer + held_by_all(self.pipes, self.pipe))

@@ -4,8 +4,8 @@ The machine is the specification, and what a test compares this with, event by e
 it would cost two objects for each message. Its words are here: a side that has *ended*, one that is *broken* (its
 peer is reset), one that is full (what it did not take is ``rest``, and its peer is not read meanwhile).
 
-What a flow can hold for one direction is what was read at once: ``relay_buffer`` bytes, or the ``relay_pipe`` bytes of
-one pipe (``bounds`` adds that up). All else that waits is in the kernel's buffers of two sockets, whose largest sizes
+What a flow can hold for one direction is what was read at once: ``relay_buffer`` bytes, or one pipe's, ``relay_pipe``
+at most (``bounds`` adds that up). All else that waits is in the kernel's buffers of two sockets, whose largest sizes
 are the node's to choose (net.ipv4.tcp_rmem and tcp_wmem, the last of three figures), or still with its sender.
 
 A flow begins as reads and writes of the shared buffer, which is cheapest for messages. Three large reads in a row

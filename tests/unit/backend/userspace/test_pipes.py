@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import random
 import resource
 import socket
 from collections.abc import Iterator
@@ -82,6 +83,24 @@ def test_there_are_no_more_than_may_be_and_empty_ones_are_used_again() -> None:
     assert pool.taken == 0
     pool.close()
     assert pool._empty == []
+
+
+def test_the_first_quarter_has_all_the_room_however_they_come_and_go() -> None:
+    pool = Pipes(limit=8, size=65536)
+    chance = random.Random(1)
+    have: list[Pipe] = []
+    most = 0
+    for _ in range(500):
+        if have and chance.random() < 0.4:
+            pool.give(have.pop(chance.randrange(len(have))))
+        elif pipe := pool.take():
+            assert pipe.room == (65536 if len(have) < 2 else 16384)
+            have.append(pipe)
+        most = max(most, sum(each.room for each in have))
+    assert most == pipes.held_by_all(8, 65536) == 2 * 65536 + 6 * 16384
+    for each in have:
+        pool.give(each)
+    pool.close()
 
 
 def test_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

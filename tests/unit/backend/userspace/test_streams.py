@@ -215,7 +215,7 @@ async def test_a_client_that_never_reads_stops_its_endpoint_and_loses_nothing(is
             rest = flow.peer.rest
             assert isinstance(rest, Pipe) == is_bulk
             held = rest.held if isinstance(rest, Pipe) else len(rest or b"")
-            assert 0 < held <= listeners.bounds.of_stall == (262144 if is_bulk else 65536)
+            assert 0 < held <= listeners.bounds.of_stall == (1 << 20 if is_bulk else 65536)
             assert not flow.rest
             got = 0
             while data := await asyncio.get_running_loop().sock_recv(client, 1 << 20):
