@@ -258,6 +258,7 @@ async def test_a_worker_that_hangs_or_is_being_replaced_does_not_hold_up_the_end
                 break
             except KernelError:
                 continue
+        await made.started(2)
         with pytest.raises(ValueError, match="is not open"):
             await made.crew.push([rule_of(listener._replace(port=1), target)])
         dead, hung = made.pids()
