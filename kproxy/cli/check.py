@@ -80,7 +80,8 @@ async def _check(config: Config, warn: Callable[[str], None]) -> tuple[list[str]
 def _led(plan: Plan, config: Config, saved: list[str]) -> Plan:
     """The same with the relay, as far as the rules lead to it."""
     (ip,) = of_family(config.relay_address, plan.family) or ("",)
-    return steer(plan, ip, relay_ports(saved, (line for line, _ in relay_lines(plan)), ip)).plan
+    (sources,) = of_family(config.relay_sources, plan.family) or ("",)
+    return steer(plan, ip, relay_ports(saved, (line for line, _ in relay_lines(plan)), ip), sources=sources).plan
 
 
 def abilities_of(saved: Iterable[str], *, liberal: bool) -> Abilities:

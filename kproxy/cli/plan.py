@@ -52,7 +52,8 @@ def _led(plan: Plan, config: Config) -> Plan:
     """The same with the relay, whose real ports are the kernel's choice."""
     (ip,) = of_family(config.relay_address, plan.family) or ("",)
     ports = {line: _FIRST_PORT + nth for nth, (line, _) in enumerate(lines(plan))} if ip else {}
-    return steer(plan, ip, ports).plan
+    (sources,) = of_family(config.relay_sources, plan.family) or ("",)
+    return steer(plan, ip, ports, sources=sources).plan
 
 
 def load(files: str, config: Config, warn: Callable[[str], None]) -> Cluster:

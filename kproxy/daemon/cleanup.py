@@ -6,12 +6,15 @@ is modes.py's; here, each table is tried on its own, and again when somebody els
 nothing of ours is not written, and a legacy table that nobody has used is not even read, because reading would create
 it.
 
+The relay's addresses go as well; its conntrack entries end by themselves.
+
 Rejected: deleting by the names that we would write today; what is found is what is removed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Iterator
 
@@ -22,6 +25,7 @@ from kproxy.daemon.choose import make_door
 from kproxy.daemon.log import Log, configure
 from kproxy.daemon.modes import Done, clean_modes
 from kproxy.errors import KernelError, NotPermitted, Retry
+from kproxy.kernel.address import Addresses
 from kproxy.kernel.iptables import Iptables
 from kproxy.kernel.libiptc import LegacyTables
 from kproxy.kernel.run import find_program
@@ -48,10 +52,26 @@ async def _clean_all(config: Config) -> Done:
         for door in doors:
             done.add(await clean_variant(door, config))
         done.add(await clean_modes(config, IPFamily))
+        done.add(await clean_relay(config))
     except NotPermitted as error:
         done.problems.append(str(error))
     if not done.said and not done.problems:
         done.said.append("nothing to remove: no rules of a service proxy on this node")
+    return done
+
+
+async def clean_relay(config: Config) -> Done:
+    """Remove what only our relay wants on this node: its addresses. Never fails as a whole."""
+    done = Done()
+    async with Addresses(deadline=config.program_deadline) as addresses:
+        for ip in config.relay_address:
+            with contextlib.suppress(KernelError):  # it does no harm, and a family may not be there
+                if await addresses.release(ip):
+                    done.said.append(f"removed the relay's address {ip}")
+        for cidr in config.relay_sources:
+            with contextlib.suppress(KernelError):
+                if await addresses.release_network(cidr):
+                    done.said.append(f"removed the relay's route {cidr}")
     return done
 
 

@@ -5,7 +5,7 @@ a rule, from the first packet on, so answers find their way to us by the ordinar
 are the two pods, and from a process of this very node.
 
 Rejected: binding to the foreign address (IP_TRANSPARENT, ``-m socket --transparent``, a mark and a routing table for
-it). It was built and tried. Nothing rewrites the answers there, so one between two ports of a bridge (flannel, kubenet)
+it). It was tried. Nothing rewrites the answers there, so one between two ports of a bridge (flannel, kubenet)
 never leaves the bridge: its client, who knows nothing of it, resets the connection; one of a process of this node
 meets no PREROUTING and leaves for the client as well. Besides, that match looks for a socket for every packet that
 comes to the node. Also rejected: a rule for each client, which would be a change of rules for each connection.

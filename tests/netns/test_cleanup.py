@@ -8,8 +8,9 @@ from kproxy.backend.iptables.cleanup import Cleaned
 from kproxy.backend.iptables.rules import Table
 from kproxy.cli.check import doubts
 from kproxy.config import Config, IptablesVariant
-from kproxy.daemon.cleanup import clean_table, remove_jumps
+from kproxy.daemon.cleanup import clean_relay, clean_table, remove_jumps
 from kproxy.kernel import libiptc
+from kproxy.kernel.address import Addresses
 from kproxy.kernel.iptables import Iptables
 from kproxy.kernel.libiptc import LegacyTables
 from kproxy.model.enums import IPFamily
@@ -102,3 +103,17 @@ async def test_libiptc_misses_the_canary_of_every_table(family: IPFamily) -> Non
         await clean_table(door, table)
     found = list(doubts((), await LegacyTables(family).read(asked)))
     assert found == [f"table {table}: libiptc sees no KUBE-PROXY-CANARY" for table in Table]
+
+
+async def test_the_relays_addresses_go_and_nobody_elses() -> None:
+    config = Config()
+    async with Addresses() as addresses:
+        await addresses.claim("192.0.2.1")
+        await addresses.claim_network("198.51.100.0/24")
+        for ip, cidr in zip(config.relay_address, config.relay_sources, strict=True):
+            await addresses.claim(ip)
+            await addresses.claim_network(cidr)
+        assert len((await clean_relay(config)).said) == 4
+        assert (await clean_relay(config)).said == []
+        assert await addresses.release("192.0.2.1")
+        assert await addresses.release_network("198.51.100.0/24")
