@@ -22,7 +22,8 @@ class Entry:
         self.watch = watch
         self.number = number  # part of keys: clients may have sessions at several doors
         self.width = mmsg.WIDTH[socket.AddressFamily(door.socket.family)]
-        self.drops = 0  # that the kernel told of so far
+        # That the kernel told of so far: a socket that another worker had may have lost some, which were that one's.
+        self.drops = ancillary.dropped(door.socket)
 
 
 class Session:

@@ -14,6 +14,7 @@ import signal
 
 import pytest
 
+from kproxy.backend.userspace.ancillary import dropped
 from kproxy.backend.userspace.seat import Ended
 from kproxy.errors import KernelError
 from tests.unit.backend.userspace.crews import (
@@ -268,3 +269,18 @@ async def test_a_worker_that_hangs_or_is_being_replaced_does_not_hold_up_the_end
         await made.crew.refresh(0.05)  # what it told before is still there
         await made.crew.stop(0.0)
         assert made.pids() == []
+
+
+async def test_what_a_socket_lost_before_is_not_counted_again_by_who_gets_it() -> None:
+    async with crewed(workers=1) as made, datagram_endpoint() as target:
+        listener = await made.serve(target, protocol=UDP)
+        os.kill(made.pids()[0], signal.SIGSTOP)
+        asker = Asker(listener.port)
+        full = made.crew.socket_of(listener, 0)
+        while dropped(full) < 200:
+            asker.socket.send(b"x" * 60_000)
+        os.kill(made.pids()[0], signal.SIGKILL)
+        await made.started(2)
+        await asker.session()  # the socket is read, and all that it held is gone on
+        assert (await made.tally()).dropped < dropped(full)
+        asker.socket.close()
