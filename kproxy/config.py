@@ -115,7 +115,7 @@ class Config(Struct, frozen=True):
     # Our relay (ours): listeners on loopback, and Services in userspace mode. What a Service may set for itself by an
     # annotation is a default here (model/relay.py). The caps are for each family, and lower where files are scarce.
     userspace_transparent: bool = False  # endpoints see the client's address
-    relay_workers: int = 0  # processes; 0: one for each processor
+    relay_workers: int = 0  # processes; 0: one for each processor, eight at most
     # Where rules lead to, one address of each family. The second says kproxy, as ASCII after the fd of a local prefix.
     relay_address: tuple[str, ...] = ("169.254.73.80", "fd6b:7072:6f78:79::1")
     # Where connections leave from that endpoints see as their client's; rewritten before they leave this node.

@@ -33,12 +33,12 @@ class LocalAddresses:
         return before != self._known
 
     async def claim(self, ip: str) -> None:
-        """Make it this node's. Raises KernelError."""
-        await self._door.claim(ip)
+        """Make an address, or a whole network in CIDR notation, this node's. Raises KernelError."""
+        await (self._door.claim_network(ip) if "/" in ip else self._door.claim(ip))
 
     async def release(self, ip: str) -> bool:
         """Undo that; False: there was nothing to undo. Raises KernelError."""
-        return await self._door.release(ip)
+        return await (self._door.release_network(ip) if "/" in ip else self._door.release(ip))
 
     async def follow(self, changed: Callable[[], None]) -> Never:
         """Keep them fresh for ever."""

@@ -26,7 +26,7 @@ from kproxy.daemon.log import Log
 from kproxy.errors import InvalidObject, KernelError
 from kproxy.model.enums import IPFamily
 from kproxy.model.keys import ObjectKey
-from kproxy.plan.plan import Plan, ServicePlan
+from kproxy.plan.plan import Detector, Plan, ServicePlan
 from kproxy.plan.steer import Line, Steered, lines, steer
 from kproxy.plan.viewpoint import of_family
 
@@ -34,7 +34,7 @@ _log = Log(__name__)
 
 
 class RelayLines:
-    """``claim``: makes an address this node's, and may raise KernelError."""
+    """``claim``: makes an address, or a network in CIDR notation, this node's, and may raise KernelError."""
 
     def __init__(
         self,
@@ -49,8 +49,10 @@ class RelayLines:
         self._claim = claim
         self._uid_of = uid_of
         self._ip = next(iter(of_family(config.relay_address, family)), "")
+        self._sources = next(iter(of_family(config.relay_sources, family)), "")
         self._open: dict[Line, Listener] = {}
         self._served: dict[Line, ServicePlan] = {}  # what the workers know
+        self._detector: Detector = None
         self._wanted: frozenset[Line] = frozenset()
         self._idle: set[Line] = set()  # open, and no worker serves them
         self._failed: dict[Line, OSError] = {}
@@ -74,7 +76,7 @@ class RelayLines:
         if self._wanted:
             await self._serve(plan)
         ports = {line: listener.port for line, listener in self._open.items() if line not in self._idle}
-        self._steered = await asyncio.to_thread(steer, plan, self._ip, ports, self._steered)
+        self._steered = await asyncio.to_thread(steer, plan, self._ip, ports, self._steered, sources=self._sources)
         return self._steered.plan
 
     async def settle(self) -> list[Complaint]:
@@ -93,21 +95,25 @@ class RelayLines:
         """Have the workers serve what is wanted, as far as sockets can be had."""
         try:
             await self._claim(self._ip)
-            new = self._open_missing()
+            if any(service.relay is not None and service.relay.transparent for _, service in lines(plan)):
+                await self._claim(self._sources)
+            new = await asyncio.to_thread(self._open_missing)  # ten thousand sockets take a while
         except KernelError as error:
             self._say(str(error))
             return
         changed = {
             line: service
             for line, service in lines(plan)
-            if line in self._open and self._served.get(line) is not service
+            if line in self._open and (self._served.get(line) is not service or plan.detector != self._detector)
         }
-        rules = await asyncio.to_thread(relay_rules, plan, {line: self._open[line] for line in changed})
+        self._detector = plan.detector  # by which rules know whose address is kept
+        told = {line: self._open[line] for line in changed}
+        rules = await asyncio.to_thread(relay_rules, plan, told, self._sources)
         try:
             failures = await self._crew.push(rules)
         except KernelError as error:
             self._say(str(error))
-            self._idle.update(new)
+            self._idle.update(new if self._crew.serving else self._open)
             return
         self._say("")
         self._served.update(changed)
@@ -176,13 +182,6 @@ def tell(event: Started | Ended) -> None:
     """Log what happened to a worker."""
     match event:
         case Started(seat, pid, share):
-            _log.info(
-                "A worker of the relay serves",
-                worker=seat,
-                pid=pid,
-                connections=share.connections,
-                sessions=share.sessions,
-                files=share.files,
-            )
+            _log.info("A worker of the relay serves", worker=seat, pid=pid, **share._asdict())
         case Ended(seat, pid, why, wait):
             _log.warning("A worker of the relay ended, starting another", worker=seat, pid=pid, why=why, seconds=wait)

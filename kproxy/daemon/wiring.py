@@ -45,6 +45,7 @@ from kproxy.source.files import watch_manifests
 from kproxy.source.watch import resources, watch
 
 _log = Log(__name__)
+_MOST_WORKERS = 8  # unless more are asked for: each has a socket for each listener
 Found = Mapping[IPFamily, tuple[Iptables, Capabilities]]
 
 
@@ -65,7 +66,9 @@ class Daemon:
             self._metrics.observe_requests(client.traffic)
         self._recorder = events.Recorder(client, config.hostname)
         complaints = Complaints(self._recorder, self._uid)
-        self._crew = Crew(config, workers=config.relay_workers or len(os.sched_getaffinity(0)), told=tell)
+        self._crew = Crew(
+            config, workers=config.relay_workers or min(_MOST_WORKERS, len(os.sched_getaffinity(0))), told=tell
+        )
         patience = config.service_metrics_patience
         self._metrics.observe(RelayCollector(self._crew.tallies), before=lambda: self._crew.refresh(patience))
         self._shared = Shared(
@@ -111,7 +114,7 @@ class Daemon:
                 why = str(error) or f"not done within {deadline:g} s"
                 _log.error("Relayed Services are not served until kproxy runs again", family=family, err=why)
         await self._crew.stop(self._config.relay_shutdown)
-        for ip in self._config.relay_address:
+        for ip in (*self._config.relay_address, *self._config.relay_sources):
             with contextlib.suppress(KernelError):  # it does no harm, and a family may not be there
                 await self._addresses.release(ip)
 

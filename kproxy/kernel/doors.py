@@ -264,6 +264,14 @@ class AddressDoor(Protocol):
         """Remove what ``claim`` added; False: it was not there. Raises KernelError."""
         ...
 
+    async def claim_network(self, cidr: str) -> None:
+        """Have all addresses of ``cidr`` on this node, unseen. Raises KernelError."""
+        ...
+
+    async def release_network(self, cidr: str) -> bool:
+        """Remove what ``claim_network`` added; False: it was not there. Raises KernelError."""
+        ...
+
 
 class FlushDoor(Protocol):
     """Tells when another program removes rules."""

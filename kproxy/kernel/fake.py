@@ -285,6 +285,7 @@ class FakeSysctl:
 class FakeAddresses:
     def __init__(self, addresses: dict[IPFamily, tuple[Address, ...]] | None = None) -> None:
         self._addresses = dict(addresses or {})
+        self._networks: set[str] = set()
         self._news: asyncio.Queue[None] = asyncio.Queue()
 
     def set(self, family: IPFamily, *addresses: Address) -> None:
@@ -303,6 +304,14 @@ class FakeAddresses:
         before = self._addresses.get(_family(ip), ())
         self.set(_family(ip), *(each for each in before if each.ip != ip))
         return self._addresses[_family(ip)] != before
+
+    async def claim_network(self, cidr: str) -> None:
+        self._networks.add(cidr)
+
+    async def release_network(self, cidr: str) -> bool:
+        known = cidr in self._networks
+        self._networks.discard(cidr)
+        return known
 
     async def changes(self) -> AsyncIterator[None]:
         yield

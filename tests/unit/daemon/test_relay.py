@@ -32,6 +32,7 @@ class Crew:
         self.full = 0  # error number of ``open``
         self.problem = ""  # of ``push``
         self.refused: set[int] = set()  # ports that workers cannot have
+        self.serving = ["a worker"]
 
     def open(self, ip: str, protocol: Protocol, port: int = 0) -> Listener:
         if self.full:
@@ -62,7 +63,7 @@ def relay(crew: Crew) -> RelayLines:
 
 
 async def claim(ip: str) -> None:
-    assert ip == IP
+    assert ip in {IP, "169.254.73.128/26"}
 
 
 def plan_of(*names: str, endpoint: str = "10.0.0.1") -> Plan:
@@ -158,6 +159,18 @@ async def test_those_who_are_led_there_already_stay_when_workers_do_not_answer(r
     await relay.settle()
     crew.problem = "no worker answers"
     assert led(await relay.lead(plan_of("a", "b"))) == {"a": f"{IP}:40001", "b": "10.0.0.1:8080"}
+
+
+async def test_nobody_is_led_anywhere_while_there_is_no_worker(relay: RelayLines, crew: Crew) -> None:
+    await relay.lead(plan_of("a"))
+    await relay.settle()
+    crew.problem = "no worker answers"
+    crew.serving.clear()
+    assert led(await relay.lead(plan_of("a"))) == {"a": "10.0.0.1:8080"}
+    assert "shut 40001" not in crew.said
+    await relay.settle()
+    assert crew.said[-1] == "shut 40001"
+    assert len(relay.failed) == 1
 
 
 async def test_a_node_that_does_not_get_the_address_relays_nothing(
