@@ -11,7 +11,7 @@ meets no PREROUTING and leaves for the client as well. Besides, that match looks
 comes to the node. Also rejected: a rule for each client, which would be a change of rules for each connection.
 
 An entry is made, never changed into another and never removed; it ends by the timeouts of its protocol. Its addresses
-are put into a message whose shape is fixed: 8 µs for all of it, of which the kernel would need a part anyway.
+are put into a message whose shape is fixed: about 10 µs for all of it, a part of which the kernel would take anyway.
 Source: linux/netfilter/nfnetlink_conntrack.h.
 """
 
