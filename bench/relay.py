@@ -1,6 +1,6 @@
 """kproxy's userspace relay beside HAProxy, nginx, socat and the kernel: one command, one machine, the same wires.
 
-    ./run bench relay                                     everything, 5 rounds, about 20 minutes
+    ./run bench relay                                     everything, 5 rounds, about 12 minutes
     ./run bench relay --quick                             a look, 1 round, about 2 minutes
     ./run bench relay --only kproxy haproxy connect       some peers and measures
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import random
 import resource
 import signal
@@ -30,6 +31,7 @@ from typing import Any
 import relay_plot
 import report
 from relay_field import Field, compile_load
+from relay_markdown import markdown
 from relay_measures import MEASURES, Length, Measure
 from relay_peers import NGINX_STREAM, PEERS, DoesNotServe, Peer, Running
 from relay_results import Results, tables
@@ -40,7 +42,7 @@ from kproxy.errors import KproxyError
 from kproxy.sandbox import isolate
 
 _WIDE = 130  # columns; as many where there is no terminal
-_LENGTHS = {False: Length(0.3, 2.0), True: Length(0.2, 0.7)}
+_LENGTHS = {False: Length(0.3, 1.5), True: Length(0.2, 0.7)}
 # A program or file of each Debian package that is wanted here beside what ./run installs.
 _PACKAGES = {
     "haproxy": "haproxy",
@@ -146,11 +148,15 @@ class Bench:
         for name, why in self._absent.items():
             self._console.print(f"[red]{name} was left out:[/] {escape(why)}", highlight=False)
         self._console.print("median (least-most) of the rounds; x: ratios within a round", style="dim")
-        picture = self._arguments.output.with_suffix(".png")
+        picture, text = (self._arguments.output.with_suffix(suffix) for suffix in (".png", ".md"))
         load = f"load {self._before['load'][0]} before, {os.getloadavg()[0]:.2f} after"
         caption = f"{self._arguments.rounds} rounds, {os.cpu_count()} processors ({self._before['cpu']}), {load}"
         relay_plot.draw(self._results, self._arguments.peers, picture, caption)
-        self._console.print(f"saved: {self._arguments.output}, {picture.name}")
+        every = tables(self._results, self._arguments.peers, wide=True)
+        text.write_text(
+            markdown(f"Medians (least-most) of {caption}; Python {platform.python_version()}.", every), encoding="utf-8"
+        )
+        self._console.print(f"saved: {self._arguments.output}, {picture.name}, {text.name}")
 
 
 def _version(*command: str) -> str:
@@ -187,7 +193,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=choices, default=[], metavar="NAME", help=f"of {', '.join(choices)}"
     )
-    parser.add_argument("--seconds", type=float, metavar="S", help="of each load (2; quick: 0.7)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="of each load (1.5; quick: 0.7)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSON; the picture lies beside it")
     arguments = parser.parse_args()
     arguments.peers = [name for name in PEERS if name in arguments.only] or [*PEERS]
