@@ -52,7 +52,7 @@ class RelayLines:
         self._sources = next(iter(of_family(config.relay_sources, family)), "")
         self._open: dict[Line, Listener] = {}
         self._served: dict[Line, ServicePlan] = {}  # what the workers know
-        self._detector: Detector = None
+        self._seen: tuple[Detector, str] = None, ""  # by which they know whose address endpoints see
         self._wanted: frozenset[Line] = frozenset()
         self._idle: set[Line] = set()  # open, and no worker serves them
         self._failed: dict[Line, OSError] = {}
@@ -60,6 +60,7 @@ class RelayLines:
         self._is_retired = False
         self._said = ""  # what stands in the way of all
         self._is_short = False  # of files
+        self._is_hiding = False  # clients that were to be seen
 
     @property
     def failed(self) -> frozenset[Line]:
@@ -95,20 +96,19 @@ class RelayLines:
         """Have the workers serve what is wanted, as far as sockets can be had."""
         try:
             await self._claim(self._ip)
-            if any(service.relay is not None and service.relay.transparent for _, service in lines(plan)):
-                await self._claim(self._sources)
+            sources = await self._claim_sources(plan)
             new = await asyncio.to_thread(self._open_missing)  # ten thousand sockets take a while
         except KernelError as error:
             self._say(str(error))
             return
+        seen = plan.detector, sources
         changed = {
             line: service
             for line, service in lines(plan)
-            if line in self._open and (self._served.get(line) is not service or plan.detector != self._detector)
+            if line in self._open and (self._served.get(line) is not service or seen != self._seen)
         }
-        self._detector = plan.detector  # by which rules know whose address is kept
         told = {line: self._open[line] for line in changed}
-        rules = await asyncio.to_thread(relay_rules, plan, told, self._sources)
+        rules = await asyncio.to_thread(relay_rules, plan, told, sources)
         try:
             failures = await self._crew.push(rules)
         except KernelError as error:
@@ -117,10 +117,25 @@ class RelayLines:
             return
         self._say("")
         self._served.update(changed)
+        self._seen = seen
         errors = {failure.rule.listener: failure.error for failure in failures}
         refused = {line: errors[at] for line, at in self._open.items() if at in errors}
         self._failed.update(refused)
         self._idle.update(refused)
+
+    async def _claim_sources(self, plan: Plan) -> str:
+        """Whence the relay may speak for clients; empty: endpoints see this node instead."""
+        if not any(service.relay is not None and service.relay.transparent for _, service in lines(plan)):
+            return ""
+        try:
+            await self._claim(self._sources)
+        except KernelError as error:
+            if not self._is_hiding:
+                _log.warning("Endpoints see this node instead of their clients", family=self._family, err=error)
+            self._is_hiding = True
+            return ""
+        self._is_hiding = False
+        return self._sources
 
     def _open_missing(self) -> list[Line]:
         """Returns those that are open now."""

@@ -40,6 +40,7 @@ class RelayCollector(Collector):
         ejected = _gauge("ejected_endpoints", "Endpoints that are left out at present; each worker counts its own")
         refused = _counter("refused", "Connections that no endpoint got", "reason")
         evicted = _counter("sessions_evicted", "UDP sessions that ended because there were too many")
+        hidden = _counter("hidden", "Connections whose endpoint was to see the client, and sees this node")
         dropped = _counter("datagrams_dropped", "Datagrams that found a queue full")
         seconds = HistogramMetricFamily(
             f"{_PREFIX}connect_duration_seconds",
@@ -55,6 +56,7 @@ class RelayCollector(Collector):
             retries.add_metric(labels, tally.retries)
             ejections.add_metric(labels, tally.ejections)
             ejected.add_metric(labels, tally.ejected)
+            hidden.add_metric(labels, tally.hidden)
             for reason, times in sorted(tally.refused.items()):
                 refused.add_metric((*labels, reason), times)
             if key.protocol is Protocol.TCP:
@@ -63,7 +65,7 @@ class RelayCollector(Collector):
             else:
                 evicted.add_metric(labels, tally.evicted)
                 dropped.add_metric(labels, tally.dropped)
-        return (flows, active, bytes_, retries, ejections, ejected, refused, evicted, dropped, seconds)
+        return (flows, active, bytes_, retries, ejections, ejected, refused, hidden, evicted, dropped, seconds)
 
 
 def _counter(name: str, text: str, *more: str) -> CounterMetricFamily:

@@ -18,6 +18,7 @@ import pytest
 
 from kproxy.sandbox.apiserver import ApiServer
 from tests.e2e.conftest import Daemon, Json, act, eventually, flags, get, running, saved, service, slice_of
+from tests.netns.conftest import Namespace
 
 pytestmark = pytest.mark.root
 RELAY = "169.254.73.80"
@@ -54,10 +55,15 @@ async def endpoints(*ips: str) -> AsyncIterator[None]:
             server.close()
 
 
-async def ask(ip: str = WEB, port: int = 80) -> tuple[str, str]:
+async def ask(ip: str = WEB, port: int = 80, client: socket.socket | None = None) -> tuple[str, str]:
     """The endpoint, and whom it takes for its client."""
     async with asyncio.timeout(10):
-        reader, writer = await asyncio.open_connection(ip, port)
+        if client is None:
+            reader, writer = await asyncio.open_connection(ip, port)
+        else:
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, (ip, port))
+            reader, writer = await asyncio.open_connection(sock=client)
         try:
             writer.write(b"who\n")
             me, peer = (await reader.readline()).decode().split()
@@ -109,6 +115,10 @@ def relay_port(variant: str, name: str) -> int:
     return int(found[1]) if found else 0
 
 
+def rules() -> list[str]:
+    return [line for line in saved("nft").split("\n") if line.startswith("-A")]
+
+
 def load(api: ApiServer, *objects: Json) -> None:
     for each in objects:
         api.create(each)
@@ -146,11 +156,11 @@ async def test_a_change_of_endpoints_writes_no_rule_and_fails_no_connection(api:
     ):
         await daemon.ready()
         caller.failures.clear()
-        before = saved("nft")
+        before = rules()
         for ip in ("10.244.0.8", "10.244.0.7", "10.244.0.8"):
             api.update(slice_of("web", ip))
             await eventually(lambda ip=ip: caller.answers[-1:] == [ip], daemon)
-        assert saved("nft") == before
+        assert rules() == before
         assert caller.failures == []
 
 
@@ -214,6 +224,36 @@ async def test_a_whole_node_may_be_in_userspace_mode_and_one_service_not(api: Ap
         assert (relay_port("nft", "web") > 0, relay_port("nft", "spared")) == (True, 0)
         assert (await ask())[0] == "10.244.0.7"
         assert (await get("http://127.0.0.1:10249/proxyMode"))[1] == "userspace"
+
+
+async def test_an_endpoint_sees_a_pod_as_itself_where_the_service_asks_for_it(
+    api: ApiServer, tmp_path: Path, inside: Namespace
+) -> None:
+    web = relayed("web", WEB)
+    web["metadata"]["annotations"]["kproxy.io/transparent"] = "true"
+    load(api, web, slice_of("web", "10.244.0.7"), relayed("plain", "10.96.0.81"), slice_of("plain", "10.244.0.7"))
+    pod = Namespace(f"{inside.name}-pod", tmp_path / "pod.lock")
+    try:
+        act("ip", "link", "add", "pod0", "type", "veth", "peer", "name", "eth0", "netns", pod.name)
+        act("ip", "link", "set", "pod0", "up")
+        act("ip", "address", "add", "192.0.2.1/32", "dev", "pod0")
+        act("ip", "route", "add", "10.244.0.9/32", "dev", "pod0")
+        for words in ("address add 10.244.0.9/32 dev eth0", "link set eth0 up", "route add 192.0.2.1 dev eth0"):
+            pod.run(("ip", *words.split()))
+        pod.run(("ip", "route", "add", "default", "via", "192.0.2.1"))
+        async with endpoints("10.244.0.7"), running(tmp_path, *flags(tmp_path)) as daemon:
+            await daemon.ready()
+            with pod.enter():
+                client, other = socket.socket(), socket.socket()
+            assert await ask(client=client) == ("10.244.0.7", "10.244.0.9")
+            assert (await ask("10.96.0.81", client=other))[1] != "10.244.0.9"
+            _, text = await get("http://127.0.0.1:10249/metrics")
+            assert re.search(r'^kproxy_userspace_hidden_total{.*service="web"} 0$', text, re.MULTILINE)
+            assert "169.254.73.128/26" in act("ip", "route", "show", "table", "local")
+            await daemon.end()
+        assert "169.254.73.128/26" not in act("ip", "route", "show", "table", "local")
+    finally:
+        pod.remove()
 
 
 async def test_datagrams_come_back_from_the_address_that_was_asked(api: ApiServer, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterable
 
 import pytest
+from msgspec.structs import replace
 
 from kproxy.backend.userspace.apply import Failure
 from kproxy.backend.userspace.rules import Listener, Rule
@@ -184,6 +185,23 @@ async def test_a_node_that_does_not_get_the_address_relays_nothing(
     assert not crew.said
     (record,) = caplog.records
     assert "did not add the address" in str(vars(record))
+
+
+async def test_who_cannot_speak_for_clients_speaks_for_itself(crew: Crew, caplog: pytest.LogCaptureFixture) -> None:
+    claimed = []
+
+    async def claim(ip: str) -> None:
+        claimed.append(ip)
+        if "/" in ip and len(claimed) < 5:
+            raise KernelError("no")
+
+    config = replace(CONFIG, userspace_transparent=True, cluster_cidr=("10.0.0.0/8",))
+    relay = RelayLines(IPFamily.IPV4, config, crew, claim, str)  # type: ignore[arg-type]
+    plan = build_plan(snapshot(service("a"), slice_of("a", "10.0.0.1")), config, IPFamily.IPV4)
+    for _ in range(3):
+        assert led(await relay.lead(plan)) == {"a": f"{IP}:40001"}
+    assert claimed == [IP, "169.254.73.128/26"] * 3
+    assert [each.message for each in caplog.records] == ["Endpoints see this node instead of their clients"]
 
 
 async def test_who_retires_changes_nothing_any_more(relay: RelayLines, crew: Crew) -> None:
