@@ -112,6 +112,8 @@ class Crew:
             self._gone.discard(rule.listener)
             have = self._wanted.get(rule.listener)
             if have is not rule and have != rule:
+                if (have is not None and have.affinity_seconds > 0) != (rule.affinity_seconds > 0):
+                    self._openings.steer(rule.listener, by_client=rule.affinity_seconds > 0)
                 self._wanted[rule.listener] = rule
                 changed.append(rule.listener)
                 if rule.relay.connections and rule.key not in self._rows and self._free_rows:

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 
 from kproxy.backend.userspace.door import unbound
 from kproxy.backend.userspace.rules import Listener
+from kproxy.backend.userspace.steering import steer
+from kproxy.errors import KernelError
 from kproxy.model.enums import Protocol
 
 
@@ -57,6 +59,14 @@ class Openings:
             raise
         self._sockets[listener] = tuple(made)
         return listener
+
+    def steer(self, listener: Listener, *, by_client: bool) -> None:
+        """Whether a client always comes to the same one of its sockets. Raises KernelError."""
+        if self._count > 1:
+            try:
+                steer(self._sockets[listener][0], self._count, by_client=by_client)
+            except OSError as error:
+                raise KernelError(f"the kernel did not take the choice of a worker for {listener}: {error}") from error
 
     def close(self, listener: Listener) -> None:
         """Ours; the socket itself ends when no worker has it, either."""
