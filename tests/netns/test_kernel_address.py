@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 import uvloop
@@ -36,6 +37,15 @@ async def scenario(netns: Namespace) -> None:
 def test_addresses_are_listed_and_watched(inside: Namespace, factory: type) -> None:
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(scenario(inside))
+
+
+@pytest.mark.usefixtures("inside")
+async def test_an_address_that_was_claimed_can_be_bound_to_at_once() -> None:
+    async with Addresses() as addresses:
+        for number in range(1, 40):  # the kernel's search for another owner ends before we look, more often than not
+            await addresses.claim(f"fd00::{number}")
+            with socket.socket(socket.AF_INET6) as sock:
+                sock.bind((f"fd00::{number}", 0))
 
 
 async def test_the_relays_address_is_claimed_and_released_however_often(inside: Namespace) -> None:
