@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conformance import parts
+from tests.conformance.modes import IPTABLES, MODES
 from tests.conformance.parity import Evidence, Row, Verdict, evidence, judge, read_rows
 from tests.conformance.report import Report
 from tests.conformance.runner import chosen, read_scenarios
@@ -28,9 +29,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
     parser.add_argument("--row", metavar="ID,...", default="", help="these rows of the parity table (all)")
     parser.add_argument("--only", metavar="NAME,...", default="", help="these scenarios (all)")
+    parser.add_argument("--mode", choices=MODES, default=IPTABLES, help="how the proxy runs (%(default)s)")
     parser.add_argument("--variant", choices=("nft", "legacy"), default="nft", help="of iptables (%(default)s)")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N", help="worlds at a time")
-    parser.add_argument("--json", type=Path, help=f"write the result to this file ({_RESULTS.name}/VARIANT.json here)")
+    parser.add_argument("--json", type=Path, help=f"write the result to this file (one in {_RESULTS.name}/ here)")
     parser.add_argument("--markdown", type=Path, help="the same for people (likewise)")
     parser.add_argument("--log", type=Path, help="keep the proxy's log in this file")
     parser.add_argument("--crowd", type=int, default=0, metavar="N", help="Services besides the scenario's (none)")
@@ -78,25 +80,26 @@ def main() -> int:
     """Run and tell; returns the exit status."""
     arguments = _arguments()
     rows = [row for row in read_rows() if not arguments.rows or str(row.id) in arguments.rows]
-    shown = evidence(read_rows(), read_scenarios())
+    shown = evidence(read_rows(), read_scenarios(), arguments.mode)
     scenarios = _select(arguments, rows, shown)
     progress = _Progress(len(scenarios))
-    order = parts.Order(arguments.variant, arguments.crowd, arguments.dumps, arguments.log)
+    order = parts.Order(arguments.variant, arguments.mode, arguments.crowd, arguments.dumps, arguments.log)
     result = asyncio.run(parts.run(scenarios, order, max(1, arguments.jobs), progress.report))
     ran = {verdict.name: verdict for verdict in result.verdicts}
-    found = [judge(row, shown.get(row.id, ()), ran, result.lacking) for row in rows]
+    found = [judge(row, shown.get(row.id, ()), ran, result.lacking, arguments.mode) for row in rows]
     findings = [each for each in found if each is not None and (not arguments.names or each.evidence)]
     showing = {each.scenario for every in shown.values() for each in every}
     verdicts = [ran[scenario["name"]] for scenario in read_scenarios() if scenario["name"] in ran]
-    report = Report(arguments.variant, result.machine, findings, verdicts, frozenset(ran.keys() - showing))
+    rowless = frozenset(ran.keys() - showing)
+    report = Report(arguments.variant, result.machine, findings, verdicts, rowless, arguments.mode)
     sys.stdout.write("".join(f"{line}\n" for line in report.text()))
     _write(arguments, report)
     return 0 if report.is_green else 1
 
 
 def _write(arguments: argparse.Namespace, report: Report) -> None:
-    as_markdown = arguments.markdown or _RESULTS / f"{arguments.variant}.md"
-    as_json = arguments.json or _RESULTS / f"{arguments.variant}.json"
+    as_markdown = arguments.markdown or _RESULTS / f"{report.name}.md"
+    as_json = arguments.json or _RESULTS / f"{report.name}.json"
     for path, text in (
         (as_markdown, report.markdown()),
         (as_json, json.dumps(report.document(), indent=1, ensure_ascii=False) + "\n"),

@@ -1,7 +1,8 @@
 """The API side of a scenario: an embedded API server on cp, the scenario's objects, and the sentinel Service.
 
 The sentinel tells when the proxy has acted on everything written before: its port and its endpoint move together, in
-both families, so both watches must have come so far. No controller runs; the scenario writes slices and status.
+both families, so both watches must have come so far. No controller runs; the scenario writes slices and status. The
+kernel carries the sentinel in every mode: our relay knows of endpoints before the rules of the same round are written.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ from typing import Any, Self
 
 from kproxy.sandbox.apiserver import ApiServer
 from tests.conformance import objects
-from tests.conformance.probes import Answer, Prober
+from tests.conformance.probes import Answer, Prober, Target
 from tests.conformance.world import NAMES, NODES, PODS
 
 Json = dict[str, Any]
-_SENTINEL = {"name": "hx-sentinel", "ns": "hx-system", "ip": ["10.96.255.250", "fd00:10:96::fffa"]}
+_SENTINEL = {
+    "name": "hx-sentinel",
+    "ns": "hx-system",
+    "ip": ["10.96.255.250", "fd00:10:96::fffa"],
+    "annotations": {"kproxy.io/mode": "iptables"},
+}
 _TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 _SENTINEL_PATIENCE = 0.3  # seconds for one look; silence means: not yet
 
@@ -53,6 +59,20 @@ class Cluster:
         short = self.services[name]
         ips = self.api.get("Service", name, short.get("ns", "default"))["spec"]["clusterIPs"]
         return str(next(ip for ip in ips if (":" in ip) == (family == 6)))
+
+    def owner(self, target: Target, protocol: str, *, is_node: bool) -> Json | None:
+        """The Service that answers at an address and a port; ``is_node`` where the address is a node's own."""
+        for each in self.api.list("Service"):
+            spec = each["spec"]
+            ingress = each.get("status", {}).get("loadBalancer", {}).get("ingress", ())
+            ips = {*spec.get("clusterIPs", ()), *spec.get("externalIPs", ()), *(one.get("ip") for one in ingress)}
+            for port in spec.get("ports", ()):
+                is_at = (target.address in ips and port["port"] == target.port) or (
+                    is_node and port.get("nodePort") == target.port
+                )
+                if is_at and port.get("protocol", "TCP").lower() == protocol:
+                    return each
+        return None
 
     def write(self, short: Json) -> None:
         """Create or replace a Service, its slices and its status."""

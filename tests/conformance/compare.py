@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.conformance.modes import IPTABLES, expectation
+
 Json = dict[str, Any]
 _UNORDERED = {"out"}  # the two variants list tables in different orders
 
@@ -46,11 +48,9 @@ def is_same(recorded: Json, got: Json) -> bool:
     return all(_equal(key, recorded.get(key), got.get(key)) for key in keys)
 
 
-def is_expected(probe: Json, got: Json) -> bool:
+def is_expected(probe: Json, got: Json, mode: str = IPTABLES) -> bool:
     """Whether a result is what the probe expects by itself."""
-    expect = probe.get("expect", "")
-    if isinstance(expect, dict):
-        expect = expect.get("iptables", "")
+    expect = expectation(probe.get("expect", ""), mode)
     parts = all(fits(value, got.get(key)) for key, value in probe.get("want", {}).items())
     return parts and (not expect or _is_accepted(got, expect))
 

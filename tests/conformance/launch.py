@@ -5,6 +5,7 @@ all it gets, besides what it needs to reach the API server and to know its name.
 KubeProxyConfiguration, a mapping or text, whose kubeconfig is ours unless it names one that exists. ``kubeconfig`` is
 text, a mapping merged into the usual one (parts of a user or a cluster are put where they belong), or one of the words
 of ``_CREDENTIALS``. ``$SCRATCH`` in flags and files is the scenario's own directory.
+The mode of the run is one more flag, or a line of the file, unless the scenario says another.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
+
+from tests.conformance.modes import IPTABLES
 
 Json = dict[str, Any]
 _FLAGS = (
@@ -85,18 +88,21 @@ class Launch:
             self.kubeconfig if other.kubeconfig is None else other.kubeconfig,
         )
 
-    def arguments(self, node: str, variant: str, usual: Path, scratch: Path) -> list[str]:
+    def arguments(self, node: str, variant: str, usual: Path, scratch: Path, mode: str = IPTABLES) -> list[str]:
         """Write what must be written into ``scratch`` and return the flags; ``usual`` is the kubeconfig."""
         kubeconfig = self._write_kubeconfig(usual, scratch)
         own = list(self.bare if self.bare is not None else _FLAGS)
         names = {_name(flag) for flag in (*own, *self.flags)} - set(self.dropped)
         own = [flag for flag in own if _name(flag) not in self.dropped]
         if self.config is not None:
-            own.append(f"--config={self._write_config(kubeconfig, scratch)}")
+            own.append(f"--config={self._write_config(kubeconfig, scratch, mode)}")
         # With a file the flag would be ignored, so the file says it.
         elif not names & set(_ACCESS):
             own.append(f"--kubeconfig={kubeconfig}")
-        for name, value in (("--hostname-override", node), ("--iptables-backend", variant)):
+        asked = [("--hostname-override", node), ("--iptables-backend", variant)]
+        if mode != IPTABLES and self.config is None:
+            asked.append(("--proxy-mode", mode))
+        for name, value in asked:
             if name not in names and name not in self.dropped:
                 own.append(f"{name}={value}")
         return [flag.replace("$SCRATCH", str(scratch)) for flag in (*own, *self.flags)]
@@ -119,14 +125,15 @@ class Launch:
         path.write_text(text.replace("$SCRATCH", str(scratch)), encoding="utf-8")
         return path
 
-    def _write_config(self, kubeconfig: Path, scratch: Path) -> Path:
+    def _write_config(self, kubeconfig: Path, scratch: Path, mode: str) -> Path:
         path = scratch / "config.yaml"
         if isinstance(self.config, str):
-            text = _with_kubeconfig(self.config, kubeconfig)
+            text = _with_mode(_with_kubeconfig(self.config, kubeconfig), mode)
         else:
             document: Json = {
                 "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
                 "kind": "KubeProxyConfiguration",
+                **({"mode": mode} if mode != IPTABLES else {}),
                 **(self.config or {}),
             }
             text = _with_kubeconfig(yaml.safe_dump(document, sort_keys=False), kubeconfig)
@@ -160,6 +167,12 @@ def _with_kubeconfig(text: str, kubeconfig: Path) -> str:
         at = block.start() + len("clientConnection:")
         return f"{text[:at]}\n{indent}kubeconfig: {kubeconfig}{text[at:]}"
     return f"{text.rstrip()}\nclientConnection:\n  kubeconfig: {kubeconfig}\n"
+
+
+def _with_mode(text: str, mode: str) -> str:
+    """The same in this mode, unless it names one."""
+    is_said = mode == IPTABLES or re.search(r"""^["'{]*mode["']?:""", text, re.MULTILINE)
+    return text if is_said else f"{text.rstrip()}\nmode: {mode}\n"
 
 
 def _merge_access(document: Json, asked: Mapping[str, Any]) -> None:

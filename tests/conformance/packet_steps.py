@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.conformance import stray
-from tests.conformance.parity import MODE
+from tests.conformance.modes import expectation
 from tests.conformance.probes import parse_target, probe_id
+from tests.conformance.relayed import SHOWS_CLIENTS, carries, expecting_the_node
 from tests.conformance.scene import Action, Scene
 
 Json = dict[str, Any]
@@ -76,15 +77,31 @@ class PacketSteps:
 
     async def _probes(self, probes: list[Json]) -> bool:
         for probe in probes:
-            if MODE in probe.get("modes", [MODE]):
-                asked = self._with_patience(probe)
-                await self._scene.settle(probe, lambda asked=asked: self._scene.prober.record(asked))  # type: ignore[misc]
+            wanted = self._as_carried(probe)
+            asked = self._with_patience(wanted)
+            await self._scene.settle(wanted, lambda asked=asked: self._scene.prober.record(asked))  # type: ignore[misc]
         return False
+
+    def _as_carried(self, probe: Json) -> Json:
+        """The probe, which finds and wants the node as the backends' peer where our relay asks them."""
+        scene, protocol = self._scene, probe.get("proto", "tcp")
+        target = parse_target(probe["to"], scene.cluster.resolve)
+        shows_clients = SHOWS_CLIENTS in scene.scenario.get("flags", ())
+        if (
+            shows_clients
+            or not scene.proxy.is_running
+            or not carries(scene.cluster, scene.proxy.mode, target, protocol)
+        ):
+            return probe
+        name = probe_id(probe)
+        if scene.recorded is not None and name in scene.recorded:
+            scene.recorded[name] = expecting_the_node(scene.recorded[name])
+        return {**probe, "carried": True, "want": expecting_the_node(probe.get("want", {}))}
 
     def _with_patience(self, probe: Json) -> Json:
         """The probe, with time for a busy machine where an answer is expected: silence is what is waited for else."""
         recorded = (self._scene.recorded or {}).get(probe_id(probe), {}).get("outcome")
-        expect = probe.get("expect", "")
+        expect = expectation(probe.get("expect", ""), self._scene.proxy.mode)
         is_awaited = recorded == "ok" if self._scene.recorded is not None else str(expect).startswith("ok")
         if is_awaited and not {"timeout", "until"} & probe.keys():
             return {**probe, "timeout": _ANSWER_DEADLINE}

@@ -4,8 +4,10 @@ A scenario says ``rows: [38, 39]`` and shows these rows as a whole; a step or a 
 alone. A row of the table may name scenarios as well (``shown_by``), for scenarios that say nothing about rows. A row
 passes when everything that shows it passed; a row that must hold and that nothing shows has failed.
 
-Source: spec: parity.md, its column for iptables mode: Y it holds, D it holds with another result than in other modes,
-P in part, N it does not exist here.
+Source: spec: parity.md, its columns for iptables and userspace mode: Y it holds, D it holds with another result than
+in other modes, P in part, N it does not exist here. The mark is ours where it goes further: the rules of iptables mode
+lead to userspace mode's relay, so what they alone decide holds there, too. A row that says nothing of userspace mode is
+marked as for iptables mode.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from typing import Any, Self
 import yaml
 
 from tests.conformance.compare import Difference
+from tests.conformance.modes import IPTABLES, USERSPACE, passed_over
 from tests.conformance.probes import probe_id
 
 Json = dict[str, Any]
-MODE = "iptables"
 _TABLE = Path(__file__).parent / "data" / "parity.yaml"
 
 
@@ -43,8 +45,16 @@ class Row:
     iptables: str
     why: str = ""  # it does not exist in this mode
     differs: str = ""  # on purpose
+    userspace: str = ""  # the same as in iptables mode
+    userspace_why: str = ""  # what does not hold of it in userspace mode
     needs: tuple[str, ...] = ()
     shown_by: tuple[Evidence, ...] = ()
+
+    def mark(self, mode: str) -> tuple[str, str]:
+        """Y, D, P or N, and the reason for P and N."""
+        if mode == USERSPACE and self.userspace:
+            return self.userspace, self.userspace_why
+        return self.iptables, self.why
 
 
 @dataclass(slots=True)
@@ -117,10 +127,15 @@ def read_rows() -> list[Row]:
     return rows
 
 
-def evidence(rows: Iterable[Row], scenarios: Iterable[Json]) -> dict[int, tuple[Evidence, ...]]:
-    """What shows each row: what the table says, and what the scenarios say about themselves, in their order."""
+def evidence(rows: Iterable[Row], scenarios: Iterable[Json], mode: str = IPTABLES) -> dict[int, tuple[Evidence, ...]]:
+    """What shows each row: what the table says, and what the scenarios say about themselves, in their order.
+
+    What is not asked in this mode shows nothing.
+    """
     found: dict[int, list[Evidence]] = {row.id: list(row.shown_by) for row in rows}
+    unasked: dict[str, frozenset[str] | None] = {}
     for scenario in scenarios:
+        unasked[scenario["name"]] = None if passed_over(scenario, mode) else left_out(scenario, mode)
         for row in _rows(scenario):
             found.setdefault(row, []).append(Evidence(scenario["name"]))
         alone: dict[int, set[str]] = {}
@@ -128,7 +143,21 @@ def evidence(rows: Iterable[Row], scenarios: Iterable[Json]) -> dict[int, tuple[
             alone.setdefault(row, set()).add(probe)
         for row, probes in alone.items():
             found.setdefault(row, []).append(Evidence(scenario["name"], frozenset(probes)))
-    return {row: tuple(_merged(shown)) for row, shown in found.items()}
+    return {row: tuple(_asked(_merged(shown), unasked)) for row, shown in found.items()}
+
+
+def left_out(scenario: Json, mode: str) -> frozenset[str]:
+    """The probes that are not asked in this mode."""
+    probes = _probes(scenario.get("steps", ()))
+    return frozenset(probe_id(each) for step, each in probes if passed_over(step, mode) or passed_over(each, mode))
+
+
+def _asked(shown: Iterable[Evidence], unasked: Mapping[str, frozenset[str] | None]) -> Iterator[Evidence]:
+    for each in shown:
+        without = unasked.get(each.scenario, frozenset())
+        if without is None or (each.probes is not None and each.probes <= without):
+            continue
+        yield each if each.probes is None else Evidence(each.scenario, each.probes - without)
 
 
 def _merged(shown: Iterable[Evidence]) -> Iterator[Evidence]:
@@ -141,7 +170,11 @@ def _merged(shown: Iterable[Evidence]) -> Iterator[Evidence]:
 
 
 def judge(
-    row: Row, shown: Sequence[Evidence], verdicts: Mapping[str, Verdict], lacking: Mapping[str, str]
+    row: Row,
+    shown: Sequence[Evidence],
+    verdicts: Mapping[str, Verdict],
+    lacking: Mapping[str, str],
+    mode: str = IPTABLES,
 ) -> Finding | None:
     """What came of a row; None when nothing that shows it was run.
 
@@ -152,8 +185,9 @@ def judge(
     missing = [lacking[need] for need in row.needs if need in lacking]
     wrong = [why for each in run if (why := _wrong(each, verdicts[each.scenario]))]
     skipped = [f"{each.scenario}: {verdicts[each.scenario].skipped}" for each in run if verdicts[each.scenario].skipped]
-    if row.iptables == "N":
-        word, why = "skip", f"not in {MODE} mode: {row.why}"
+    mark, reason = row.mark(mode)
+    if mark == "N":
+        word, why = "skip", f"not in {mode} mode: {reason}"
     elif missing:
         word, why = "skip", "; ".join(missing)
     elif not shown:
@@ -165,7 +199,8 @@ def judge(
     elif skipped:
         word, why = "skip", "; ".join(skipped)
     else:
-        word, why = "pass", row.differs and f"differs on purpose: {row.differs}"
+        told = [row.differs and f"differs on purpose: {row.differs}", reason and f"in part: {reason}"]
+        word, why = "pass", "; ".join(filter(None, told))
     return Finding(row, word, seconds, why, run)
 
 
@@ -192,18 +227,18 @@ def _wrong(shown: Evidence, verdict: Verdict) -> str:
 
 def _marked(steps: Sequence[Json]) -> Iterator[tuple[int, str]]:
     """Pairs of a row and the id of a probe that shows it."""
+    for step, each in _probes(steps):
+        for row in (*_rows(step), *_rows(each)):
+            yield row, probe_id(each)
+
+
+def _probes(steps: Sequence[Json]) -> Iterator[tuple[Json, Json]]:
+    """All that is asked, with the step in which it stands."""
     for step in steps:
-        if not _is_ours(step):
-            continue
         for kind, value in step.items():
             for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, dict) and _is_ours(each) and (kind in {"probes", "http"} or "id" in each):
-                    for row in (*_rows(step), *_rows(each)):
-                        yield row, probe_id(each)
-
-
-def _is_ours(step: Mapping[str, Any]) -> bool:
-    return MODE in step.get("modes", [MODE])
+                if isinstance(each, dict) and (kind in {"probes", "http"} or "id" in each):
+                    yield step, each
 
 
 def _rows(marked: Mapping[str, Any]) -> list[int]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from kproxy.errors import NotPermitted
 from kproxy.sandbox import isolate
+from tests.conformance.modes import IPTABLES
 from tests.conformance.parity import Verdict
 from tests.conformance.runner import Runner, chosen, needs_own_proxy, read_scenarios
 
@@ -32,6 +33,7 @@ class Order:
     """How to run."""
 
     variant: str
+    mode: str = IPTABLES
     crowd: int = 0
     dumps: Path | None = None
     log: Path | None = None
@@ -110,7 +112,9 @@ def _perform(asked: Json) -> int:
     with tempfile.TemporaryDirectory(dir="/run") as directory:
         dumps = Path(asked["dumps"]) if asked["dumps"] else None
         report: Callable[[Verdict], None] = lambda verdict: tell(verdict.document())  # noqa: E731 -- typed
-        runner = Runner(Path(directory), asked["variant"], report, dumps=dumps, crowd=asked["crowd"])
+        runner = Runner(
+            Path(directory), asked["variant"], report, mode=asked["mode"], dumps=dumps, crowd=asked["crowd"]
+        )
         asyncio.run(runner.run(chosen(read_scenarios(), asked["names"])))
         tell({"machine": runner.machine, "lacking": runner.lacking})
         log = Path(directory) / "n1.log"

@@ -3,6 +3,7 @@
 Questions of one probe are asked side by side, one after the other where the probe says ``serial``. An answer is
 ``refused`` for a reset or an ABORT, ``icmp-unreachable`` with types and codes for an ICMP error; the two look alike to
 a TCP client and are told apart by `icmp`. ``balanced`` is a chi-square test at p = 1e-5 over those that answered.
+A probe that our relay ``carried`` tells of every address of a node alike (see `relayed`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import Any
 
 from kproxy.sandbox.host import Host
 from tests.conformance import icmp, sctp
-from tests.conformance.world import NAMES, source_name
+from tests.conformance.world import NAMES, NODE_ADDRESSES, source_name
 
 Json = dict[str, Any]
 Resolve = Callable[[str, int], str]  # a name and a family to an address
 
+NODE = "the node"  # whom a backend saw that our relay asked
 DEADLINE = 1.5  # seconds for one question: above the first retransmission, whose loss would look like a DROP
 DEFAULT_QUESTIONS = 4
 _ENOUGH_TO_JUDGE = 12  # answers, for a chi-square test
@@ -175,7 +177,7 @@ def _describe(probe: Json, answers: Sequence[Answer]) -> Json:
     endpoints = {answer.local for answer in good}
     record["backends"] = f"{len(backends)} of the set" if "backends" in masked else sorted(backends)
     if "source" not in masked:
-        record["source_seen"] = sorted({answer.seen for answer in good})
+        record["source_seen"] = sorted({_seen(answer, is_carried=bool(probe.get("carried"))) for answer in good})
     if probe.get("ports"):
         record["backend_ports"] = sorted({int(answer.local.rpartition(":")[2]) for answer in good})
     if probe.get("affinity"):
@@ -185,6 +187,10 @@ def _describe(probe: Json, answers: Sequence[Answer]) -> Json:
     if "many" in probe:
         record["distinct_ok"] = len(endpoints) >= probe["many"]
     return record
+
+
+def _seen(answer: Answer, *, is_carried: bool) -> str:
+    return NODE if is_carried and answer.peer in NODE_ADDRESSES else answer.seen
 
 
 def _socket(host: Host, target: Target, protocol: str) -> socket.socket:

@@ -17,6 +17,7 @@ from pathlib import Path
 import kproxy
 from kproxy.sandbox.host import Finished, Host
 from tests.conformance.launch import Launch
+from tests.conformance.modes import IPTABLES
 
 _CHECKOUT = str(Path(kproxy.__file__).parents[1])
 _RECORDS = Path(__file__).parent / "data" / "records"
@@ -33,10 +34,10 @@ true
 class Proxy:
     """kproxy on one node; ``variant`` is nft or legacy; files go to ``directory``."""
 
-    def __init__(self, host: Host, directory: Path, variant: str, kubeconfig: Path) -> None:
+    def __init__(self, host: Host, directory: Path, variant: str, kubeconfig: Path, mode: str = IPTABLES) -> None:
         self.host = host
         self.log = directory / f"{host.name}.log"
-        self._variant, self._kubeconfig = variant, kubeconfig
+        self._variant, self._kubeconfig, self.mode = variant, kubeconfig, mode
         self._process: asyncio.subprocess.Process | None = None
         self._said = 0  # where the log of the running process begins
         self._replaced: set[str] = set()
@@ -74,7 +75,7 @@ class Proxy:
     def command(self, launch: Launch, arguments: Sequence[str] | None = None) -> tuple[str, ...]:
         """The whole command line; ``arguments`` in place of the launch's flags."""
         if arguments is None:
-            flags = launch.arguments(self.host.name, self._variant, self._kubeconfig, self.scratch)
+            flags = launch.arguments(self.host.name, self._variant, self._kubeconfig, self.scratch, self.mode)
             return (sys.executable, "-m", "kproxy", "run", *flags)
         return (sys.executable, "-m", "kproxy", *(each.replace("$SCRATCH", str(self.scratch)) for each in arguments))
 

@@ -10,9 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tests.conformance.modes import IPTABLES, USERSPACE
 from tests.conformance.parity import Finding, Verdict
 
 Json = dict[str, Any]
+_TITLES = {
+    IPTABLES: "Conformance with kube-proxy 1.36.2, iptables mode",
+    USERSPACE: "Userspace mode, compared with kube-proxy 1.36.2 in iptables mode",
+}
 _LIMIT = 2000  # characters of one result; a whole log helps nobody
 
 
@@ -25,6 +30,11 @@ class Report:
     findings: Sequence[Finding]
     verdicts: Sequence[Verdict]
     rowless: frozenset[str]
+    mode: str = IPTABLES
+
+    @property
+    def name(self) -> str:
+        return run_name(self.mode, self.variant)
 
     @property
     def is_green(self) -> bool:
@@ -35,7 +45,7 @@ class Report:
         """One line: how many rows and scenarios of which kind."""
         rows = _counts((finding.word for finding in self.findings), ("pass", "fail", "skip"))
         words = _counts((verdict.word for verdict in self.verdicts), ("same", "DIFFERS", "FAILED", "skipped"))
-        return f"{self.variant}: {len(self.findings)} rows: {rows}\n{self.variant}: {words}"
+        return f"{self.name}: {len(self.findings)} rows: {rows}\n{self.name}: {words}"
 
     def text(self) -> Iterator[str]:
         """Lines for a terminal."""
@@ -56,7 +66,7 @@ class Report:
 
     def markdown(self) -> str:
         """A table of the rows, then of the scenarios."""
-        lines = ["# Conformance with kube-proxy 1.36.2, iptables mode", ""]
+        lines = [f"# {_TITLES[self.mode]}", ""]
         lines += [f"{self.count().splitlines()[0].partition(': ')[2]}. {', '.join(self.machine.values())}.", ""]
         lines += ["| id | feature | check | result | seconds | |", "|---:|---|---|---|---:|---|"]
         for each in self.findings:
@@ -71,11 +81,17 @@ class Report:
 
     def document(self) -> Json:
         return {
+            "mode": self.mode,
             "variant": self.variant,
             "machine": dict(self.machine),
             "rows": [each.document() for each in self.findings],
             "scenarios": [each.document() for each in self.verdicts],
         }
+
+
+def run_name(mode: str, variant: str) -> str:
+    """What the results of a run are called, and their files."""
+    return variant if mode == IPTABLES else f"{mode}-{variant}"
 
 
 def describe(verdict: Verdict) -> Iterator[str]:

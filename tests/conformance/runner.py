@@ -16,7 +16,8 @@ from tests.conformance import capabilities, launch
 from tests.conformance.cluster import Cluster, NotConverged
 from tests.conformance.compare import differences
 from tests.conformance.launch import Launch, UnknownWord
-from tests.conformance.parity import MODE, Verdict
+from tests.conformance.modes import IPTABLES, passed_over
+from tests.conformance.parity import Verdict, left_out
 from tests.conformance.probes import Prober
 from tests.conformance.proxy import Proxy
 from tests.conformance.scene import Scene, Skipped
@@ -49,7 +50,7 @@ def needs_own_proxy(scenario: Json) -> bool:
 
 
 class Runner:
-    """Runs scenarios on one iptables variant; ``report`` is called after each.
+    """Runs scenarios in one mode on one iptables variant; ``report`` is called after each.
 
     ``dumps`` is a directory for what iptables-save says at the end of each scenario. ``crowd`` is how many Services
     there are besides the scenario's. After a run, ``lacking`` tells what this machine does not have, and ``machine``
@@ -62,11 +63,12 @@ class Runner:
         variant: str,
         report: Callable[[Verdict], None],
         *,
+        mode: str = IPTABLES,
         dumps: Path | None = None,
         crowd: int = 0,
     ) -> None:
         self._directory, self._variant, self._report, self._dumps = directory, variant, report, dumps
-        self._crowd = crowd
+        self._mode, self._crowd = mode, crowd
         self._shared = False  # whether the proxy that runs is the shared one
         self.lacking: dict[str, str] = {}
         self.machine: dict[str, str] = {}
@@ -79,7 +81,7 @@ class Runner:
                 async with Cluster() as cluster:
                     cluster.gather(self._crowd)
                     kubeconfig = cluster.api.kubeconfig(self._directory / "kubeconfig")
-                    proxy = Proxy(world.hosts["n1"], self._directory, self._variant, kubeconfig)
+                    proxy = Proxy(world.hosts["n1"], self._directory, self._variant, kubeconfig, self._mode)
                     self.lacking = await capabilities.lacking(proxy.host, proxy.environment)
                     self.machine = await capabilities.describe(proxy.host, proxy.environment)
                     prober = Prober(world.hosts, cluster.resolve)
@@ -94,6 +96,9 @@ class Runner:
     async def _judge(self, scenario: Json, world: World, cluster: Cluster, prober: Prober, proxy: Proxy) -> Verdict:
         verdict, began = Verdict(scenario["name"]), time.monotonic()
         recorded = read_record(scenario["name"])
+        if recorded is not None:
+            unasked = left_out(scenario, self._mode)
+            recorded = {probe: result for probe, result in recorded.items() if probe not in unasked}
         verdict.skipped = self._why_not(scenario)
         if verdict.skipped:
             return verdict
@@ -111,7 +116,11 @@ class Runner:
         if not verdict.skipped and not verdict.failed:
             verdict.differences = scene.unexpected
             if recorded is not None:
-                verdict.differences = list(differences(recorded, scene.results, scene.accepted))
+                compared = [
+                    {probe: result for probe, result in each.items() if probe not in scene.judged}
+                    for each in (recorded, scene.results)
+                ]
+                verdict.differences += differences(compared[0], compared[1], scene.accepted)
         verdict.asked = scene.seconds
         await self._dump(verdict.name, proxy)
         await self._put_back(scenario, proxy)
@@ -121,8 +130,8 @@ class Runner:
         return verdict
 
     def _why_not(self, scenario: Json) -> str:
-        if MODE not in scenario.get("modes", [MODE]):
-            return "not of this mode"
+        if reason := passed_over(scenario, self._mode):
+            return reason
         return "; ".join(self.lacking[need] for need in scenario.get("needs", ()) if need in self.lacking)
 
     @contextlib.asynccontextmanager
@@ -131,7 +140,8 @@ class Runner:
         if not scenario.get("n2_proxy"):
             yield
             return
-        second = Proxy(world.hosts["n2"], self._directory, self._variant, self._directory / "kubeconfig")
+        kubeconfig = self._directory / "kubeconfig"
+        second = Proxy(world.hosts["n2"], self._directory, self._variant, kubeconfig, self._mode)
         cluster.served_nodes = ("n1", "n2")
         try:
             await second.start(Launch.of(scenario))

@@ -38,7 +38,9 @@ class Scene:
     results: dict[str, Json] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     accepted: dict[str, Any] = field(default_factory=dict)
-    unexpected: list[compare.Difference] = field(default_factory=list)  # without a record
+    changed: set[str] = field(default_factory=set)  # probes of which this mode says what they find
+    judged: set[str] = field(default_factory=set)  # probes of which no record decided
+    unexpected: list[compare.Difference] = field(default_factory=list)  # among those
     _began: float = field(default_factory=time.monotonic)
 
     def begin(self) -> None:
@@ -47,6 +49,7 @@ class Scene:
 
     async def settle(self, probe: Json, ask: Callable[[], Awaitable[Json]]) -> None:
         """Record an answer; with ``until``, the first that is as it should be, or the last within so many seconds."""
+        probe = self._of_mode(probe)
         name = probe_id(probe)
         if "accept" in probe:
             self.accepted[name] = probe["accept"]
@@ -59,15 +62,29 @@ class Scene:
         self.note(probe, name, got)
 
     def note(self, probe: Json, name: str, got: Json) -> None:
-        """Keep a result, and judge it at once where there is no record."""
+        """Keep a result, and judge it at once where it is not for the record to decide."""
+        probe = self._of_mode(probe)
         self.results[name] = got
         now = time.monotonic()
         self.seconds[name], self._began = now - self._began, now
-        if self.recorded is None and not compare.is_expected(probe, got):
+        if self._is_recorded(name):
+            return
+        self.judged.add(name)
+        if not compare.is_expected(probe, got, self.proxy.mode):
             wanted: Json = {key: probe[key] for key in ("expect", "want") if key in probe}
             self.unexpected.append(compare.Difference(name, wanted, got))
 
     def _is_right(self, probe: Json, name: str, got: Json) -> bool:
-        if self.recorded is None:
-            return compare.is_expected(probe, got)
-        return compare.is_same(self.recorded.get(name, {}), got)
+        if not self._is_recorded(name):
+            return compare.is_expected(probe, got, self.proxy.mode)
+        return compare.is_same((self.recorded or {}).get(name, {}), got)
+
+    def _of_mode(self, probe: Json) -> Json:
+        """The probe with what it says of this mode alone, which then decides in place of the record."""
+        if self.proxy.mode not in probe:
+            return probe
+        self.changed.add(probe_id(probe))
+        return {**probe, **probe[self.proxy.mode]}
+
+    def _is_recorded(self, name: str) -> bool:
+        return self.recorded is not None and name not in self.changed

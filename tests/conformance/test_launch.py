@@ -22,8 +22,8 @@ def usual(tmp_path: Path) -> Path:
     return path
 
 
-def arguments(usual: Path, **asked: Any) -> list[str]:
-    return Launch.of(asked).arguments("n1", "nft", usual, usual.parent)
+def arguments(usual: Path, mode: str = "iptables", **asked: Any) -> list[str]:
+    return Launch.of(asked).arguments("n1", "nft", usual, usual.parent, mode)
 
 
 def test_usual_flags_come_with_more_and_without_the_dropped_ones(usual: Path) -> None:
@@ -96,3 +96,36 @@ def test_a_step_changes_what_the_scenario_says() -> None:
     assert launch.flags == ("-v=1", "-v=3")
     assert launch.dropped == ("-v",)
     assert launch.kubeconfig == "token"
+
+
+@pytest.mark.parametrize(
+    ("asked", "flags"),
+    [
+        ({}, ["--proxy-mode=userspace"]),
+        ({"bare_flags": ["--init-only"]}, ["--proxy-mode=userspace"]),
+        ({"flags": ["--proxy-mode=iptables"]}, ["--proxy-mode=iptables"]),
+        ({"config": {}}, []),
+    ],
+)
+def test_the_mode_of_a_run_is_a_flag_unless_the_scenario_says_one(
+    usual: Path, asked: dict[str, Any], flags: list[str]
+) -> None:
+    assert [each for each in arguments(usual, "userspace", **asked) if each.startswith("--proxy-mode")] == flags
+    assert "--proxy-mode=iptables" not in arguments(usual)
+
+
+@pytest.mark.parametrize(
+    ("config", "mode"),
+    [
+        ({}, "userspace"),
+        ({"mode": "ipvs"}, "ipvs"),
+        ("kind: KubeProxyConfiguration\n", "userspace"),
+        ("mode: iptables\nkind: KubeProxyConfiguration\n", "iptables"),
+    ],
+)
+def test_the_mode_of_a_run_is_a_line_of_a_file_that_has_none(usual: Path, config: Any, mode: str) -> None:
+    path = usual.parent / "config.yaml"
+    arguments(usual, "userspace", config=config)
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["mode"] == mode
+    arguments(usual, config={})
+    assert "mode" not in yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conformance.compare import Difference
-from tests.conformance.parity import Evidence, Row, Verdict, evidence, judge, read_rows
+from tests.conformance.parity import Evidence, Row, Verdict, evidence, judge, left_out, read_rows
 from tests.conformance.report import Report
 from tests.conformance.runner import read_scenarios
 
@@ -28,6 +28,15 @@ def test_every_row_is_shown_by_something_that_exists_or_says_why_not() -> None:
     assert set(shown) == {row.id for row in rows}
 
 
+def test_every_row_is_shown_in_userspace_mode_too_or_says_why_not() -> None:
+    rows = read_rows()
+    shown = evidence(rows, read_scenarios(), "userspace")
+    marks = {row.id: row.mark("userspace") for row in rows}
+    assert [row for row, (mark, _) in marks.items() if mark != "N" and not shown[row]] == []
+    assert [row for row, (mark, why) in marks.items() if mark == "N" and not why] == []
+    assert [row.id for row in rows if row.userspace in {"P", "N"} and not row.userspace_why] == []
+
+
 def test_no_two_scenarios_have_one_name() -> None:
     names = [scenario["name"] for scenario in read_scenarios()]
     assert sorted(names) == sorted(set(names))
@@ -47,6 +56,15 @@ def test_scenarios_steps_and_probes_say_which_rows_they_show() -> None:
         3: (Evidence("s", frozenset({"a"})),),
         4: (Evidence("s", frozenset({"x>y:1/tcp"})),),
     }
+
+
+def test_what_userspace_mode_passes_over_shows_nothing_in_it() -> None:
+    probes = [{"id": "a", "rows": [1]}, {"id": "b", "rows": [1, 2], "kernel_only": "why"}]
+    scenarios = [{"name": "s", "steps": [{"probes": probes}]}, {"name": "t", "rows": [1], "kernel_only": "why"}]
+    assert evidence([], scenarios)[1] == (Evidence("s", frozenset({"a", "b"})), Evidence("t"))
+    assert evidence([], scenarios, "userspace") == {1: (Evidence("s", frozenset({"a"})),), 2: ()}
+    assert left_out(scenarios[0], "userspace") == {"b"}
+    assert left_out(scenarios[0], "iptables") == frozenset()
 
 
 def test_a_whole_scenario_counts_more_than_its_parts() -> None:
@@ -95,6 +113,19 @@ def test_a_row_of_another_mode_is_skipped_with_its_reason() -> None:
     assert (finding.word, finding.why) == ("skip", "not in iptables mode: names of nft")
 
 
+def test_a_row_may_hold_in_part_in_userspace_mode_or_not_at_all() -> None:
+    part = Row(3, "", "", "Y", userspace="P", userspace_why="not all")
+    none = Row(4, "", "", "Y", userspace="N", userspace_why="nothing")
+    shown, verdicts = [Evidence("s")], {"s": passed()}
+    words = [judge(row, shown, verdicts, {}, mode) for mode in ("iptables", "userspace") for row in (part, none)]
+    assert [(each.word, each.why) for each in words if each] == [
+        ("pass", ""),
+        ("pass", ""),
+        ("pass", "in part: not all"),
+        ("skip", "not in userspace mode: nothing"),
+    ]
+
+
 def test_the_report_has_a_line_for_each_row_and_is_red_for_a_failed_one() -> None:
     verdict = passed()
     verdict.differences = [Difference("a", {"want": 1}, {"got": 2})]
@@ -111,3 +142,10 @@ def test_the_report_has_a_line_for_each_row_and_is_red_for_a_failed_one() -> Non
     assert not report.is_green
     assert "| 1 | feature 1 |  | fail | 2.0 | s differs in a |" in report.markdown()
     assert report.document()["rows"][0]["shown_by"] == ["s"]
+
+
+def test_results_of_userspace_mode_have_a_name_of_their_own() -> None:
+    report = Report("legacy", {}, [], [], frozenset(), "userspace")
+    assert (report.name, report.document()["mode"]) == ("userspace-legacy", "userspace")
+    assert report.markdown().startswith("# Userspace mode, compared with kube-proxy")
+    assert Report("nft", {}, [], [], frozenset()).name == "nft"

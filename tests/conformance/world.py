@@ -57,6 +57,9 @@ NAMES: dict[str, Addresses] = {
     "lo": {4: "127.0.0.1", 6: "::1"},
     **{name: _pod(*place) for name, place in PODS.items()},
 }
+NODE_ADDRESSES = frozenset(
+    ip for name in ("n1", "n2", "n1b", "n2b", "n1gw", "n2gw", "lo") for ip in NAMES[name].values()
+)
 _SERVICES = ("10.96.0.0/16", "fd00:10:96::/108")
 _OUTSIDE = ("203.0.113.0/24", "198.51.100.0/24", "fd00:113::/64", "fd00:198::/64")
 _SOURCES = {"n1": "n1-lan", "n2": "n2-lan", "n1b": "n1-lan2", "n2b": "n2-lan2", "n1gw": "n1-cni0", "n2gw": "n2-cni0"}

@@ -9,8 +9,9 @@ import pytest
 
 RECORDED = ("clusterip-basic", "etp-local-with-endpoints", "lb-source-ranges", "udp-endpoint-replaced")
 OURS = ("proc-udp-none-left", "proc-health-checks", "proc-stale-chains", "proc-pages")
+RELAYED = ("relay-by-annotation", "relay-toggled")  # userspace mode, Service by Service
 ALONE = ("takeover-and-back", "proc-config-file")
-SCENARIOS = (*RECORDED, *OURS, *ALONE)
+SCENARIOS = (*RECORDED, *OURS, *RELAYED, *ALONE)
 DEADLINE = 300  # seconds
 
 
