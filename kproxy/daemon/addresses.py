@@ -32,9 +32,9 @@ class LocalAddresses:
         before, self._known = self._known, tuple(dict.fromkeys(found))
         return before != self._known
 
-    async def claim(self, ip: str) -> None:
-        """Make an address, or a whole network in CIDR notation, this node's. Raises KernelError."""
-        await (self._door.claim_network(ip) if "/" in ip else self._door.claim(ip))
+    async def claim(self, ip: str) -> bool:
+        """Make an address, or a network in CIDR notation, this node's; False: it was. Raises KernelError."""
+        return await (self._door.claim_network(ip) if "/" in ip else self._door.claim(ip))
 
     async def release(self, ip: str) -> bool:
         """Undo that; False: there was nothing to undo. Raises KernelError."""

@@ -65,7 +65,7 @@ class Shared:
         recorder: events.Recorder,
         complaints: Complaints,
         addresses: Callable[[], tuple[str, ...]],
-        claim: Callable[[str], Awaitable[None]],
+        claim: Callable[[str], Awaitable[bool]],
         crew: Crew,
     ) -> None:
         self.config = config
@@ -92,7 +92,9 @@ class Family(Generic[R]):
         backend: Backend[R],
         conntrack: ConntrackDoor,
         rivalry: Rivalry,
+        again: Callable[[], None] = lambda: None,
     ) -> None:
+        """``again``: asks for another round."""
         self.family = family
         self._shared = shared
         self._backend = backend
@@ -105,7 +107,7 @@ class Family(Generic[R]):
         self._triggers = Triggers(family, since=time.time())
         self._ports = HealthCheckPorts(family, shared.health, now)
         self.localhost = LocalhostPorts(family, shared.config, shared.service_uid)
-        self._relay = RelayLines(family, shared.config, shared.crew, shared.claim, shared.service_uid)
+        self._relay = RelayLines(family, shared.config, shared.crew, shared.claim, shared.service_uid, again)
         self._said = False
         self._unread: frozenset[str] = frozenset()  # tables, said already
         self.synced = asyncio.Event()  # set by the first success
@@ -141,6 +143,11 @@ class Family(Generic[R]):
 
     async def close(self) -> None:
         await self._ports.close()
+
+    @property
+    def relay_ip(self) -> str:
+        """The relay's address, which this node must have; empty: none."""
+        return self._relay.ip
 
     async def retire(self) -> None:
         """Before the end: have the kernel serve what the relay serves. Raises KernelError."""

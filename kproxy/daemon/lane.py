@@ -26,7 +26,7 @@ class Lane(Generic[R]):
         self._shared = shared
         self._rivalry = Rivalry(longest=config.iptables_sync_period, calm=config.idle_sync_period)
         self._later: asyncio.TimerHandle | None = None
-        self._family = Family(family, shared, backend, conntrack, self._rivalry)
+        self._family = Family(family, shared, backend, conntrack, self._rivalry, self.request)
         self.localhost = self._family.localhost
         schedule = Schedule(
             minimum=config.iptables_min_sync_period,
@@ -61,6 +61,11 @@ class Lane(Generic[R]):
     def _heal(self) -> None:
         self._later = None
         self.request(healing=True)
+
+    @property
+    def relay_ip(self) -> str:
+        """The relay's address, which this node must have; empty: none."""
+        return self._family.relay_ip
 
     async def retire(self) -> None:
         """After ``run``: see to it that the kernel serves without us. Raises KernelError."""

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from kproxy.backend.userspace.compile import relay_rules
 from kproxy.backend.userspace.counts import SHORT_OF_FILES
 from kproxy.backend.userspace.crew import Crew
-from kproxy.backend.userspace.rules import Listener
+from kproxy.backend.userspace.rules import Listener, Rule
 from kproxy.backend.userspace.seat import Ended, Started
 from kproxy.config import Config
 from kproxy.daemon.complaints import Complaint
@@ -34,20 +34,24 @@ _log = Log(__name__)
 
 
 class RelayLines:
-    """``claim``: makes an address, or a network in CIDR notation, this node's, and may raise KernelError."""
+    """``claim``: makes an address, or a network in CIDR notation, this node's; whether it was not before. It may raise
+    KernelError. ``again``: asks for another round.
+    """
 
     def __init__(
         self,
         family: IPFamily,
         config: Config,
         crew: Crew,
-        claim: Callable[[str], Awaitable[None]],
+        claim: Callable[[str], Awaitable[bool]],
         uid_of: Callable[[ObjectKey], str],
+        again: Callable[[], None],
     ) -> None:
         self._family = family
         self._crew = crew
         self._claim = claim
         self._uid_of = uid_of
+        self._again = again
         self._ip = next(iter(of_family(config.relay_address, family)), "")
         self._sources = next(iter(of_family(config.relay_sources, family)), "")
         self._open: dict[Line, Listener] = {}
@@ -56,11 +60,17 @@ class RelayLines:
         self._wanted: frozenset[Line] = frozenset()
         self._idle: set[Line] = set()  # open, and no worker serves them
         self._failed: dict[Line, OSError] = {}
+        self._awaited: asyncio.Task[None] | None = None  # workers, of whom none serves
         self._steered: Steered | None = None
         self._is_retired = False
         self._said = ""  # what stands in the way of all
         self._is_short = False  # of files
         self._is_hiding = False  # clients that were to be seen
+
+    @property
+    def ip(self) -> str:
+        """The address that this node must have; empty: none."""
+        return self._ip if self._open else ""
 
     @property
     def failed(self) -> frozenset[Line]:
@@ -76,7 +86,8 @@ class RelayLines:
             return plan
         if self._wanted:
             await self._serve(plan)
-        ports = {line: listener.port for line, listener in self._open.items() if line not in self._idle}
+        ready = self._open.keys() - self._idle if self._crew.serving else set[Line]()
+        ports = {line: self._open[line].port for line in ready}
         self._steered = await asyncio.to_thread(steer, plan, self._ip, ports, self._steered, sources=self._sources)
         return self._steered.plan
 
@@ -90,12 +101,15 @@ class RelayLines:
     def retire(self) -> bool:
         """From now on ``lead`` changes nothing; whether there is anything that leads to the relay."""
         self._is_retired = True
+        if self._awaited is not None:
+            self._awaited.cancel()
         return bool(self._open)
 
     async def _serve(self, plan: Plan) -> None:
         """Have the workers serve what is wanted, as far as sockets can be had."""
         try:
-            await self._claim(self._ip)
+            if await self._claim(self._ip) and self._open:
+                _log.warning("The relay's address was gone, it is back", family=self._family, address=self._ip)
             sources = await self._claim_sources(plan)
             new = await asyncio.to_thread(self._open_missing)  # ten thousand sockets take a while
         except KernelError as error:
@@ -109,11 +123,14 @@ class RelayLines:
         }
         told = {line: self._open[line] for line in changed}
         rules = await asyncio.to_thread(relay_rules, plan, told, sources)
+        if not self._crew.serving:
+            self._await_workers(rules)
+            return
         try:
             failures = await self._crew.push(rules)
         except KernelError as error:
             self._say(str(error))
-            self._idle.update(new if self._crew.serving else self._open)
+            self._idle.update(new)
             return
         self._say("")
         self._served.update(changed)
@@ -122,6 +139,20 @@ class RelayLines:
         refused = {line: errors[at] for line, at in self._open.items() if at in errors}
         self._failed.update(refused)
         self._idle.update(refused)
+
+    def _await_workers(self, rules: list[Rule]) -> None:
+        """Workers take a moment to start, and the kernel serves meanwhile: no round waits for them."""
+        if self._open and self._awaited is None:
+            self._awaited = asyncio.create_task(self._start(rules))
+
+    async def _start(self, rules: list[Rule]) -> None:
+        try:
+            await self._crew.push(rules)
+        except KernelError as error:
+            self._say(str(error))
+        finally:
+            self._awaited = None
+        self._again()
 
     async def _claim_sources(self, plan: Plan) -> str:
         """Whence the relay may speak for clients; empty: endpoints see this node instead."""
@@ -159,6 +190,8 @@ class RelayLines:
     def _say(self, problem: str) -> None:
         if problem and problem != self._said:
             _log.warning("The relay is not used, the kernel serves its Services", family=self._family, err=problem)
+        elif self._said and not problem:
+            _log.info("The relay is used again", family=self._family)
         self._said = problem
 
     def _say_short(self, sockets: int) -> None:

@@ -119,11 +119,10 @@ class Daemon:
                 await self._addresses.release(ip)
 
     async def _work(self, monitor: FlushDoor) -> None:
-        config, feed = self._config, self._feed
+        config = self._config
         async with asyncio.TaskGroup() as group:
             group.create_task(self._recorder.run())
-            # Only listed addresses restrict where node ports listen; without a list no plan depends on them.
-            group.create_task(self._addresses.follow(feed.request_all if config.nodeport_addresses else _nothing))
+            group.create_task(self._addresses.follow(self._look_at_addresses))
             for lane in self._lanes.values():
                 group.create_task(lane.run())
                 if LOCALHOST in config.nodeport_addresses:
@@ -136,6 +135,14 @@ class Daemon:
             self._follow_sources(group)
             group.create_task(self._open())
             self._recorder.record(events.starting(config.hostname))
+
+    def _look_at_addresses(self) -> None:
+        """They changed. Only listed ones restrict where node ports listen; without a list no plan depends on them."""
+        if self._config.nodeport_addresses:
+            self._feed.request_all()
+        for lane in self._lanes.values():
+            if lane.relay_ip and lane.relay_ip not in self._addresses.known:
+                lane.request()
 
     async def _open(self) -> None:
         """Begin, and say how this node is seen."""
@@ -234,7 +241,3 @@ def _packets(nfacct: NfacctDoor, counters: Sequence[str]) -> dict[str, int]:
     except KernelError:
         return {}
     return {name: found[0] for name, found in read.items() if found is not None}
-
-
-def _nothing() -> None:
-    pass

@@ -58,9 +58,9 @@ class Addresses:
     async def list(self, family: IPFamily) -> tuple[Address, ...]:
         return await self._ask(_list(family), f"list the {family.value} addresses")
 
-    async def claim(self, ip: str) -> None:
-        """Have ``ip`` on ``lo``, alone in its network. Raises KernelError."""
-        await self._ask(_change("add", ip, errno.EEXIST), f"add the address {ip} to the interface lo")
+    async def claim(self, ip: str) -> bool:
+        """Have ``ip`` on ``lo``, alone in its network; False: it was there. Raises KernelError."""
+        return await self._ask(_change("add", ip, errno.EEXIST), f"add the address {ip} to the interface lo")
 
     async def release(self, ip: str) -> bool:
         """Remove ``ip`` from ``lo``; False: it was not there. Raises KernelError."""
@@ -68,9 +68,12 @@ class Addresses:
             _change("del", ip, errno.EADDRNOTAVAIL), f"remove the address {ip} from the interface lo"
         )
 
-    async def claim_network(self, cidr: str) -> None:
-        """Have all addresses of a network on this node, though no interface shows them. Raises KernelError."""
-        await self._ask(_change_network("add", cidr, errno.EEXIST), f"route {cidr} to this node itself")
+    async def claim_network(self, cidr: str) -> bool:
+        """Have all addresses of a network on this node, though no interface shows them; False: it had them.
+
+        Raises KernelError.
+        """
+        return await self._ask(_change_network("add", cidr, errno.EEXIST), f"route {cidr} to this node itself")
 
     async def release_network(self, cidr: str) -> bool:
         """Undo that; False: there was nothing to undo. Raises KernelError."""

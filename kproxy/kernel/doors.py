@@ -256,16 +256,16 @@ class AddressDoor(Protocol):
         """Something changed: list again. Changes that come close together are one."""
         ...
 
-    async def claim(self, ip: str) -> None:
-        """Have ``ip`` on this node. Raises KernelError."""
+    async def claim(self, ip: str) -> bool:
+        """Have ``ip`` on this node; False: it was there. Raises KernelError."""
         ...
 
     async def release(self, ip: str) -> bool:
         """Remove what ``claim`` added; False: it was not there. Raises KernelError."""
         ...
 
-    async def claim_network(self, cidr: str) -> None:
-        """Have all addresses of ``cidr`` on this node, unseen. Raises KernelError."""
+    async def claim_network(self, cidr: str) -> bool:
+        """Have all addresses of ``cidr`` on this node, unseen; False: it had them. Raises KernelError."""
         ...
 
     async def release_network(self, cidr: str) -> bool:

@@ -296,17 +296,21 @@ class FakeAddresses:
     async def list(self, family: IPFamily) -> tuple[Address, ...]:
         return self._addresses.get(family, ())
 
-    async def claim(self, ip: str) -> None:
-        if ip not in {each.ip for each in await self.list(_family(ip))}:
+    async def claim(self, ip: str) -> bool:
+        is_new = ip not in {each.ip for each in await self.list(_family(ip))}
+        if is_new:
             self.set(_family(ip), *self._addresses.get(_family(ip), ()), Address(ip, 1, loopback=False))
+        return is_new
 
     async def release(self, ip: str) -> bool:
         before = self._addresses.get(_family(ip), ())
         self.set(_family(ip), *(each for each in before if each.ip != ip))
         return self._addresses[_family(ip)] != before
 
-    async def claim_network(self, cidr: str) -> None:
+    async def claim_network(self, cidr: str) -> bool:
+        is_new = cidr not in self._networks
         self._networks.add(cidr)
+        return is_new
 
     async def release_network(self, cidr: str) -> bool:
         known = cidr in self._networks

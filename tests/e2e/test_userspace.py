@@ -115,6 +115,12 @@ def relay_port(variant: str, name: str) -> int:
     return int(found[1]) if found else 0
 
 
+async def ready(daemon: Daemon, variant: str = "nft", name: str = "web") -> None:
+    """The node serves, and workers have begun to."""
+    await daemon.ready()
+    await eventually(lambda: relay_port(variant, name) > 0, daemon)
+
+
 def rules() -> list[str]:
     return [line for line in saved("nft").split("\n") if line.startswith("-A")]
 
@@ -130,8 +136,7 @@ async def test_a_service_that_asks_for_it_is_relayed_and_its_neighbour_is_not(
     load(api, relayed("web", WEB), slice_of("web", "10.244.0.7", "10.244.0.8"))
     load(api, service("plain", "10.96.0.81"), slice_of("plain", "10.244.0.7"))
     async with endpoints("10.244.0.7", "10.244.0.8"), running(tmp_path, *flags(tmp_path, variant)) as daemon:
-        await daemon.ready()
-        assert relay_port(variant, "web")
+        await ready(daemon, variant)
         assert not relay_port(variant, "plain")
         answers = [await ask() for _ in range(4)]
         assert {me for me, _ in answers} == {"10.244.0.7", "10.244.0.8"}
@@ -154,7 +159,8 @@ async def test_a_change_of_endpoints_writes_no_rule_and_fails_no_connection(api:
         running(tmp_path, *flags(tmp_path)) as daemon,
         calling() as caller,
     ):
-        await daemon.ready()
+        await ready(daemon)
+        await caller.more()
         caller.failures.clear()
         before = rules()
         for ip in ("10.244.0.8", "10.244.0.7", "10.244.0.8"):
@@ -169,11 +175,10 @@ async def test_a_restart_refuses_nobody(api: ApiServer, tmp_path: Path) -> None:
     async with endpoints("10.244.0.7"), calling() as caller:
         for _ in range(3):
             async with running(tmp_path, *flags(tmp_path)) as daemon:
-                await daemon.ready()
+                await ready(daemon)
                 if not caller.answers:  # nobody had served yet
                     await caller.more()
                     caller.failures.clear()
-                assert relay_port("nft", "web")
                 await caller.more()
                 assert await daemon.end() == 0
             assert not relay_port("nft", "web")
@@ -184,7 +189,8 @@ async def test_a_restart_refuses_nobody(api: ApiServer, tmp_path: Path) -> None:
 async def test_the_death_of_a_worker_refuses_nobody(api: ApiServer, tmp_path: Path) -> None:
     load(api, relayed("web", WEB), slice_of("web", "10.244.0.7"))
     async with endpoints("10.244.0.7"), running(tmp_path, *flags(tmp_path)) as daemon, calling() as caller:
-        await daemon.ready()
+        await ready(daemon)
+        await caller.more()
         caller.failures.clear()
         dead = workers(daemon)[0]
         os.kill(dead, signal.SIGKILL)
@@ -206,12 +212,22 @@ def _command(pid: str) -> str:
     return ""
 
 
+async def test_the_relays_address_comes_back(api: ApiServer, tmp_path: Path) -> None:
+    load(api, relayed("web", WEB), slice_of("web", "10.244.0.7"))
+    async with endpoints("10.244.0.7"), running(tmp_path, *flags(tmp_path)) as daemon:
+        await ready(daemon)
+        act("ip", "address", "delete", f"{RELAY}/32", "dev", "lo")
+        await eventually(lambda: RELAY in act("ip", "address", "show", "dev", "lo"), daemon)
+        assert (await ask())[0] == "10.244.0.7"
+        assert daemon.said("The relay's address was gone, it is back") == 1
+
+
 async def test_a_dead_endpoint_costs_a_client_nothing(api: ApiServer, tmp_path: Path) -> None:
     """Rules would send every other connection to it, to be refused."""
     load(api, relayed("web", WEB), slice_of("web", "10.244.0.7", "10.244.0.9"))
     act("ip", "address", "replace", "10.244.0.9/32", "dev", "lo")
     async with endpoints("10.244.0.7"), running(tmp_path, *flags(tmp_path)) as daemon:
-        await daemon.ready()
+        await ready(daemon)
         assert {(await ask())[0] for _ in range(10)} == {"10.244.0.7"}
 
 
@@ -220,8 +236,8 @@ async def test_a_whole_node_may_be_in_userspace_mode_and_one_service_not(api: Ap
     spared["metadata"]["annotations"] = {"kproxy.io/mode": "iptables"}
     load(api, service("web", WEB), slice_of("web", "10.244.0.7"), spared, slice_of("spared", "10.244.0.7"))
     async with endpoints("10.244.0.7"), running(tmp_path, *flags(tmp_path), "--proxy-mode=userspace") as daemon:
-        await daemon.ready()
-        assert (relay_port("nft", "web") > 0, relay_port("nft", "spared")) == (True, 0)
+        await ready(daemon)
+        assert not relay_port("nft", "spared")
         assert (await ask())[0] == "10.244.0.7"
         assert (await get("http://127.0.0.1:10249/proxyMode"))[1] == "userspace"
 
@@ -242,7 +258,8 @@ async def test_an_endpoint_sees_a_pod_as_itself_where_the_service_asks_for_it(
             pod.run(("ip", *words.split()))
         pod.run(("ip", "route", "add", "default", "via", "192.0.2.1"))
         async with endpoints("10.244.0.7"), running(tmp_path, *flags(tmp_path)) as daemon:
-            await daemon.ready()
+            await ready(daemon)
+            await eventually(lambda: relay_port("nft", "plain") > 0, daemon)
             with pod.enter():
                 client, other = socket.socket(), socket.socket()
             assert await ask(client=client) == ("10.244.0.7", "10.244.0.9")
@@ -271,7 +288,7 @@ async def test_datagrams_come_back_from_the_address_that_was_asked(api: ApiServe
             each.setblocking(False)
         server.bind(("10.244.0.7", 8053))
         async with endpoints(), running(tmp_path, *flags(tmp_path)) as daemon:
-            await daemon.ready()
+            await ready(daemon, name="dns")
             client.connect(("10.96.0.53", 53))
             async with asyncio.timeout(10):
                 await loop.sock_sendall(client, b"question")

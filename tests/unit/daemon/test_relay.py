@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Iterable
 
@@ -60,11 +61,16 @@ def crew() -> Crew:
 
 @pytest.fixture
 def relay(crew: Crew) -> RelayLines:
-    return RelayLines(IPFamily.IPV4, CONFIG, crew, claim, lambda _: "uid")  # type: ignore[arg-type]
+    return RelayLines(IPFamily.IPV4, CONFIG, crew, claim, lambda _: "uid", again)  # type: ignore[arg-type]
 
 
-async def claim(ip: str) -> None:
+async def claim(ip: str) -> bool:
     assert ip in {IP, "169.254.73.128/26"}
+    return False
+
+
+def again() -> None:
+    pytest.fail("nobody is waited for")
 
 
 def plan_of(*names: str, endpoint: str = "10.0.0.1") -> Plan:
@@ -93,7 +99,7 @@ async def test_sockets_are_served_before_rules_lead_there_and_closed_after_none_
 
 
 async def test_nothing_is_asked_of_anybody_where_nothing_is_relayed(crew: Crew) -> None:
-    relay = RelayLines(IPFamily.IPV4, Config(), crew, claim, str)  # type: ignore[arg-type]
+    relay = RelayLines(IPFamily.IPV4, Config(), crew, claim, str, again)  # type: ignore[arg-type]
     plan = build_plan(snapshot(service("a"), slice_of("a", "10.0.0.1")), Config(), IPFamily.IPV4)
     assert await relay.lead(plan) is plan
     assert await relay.settle() == []
@@ -162,25 +168,64 @@ async def test_those_who_are_led_there_already_stay_when_workers_do_not_answer(r
     assert led(await relay.lead(plan_of("a", "b"))) == {"a": f"{IP}:40001", "b": "10.0.0.1:8080"}
 
 
-async def test_nobody_is_led_anywhere_while_there_is_no_worker(relay: RelayLines, crew: Crew) -> None:
-    await relay.lead(plan_of("a"))
-    await relay.settle()
-    crew.problem = "no worker answers"
+async def test_the_kernel_serves_until_a_worker_does(crew: Crew) -> None:
+    """And again, should all of them be gone."""
+    asked = asyncio.Event()
+    relay = RelayLines(IPFamily.IPV4, CONFIG, crew, claim, str, asked.set)  # type: ignore[arg-type]
+    for _ in range(2):
+        crew.serving.clear()
+        asked.clear()
+        assert led(await relay.lead(plan_of("a"))) == {"a": "10.0.0.1:8080"}
+        await relay.settle()
+        async with asyncio.timeout(5):
+            await asked.wait()
+        crew.serving.append("a worker")
+        assert led(await relay.lead(plan_of("a"))) == {"a": f"{IP}:40001"}
+        await relay.settle()
+    assert crew.said == ["open 40001", *["push 40001"] * 4]
+
+
+async def test_workers_that_do_not_come_are_told_and_waited_for_again(
+    crew: Crew, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = asyncio.Event()
+    relay = RelayLines(IPFamily.IPV4, CONFIG, crew, claim, str, asked.set)  # type: ignore[arg-type]
+    crew.problem = "no worker serves"
     crew.serving.clear()
-    assert led(await relay.lead(plan_of("a"))) == {"a": "10.0.0.1:8080"}
-    assert "shut 40001" not in crew.said
-    await relay.settle()
-    assert crew.said[-1] == "shut 40001"
-    assert len(relay.failed) == 1
+    with caplog.at_level("INFO", logger="kproxy"):
+        for _ in range(2):
+            await relay.lead(plan_of("a"))
+            async with asyncio.timeout(5):
+                await asked.wait()
+            asked.clear()
+        crew.problem = ""
+        crew.serving.append("a worker")
+        assert led(await relay.lead(plan_of("a"))) == {"a": f"{IP}:40001"}
+    assert [each.message for each in caplog.records] == [
+        "The relay is not used, the kernel serves its Services",
+        "The relay is used again",
+    ]
+
+
+async def test_an_address_that_was_gone_is_told(crew: Crew, caplog: pytest.LogCaptureFixture) -> None:
+    async def claim(_: str) -> bool:
+        return True
+
+    relay = RelayLines(IPFamily.IPV4, CONFIG, crew, claim, str, again)  # type: ignore[arg-type]
+    assert relay.ip == ""
+    await relay.lead(plan_of("a"))
+    assert (relay.ip, caplog.records) == (IP, [])
+    await relay.lead(plan_of("a"))
+    assert [each.message for each in caplog.records] == ["The relay's address was gone, it is back"]
 
 
 async def test_a_node_that_does_not_get_the_address_relays_nothing(
     crew: Crew, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def refuse(_: str) -> None:
+    async def refuse(_: str) -> bool:
         raise KernelError("the kernel did not add the address")
 
-    relay = RelayLines(IPFamily.IPV4, CONFIG, crew, refuse, str)  # type: ignore[arg-type]
+    relay = RelayLines(IPFamily.IPV4, CONFIG, crew, refuse, str, again)  # type: ignore[arg-type]
     assert led(await relay.lead(plan_of("a"))) == {"a": "10.0.0.1:8080"}
     assert not crew.said
     (record,) = caplog.records
@@ -190,13 +235,14 @@ async def test_a_node_that_does_not_get_the_address_relays_nothing(
 async def test_who_cannot_speak_for_clients_speaks_for_itself(crew: Crew, caplog: pytest.LogCaptureFixture) -> None:
     claimed = []
 
-    async def claim(ip: str) -> None:
+    async def claim(ip: str) -> bool:
         claimed.append(ip)
-        if "/" in ip and len(claimed) < 5:
+        if "/" in ip:
             raise KernelError("no")
+        return False
 
     config = replace(CONFIG, userspace_transparent=True, cluster_cidr=("10.0.0.0/8",))
-    relay = RelayLines(IPFamily.IPV4, config, crew, claim, str)  # type: ignore[arg-type]
+    relay = RelayLines(IPFamily.IPV4, config, crew, claim, str, again)  # type: ignore[arg-type]
     plan = build_plan(snapshot(service("a"), slice_of("a", "10.0.0.1")), config, IPFamily.IPV4)
     for _ in range(3):
         assert led(await relay.lead(plan)) == {"a": f"{IP}:40001"}
@@ -206,7 +252,7 @@ async def test_who_cannot_speak_for_clients_speaks_for_itself(crew: Crew, caplog
 
 async def test_who_retires_changes_nothing_any_more(relay: RelayLines, crew: Crew) -> None:
     assert not relay.retire()
-    other = RelayLines(IPFamily.IPV4, CONFIG, crew, claim, str)  # type: ignore[arg-type]
+    other = RelayLines(IPFamily.IPV4, CONFIG, crew, claim, str, again)  # type: ignore[arg-type]
     await other.lead(plan_of("a"))
     assert other.retire()
     crew.said.clear()
