@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing
 
 from kproxy.backend.iptables import names
@@ -35,8 +35,8 @@ from kproxy.model.cluster import Cluster
 from kproxy.model.enums import IPFamily, Kind
 from kproxy.plan.build import build_plan
 from kproxy.plan.plan import Plan
+from kproxy.plan.steer import Steered, steer
 from kproxy.plan.steer import lines as relay_lines
-from kproxy.plan.steer import steer
 from kproxy.plan.viewpoint import of_family
 from kproxy.source.client import Client
 from kproxy.source.watch import Selection, resources, watch
@@ -61,27 +61,40 @@ async def _check(config: Config, warn: Callable[[str], None]) -> tuple[list[str]
         addresses = LocalAddresses(source, again=config.bind_retry)
         await addresses.refresh()
     differences: list[str] = []
-    services = 0
+    services = relayed = 0
     for door in present:
         saved = [(await door.save(table.value)).decode(errors="replace") for table in Table]
         lines = [line for text in saved for line in text.split("\n")]
-        plan = _led(build_plan(cluster.snapshot(), config, door.family, addresses.known), config, lines)
+        led = _led(build_plan(cluster.snapshot(), config, door.family, addresses.known), config, lines)
+        plan = led.plan
         wanted = compile_plan(plan, config, abilities_of(saved, liberal=Sysctl().read(TCP_BE_LIBERAL) == 1))
-        services = max(services, len(wanted.services))
+        services, relayed = max(services, len(wanted.services)), max(relayed, len(led.origins))
         found = [*describe(repair(read_save(lines), wanted)), *(await _second_opinion(door, wanted))]
+        found += relay_doubts(led, addresses.known)
         differences += [f"{door.family.value}: {difference}" for difference in found]
     families = " and ".join(door.family.value for door in present)
     verdict_text = "agrees"
     if differences:
         verdict_text = f"{len(differences)} differ; a daemon with other flags or another file than these differs, too"
-    return differences, f"{families}, iptables {verdict.variant.value}, {services} service ports: {verdict_text}"
+    ports = f"{services} service ports" + (f", {relayed} of them by the relay" if relayed else "")
+    return differences, f"{families}, iptables {verdict.variant.value}, {ports}: {verdict_text}"
 
 
-def _led(plan: Plan, config: Config, saved: list[str]) -> Plan:
+def relay_doubts(led: Steered, addresses: Collection[str]) -> Iterator[str]:
+    """What the relay should do and does not, as far as rules and addresses tell."""
+    missing = sorted({line.key for line, _ in relay_lines(led.plan)} - led.origins.keys())
+    if missing:
+        some = _some([f"{key} ({key.protocol})" for key in missing])
+        yield f"{len(missing)} service ports are the kernel's and should be the relay's: {some}"
+    if led.plan.relay_ip and led.plan.relay_ip not in addresses:
+        yield f"the relay's address {led.plan.relay_ip} is on no interface"
+
+
+def _led(plan: Plan, config: Config, saved: list[str]) -> Steered:
     """The same with the relay, as far as the rules lead to it."""
     (ip,) = of_family(config.relay_address, plan.family) or ("",)
     (sources,) = of_family(config.relay_sources, plan.family) or ("",)
-    return steer(plan, ip, relay_ports(saved, (line for line, _ in relay_lines(plan)), ip), sources=sources).plan
+    return steer(plan, ip, relay_ports(saved, (line for line, _ in relay_lines(plan)), ip), sources=sources)
 
 
 def abilities_of(saved: Iterable[str], *, liberal: bool) -> Abilities:

@@ -38,7 +38,7 @@ from kproxy.plan.health import health_check
 from kproxy.plan.masquerade import detector
 from kproxy.plan.node_ports import node_ports
 from kproxy.plan.plan import HealthCheck, Memory, Plan, ServicePlan
-from kproxy.plan.relay import relay
+from kproxy.plan.relay import mode_for, relay
 from kproxy.plan.viewpoint import Viewpoint, viewpoint
 
 
@@ -191,5 +191,5 @@ def _service_plan(
         health_check_port=health_port,
         no_local_internal=decision.no_local_internal,
         no_local_external=decision.no_local_external,
-        relay=relay(service.wish, port.protocol, view.mode, view.relay),
+        relay=relay(service.wish, port.protocol, mode_for(service.key, view.mode), view.relay),
     )

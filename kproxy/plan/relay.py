@@ -13,7 +13,10 @@ from msgspec.structs import replace
 
 from kproxy.config import Config, ProxyMode
 from kproxy.model.enums import Protocol
+from kproxy.model.keys import ObjectKey
 from kproxy.model.relay import Relay, Wish
+
+_API_SERVER = ObjectKey("default", "kubernetes")
 
 
 def default_relay(config: Config) -> Relay:
@@ -31,6 +34,14 @@ def default_relay(config: Config) -> Relay:
         slow_start=config.relay_slow_start,
         transparent=config.userspace_transparent,
     )
+
+
+def mode_for(key: ObjectKey, mode: ProxyMode) -> ProxyMode:
+    """What a Service gets that asks for no mode, on a node of this mode.
+
+    The API server stays with the kernel: were the relay in between and dead, its successor could not ask whom to serve.
+    """
+    return ProxyMode.IPTABLES if key == _API_SERVER else mode
 
 
 def relay(wish: Wish, protocol: Protocol, mode: ProxyMode, default: Relay) -> Relay | None:

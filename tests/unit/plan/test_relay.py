@@ -7,10 +7,11 @@ from msgspec.structs import asdict, replace
 
 from kproxy.config import Balance, Config, ProxyMode
 from kproxy.model.enums import IPFamily, Protocol
+from kproxy.model.keys import ObjectKey
 from kproxy.model.relay import NO_WISH, Wish
 from kproxy.plan.build import build_plan
 from kproxy.plan.plan import ServicePlan
-from kproxy.plan.relay import default_relay, relay
+from kproxy.plan.relay import default_relay, mode_for, relay
 from tests.builders import port, service, slice_of, snapshot, udp
 
 DEFAULT = default_relay(Config())
@@ -76,3 +77,15 @@ def test_a_plan_says_of_each_port_who_carries_it() -> None:
     assert {each.key.port: each.relay for each in plans(wish)} == {"http": wanted, "dns": wanted, "s": None}
     assert {each.relay for each in plans(NO_WISH)} == {None}
     assert {each.key.port for each in plans(NO_WISH, USERSPACE) if each.relay == DEFAULT} == {"http", "dns"}
+
+
+def test_the_api_server_is_the_kernels_unless_it_asks_itself() -> None:
+    """Or a killed kproxy would cut its successor off from whom it must ask."""
+    assert mode_for(ObjectKey("default", "kubernetes"), USERSPACE) is IPTABLES
+    assert mode_for(ObjectKey("other", "kubernetes"), USERSPACE) is USERSPACE
+    plan = build_plan(
+        snapshot(service("kubernetes"), slice_of("kubernetes", "10.0.0.1")),
+        Config(hostname="n1", proxy_mode=USERSPACE),
+        IPFamily.IPV4,
+    )
+    assert [each.relay for each in plan.services.values()] == [None]
