@@ -202,14 +202,14 @@ def _read(annotation: Annotation, value: Raw, review: Review) -> Any:
         text = _decode_text(value)
     except UNREADABLE:
         said = show(bytes(value).decode(errors="replace"))
-        why = f"holds {said}, which is no text, and the node's default counts"
+        why = f"holds {said}, which is no text; the node's default is used"
         review.note(field, why, f"give {annotation.kind.accepted}, in quotes", always=True)
         return None
     try:
         _check(len(text) <= _LONGEST_TEXT)
         return _parse(annotation.name, text)
     except ValueError:
-        why = f"is {show(text)}, and the node's default counts"
+        why = f"is {show(text)}, which it cannot be; the node's default is used"
         review.note(field, why, f"give {annotation.kind.accepted}", always=True)
         return None
 

@@ -130,7 +130,7 @@ def test_what_an_annotation_cannot_say_is_told_and_the_default_counts(name: str,
     accepted = ANNOTATIONS[f"kproxy.io/{name}"].kind.accepted
     for text in texts:
         shown = repr(text if len(text) <= 80 else f"{text[:80]}...")
-        expected = f"metadata.annotations[kproxy.io/{name}] is {shown}, and the node's default counts; give {accepted}"
+        expected = f"metadata.annotations[kproxy.io/{name}] is {shown}, which it cannot be; the node's default is used; give {accepted}"
         assert said_of(**{name: text}) == [expected]
 
 
@@ -154,7 +154,7 @@ def test_a_value_that_is_no_text_is_told_and_costs_nothing_else(value: object) -
     )
     assert service.wish == Wish(overrides=(("balance", Balance.RANDOM),))
     (text,) = said
-    why = f"holds {json.dumps(value)!r}, which is no text, and the node's default counts"
+    why = f"holds {json.dumps(value)!r}, which is no text; the node's default is used"
     remedy = "give a whole number from 0 to 1000000, in quotes"
     assert text == f"metadata.annotations[kproxy.io/max-connections] {why}; {remedy}"
 
@@ -356,7 +356,7 @@ async def test_an_invalid_annotation_becomes_a_log_line_and_an_event(caplog: pyt
         "uid": "u-1",
     }
     assert event["note"] == (
-        "metadata.annotations[kproxy.io/mode] is 'userspce', and the node's default counts; give userspace or iptables"
+        "metadata.annotations[kproxy.io/mode] is 'userspce', which it cannot be; the node's default is used; give userspace or iptables"
     )
 
 
