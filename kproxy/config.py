@@ -120,6 +120,7 @@ class Config(Struct, frozen=True):
     relay_address: tuple[str, ...] = ("169.254.73.80", "fd6b:7072:6f78:79::1")
     # Where connections leave from that endpoints see as their client's; rewritten before they leave this node.
     relay_sources: tuple[str, ...] = ("169.254.73.128/26", "fd6b:7072:6f78:79:1::/112")
+    relay_mark_bit: int = 13  # of packets that the relay sends to endpoints; rules do not lead them back to it
     relay_balance: Balance = Balance.ROUND_ROBIN
     relay_service_connections: int = 0  # of one service port; 0: no limit of its own
     relay_silence: float = 0.0  # a connection on which nobody ever said anything ends after that; 0: as any idle one
@@ -183,6 +184,10 @@ class Config(Struct, frozen=True):
 
     # kube-proxy's fields that mean nothing here and were given, by path; kept because /configz shows all
     unused: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def relay_mark(self) -> int:
+        return 1 << self.relay_mark_bit
 
     @property
     def masquerade_mark(self) -> int:

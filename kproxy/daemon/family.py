@@ -131,7 +131,7 @@ class Family(Generic[R]):
             raise
         self.synced.set()
         await asyncio.sleep(0)  # whoever watches for flushes begins before anybody is told that we are ready
-        self._succeed(plan, report, began)
+        self._succeed(plan, led, report, began)
         if report.orphans:
             self._suspects = suspects(led, led, {*self._suspects, *report.orphans})
         await self._open_ports(plan)
@@ -185,7 +185,7 @@ class Family(Generic[R]):
         if isinstance(error, RestoreRefused):
             shared.metrics.refused(self.family, full=full)
 
-    def _succeed(self, plan: Plan, report: SyncReport, began: float) -> None:
+    def _succeed(self, plan: Plan, led: Plan, report: SyncReport, began: float) -> None:
         shared = self._shared
         at = now()
         seconds = at.monotonic - began
@@ -201,7 +201,7 @@ class Family(Generic[R]):
             shared.health.synced(self.family, at)
         shared.applied(plan)
         shared.complaints.stand(self.family, [*_clashes(plan), *_quarantined(report)])
-        shared.affinity.look(plan)
+        shared.affinity.look(led)
         self._say_unread(report)
         if report.rewritten and self._rivalry.found(at.monotonic):
             self._say_rival()

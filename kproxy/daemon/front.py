@@ -34,6 +34,7 @@ class Front:
         self.metrics = Metrics(config.feature_gates)
         self.health = Health(sync_period=config.iptables_sync_period)
         self.facts: dict[str, str] = {}  # lines for /statusz, by what they begin with
+        self.is_handing_over = False  # the relay's Services to the kernel, before the end
         self._config = config
 
     def _node(self) -> Node | None:

@@ -67,11 +67,14 @@ def _leaves(group: BaseExceptionGroup[KproxyError]) -> Iterator[KproxyError]:
 
 
 async def _until_signalled(config: Config, *, init_only: bool, file: ConfigFile | None) -> None:
-    loop = asyncio.get_running_loop()
+    loop, front = asyncio.get_running_loop(), Front(config)
     async with asyncio.TaskGroup() as group:
-        work = group.create_task(_init(config) if init_only else _serve(config, file))
+        work = group.create_task(_init(config) if init_only else _serve(config, front, file))
 
         def stop(number: signal.Signals) -> None:
+            if front.is_handing_over:
+                _log.info("Not yet: the kernel is about to serve what was relayed", signal=number.name)
+                return
             if work.cancelling():  # whoever asks twice does not want to wait; nothing is half done that would matter
                 os._exit(128 + number)
             _log.info("Ending on a signal; the rules stay and go on serving", signal=number.name)
@@ -86,8 +89,7 @@ async def _init(config: Config) -> None:
     prepare(config, Sysctl())
 
 
-async def _serve(config: Config, file: ConfigFile | None) -> None:
-    front = Front(config)
+async def _serve(config: Config, front: Front, file: ConfigFile | None) -> None:
     async with asyncio.TaskGroup() as group:
         if file:
             group.create_task(watch(file, poll=config.config_poll))

@@ -82,8 +82,10 @@ class RelayLines:
         if self._is_retired:
             return plan
         self._wanted = frozenset(line for line, _ in lines(plan))
-        if not self._wanted and not self._open:
-            return plan
+        if not self._wanted:
+            self._failed.clear()
+            if not self._open:
+                return plan
         if self._wanted:
             await self._serve(plan)
         ready = self._open.keys() - self._idle if self._crew.serving else set[Line]()
@@ -208,7 +210,7 @@ class RelayLines:
     def _complaints(self) -> Iterator[Complaint]:
         """Want of files is the node's misfortune, and said once; anything else is a Service's."""
         short = sum(error.errno in SHORT_OF_FILES for error in self._failed.values())
-        if bool(short) is not self._is_short:
+        if bool(short) is not self._is_short and (short or not self.failed):
             self._is_short = bool(short)
             self._say_short(short)
         for line, error in self._failed.items():

@@ -7,14 +7,15 @@ that ends. Nothing is shown of a service port that is not relayed, nor of one th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import accumulate
+from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from kproxy.backend.userspace.counts import BUCKETS, Tally
-from kproxy.model.enums import Protocol
+from kproxy.model import enums
 from kproxy.model.keys import ServicePortKey
 
 _LABELS = ("namespace", "service", "port", "protocol")
@@ -22,16 +23,34 @@ _PREFIX = "kproxy_userspace_"
 _BOUNDS = (*(f"{bound}" for bound in BUCKETS), "+Inf")
 
 
-class RelayCollector(Collector):
-    """``tallies``: since the start, of all workers together; a view."""
+class Figures(Protocol):
+    """What a crew tells of itself; ``tallies`` since the start, of all workers together."""
 
-    def __init__(self, tallies: Mapping[ServicePortKey, Tally]) -> None:
-        self._tallies = tallies
+    replaced: int
+
+    @property
+    def open_listeners(self) -> Collection[object]: ...
+
+    @property
+    def serving(self) -> Collection[object]: ...
+
+    @property
+    def tallies(self) -> Mapping[ServicePortKey, Tally]: ...
+
+
+class RelayCollector(Collector):
+    def __init__(self, crew: Figures) -> None:
+        self._crew = crew
 
     def collect(self) -> Iterable[Metric]:
-        return self._collect() if self._tallies else ()
+        return (*self._workers(), *self._services()) if self._crew.open_listeners or self._crew.tallies else ()
 
-    def _collect(self) -> Iterable[Metric]:
+    def _workers(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily(f"{_PREFIX}workers", "Workers of the relay that serve", value=len(self._crew.serving))
+        text = "Workers of the relay that ended without having been told to"
+        yield CounterMetricFamily(f"{_PREFIX}worker_restarts", text, value=self._crew.replaced)
+
+    def _services(self) -> Iterable[Metric]:
         flows = _counter("connections", "Connections (UDP: sessions) that reached an endpoint")
         active = _gauge("connections_active", "Connections (UDP: sessions) at present")
         bytes_ = _counter("bytes", "Bytes passed on, in from clients and out to them", "direction")
@@ -47,7 +66,7 @@ class RelayCollector(Collector):
             "From a client's coming to an endpoint's answer, retries included",
             labels=_LABELS,
         )
-        for key, tally in sorted(self._tallies.items()):
+        for key, tally in sorted(self._crew.tallies.items()):
             labels = (key.namespace, key.name, key.port, key.protocol.value)
             flows.add_metric(labels, tally.flows)
             active.add_metric(labels, tally.active)
@@ -59,7 +78,7 @@ class RelayCollector(Collector):
             hidden.add_metric(labels, tally.hidden)
             for reason, times in sorted(tally.refused.items()):
                 refused.add_metric((*labels, reason), times)
-            if key.protocol is Protocol.TCP:
+            if key.protocol is enums.Protocol.TCP:
                 buckets = list(zip(_BOUNDS, accumulate(tally.connects), strict=True))
                 seconds.add_metric(labels, buckets, sum_value=tally.connect_seconds)
             else:

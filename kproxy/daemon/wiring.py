@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from kproxy.backend.iptables.compile import Ruleset
 from kproxy.backend.userspace.crew import Crew
+from kproxy.backend.userspace.seat import Ended, Started
 from kproxy.config import Config, DetectLocalMode, IptablesVariant
 from kproxy.daemon import events
 from kproxy.daemon.addresses import LocalAddresses
@@ -57,6 +58,7 @@ class Daemon:
     ) -> None:
         self._config = config
         self._found = found
+        self._front = front
         self._addresses = addresses
         self._client = client
         front.facts["IP families"] = ", ".join(sorted(found))
@@ -67,10 +69,10 @@ class Daemon:
         self._recorder = events.Recorder(client, config.hostname)
         complaints = Complaints(self._recorder, self._uid)
         self._crew = Crew(
-            config, workers=config.relay_workers or min(_MOST_WORKERS, len(os.sched_getaffinity(0))), told=tell
+            config, workers=config.relay_workers or min(_MOST_WORKERS, len(os.sched_getaffinity(0))), told=self._hear
         )
         patience = config.service_metrics_patience
-        self._metrics.observe(RelayCollector(self._crew.tallies), before=lambda: self._crew.refresh(patience))
+        self._metrics.observe(RelayCollector(self._crew), before=lambda: self._crew.refresh(patience))
         self._shared = Shared(
             config,
             self._cluster,
@@ -97,7 +99,7 @@ class Daemon:
         """Until cancelled; raises what ends a daemon, in an ExceptionGroup."""
         crew = asyncio.create_task(self._crew.run())
         try:
-            await self._work(monitor)
+            await self._work(monitor, crew)
         finally:
             await self._retire()
             crew.cancel()
@@ -106,6 +108,7 @@ class Daemon:
     async def _retire(self) -> None:
         """The relay ends with us, so before that the kernel must carry what it carries."""
         deadline = self._config.retire_deadline
+        self._front.is_handing_over = True
         for family, lane in self._lanes.items():
             try:
                 async with asyncio.timeout(deadline):
@@ -113,14 +116,16 @@ class Daemon:
             except (KernelError, TimeoutError) as error:
                 why = str(error) or f"not done within {deadline:g} s"
                 _log.error("Relayed Services are not served until kproxy runs again", family=family, err=why)
+        self._front.is_handing_over = False
         await self._crew.stop(self._config.relay_shutdown)
         for ip in (*self._config.relay_address, *self._config.relay_sources):
             with contextlib.suppress(KernelError):  # it does no harm, and a family may not be there
                 await self._addresses.release(ip)
 
-    async def _work(self, monitor: FlushDoor) -> None:
+    async def _work(self, monitor: FlushDoor, crew: asyncio.Task[None]) -> None:
         config = self._config
         async with asyncio.TaskGroup() as group:
+            group.create_task(_mind(crew))
             group.create_task(self._recorder.run())
             group.create_task(self._addresses.follow(self._look_at_addresses))
             for lane in self._lanes.values():
@@ -156,6 +161,15 @@ class Daemon:
         )
         for problem in oddities(config, families, self._cluster.node):
             _log.warning("The configuration may be incomplete or wrong", problem=problem)
+
+    def _hear(self, event: Started | Ended) -> None:
+        """Of a worker: without any, the kernel must serve."""
+        tell(event)
+        self._front.facts["Relay"] = f"{len(self._crew.serving)} of {self._crew.size} workers serve"
+        if isinstance(event, Ended) and not self._crew.serving:
+            for lane in self._lanes.values():
+                if lane.relay_ip:
+                    lane.request()
 
     def _count_services(self) -> ServiceMetrics:
         counting = ServiceMetrics(self._config, Accounting(), Sysctl(), self._shared.addresses)
@@ -233,6 +247,12 @@ class Daemon:
 
     def _uid(self, kind: Kind, key: ObjectKey) -> str:
         return getattr(self._cluster.get(kind, key), "uid", "")
+
+
+async def _mind(crew: asyncio.Task[None]) -> None:
+    """End as it does, if it fails: who runs us starts all of it anew. To be cancelled does not touch it."""
+    await asyncio.wait({crew})
+    crew.result()
 
 
 def _packets(nfacct: NfacctDoor, counters: Sequence[str]) -> dict[str, int]:

@@ -100,6 +100,7 @@ def build_plan(
         node_ports=node_ports(config, snapshot.node, family, addresses),
         detector=detector(config, snapshot.node, family),
         masquerade_mark=config.masquerade_mark,
+        relay_mark=config.relay_mark,
         health_checks=tuple(sorted(checks, key=lambda check: check.service)),
         notes=claims.notes,
         memory=Round(snapshot, view, claims, parts, plans),

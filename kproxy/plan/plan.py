@@ -173,6 +173,7 @@ class Plan(Struct, frozen=True):
     health_checks: tuple[HealthCheck, ...] = ()
     notes: tuple[Note, ...] = ()
     relay_ip: str = ""  # where our relay's sockets are, which only translated packets may reach; empty: there are none
+    relay_mark: int = 1 << 13  # of what the relay sends to endpoints
     relay_sources: str = ""  # whence the relay speaks for its clients: nothing leaves this node as from there
     memory: Memory = Memory()
 

@@ -245,6 +245,9 @@ class _Resolving:
             wrong.append(f"{call('pod_bridge_interface')}: mode BridgeInterface needs the bridge's name; give it")
         if config.detect_local_mode is DetectLocalMode.INTERFACE_NAME_PREFIX and not config.pod_interface_name_prefix:
             wrong.append(f"{call('pod_interface_name_prefix')}: mode InterfaceNamePrefix needs the prefix; give it")
+        if config.relay_mark_bit == config.iptables_masquerade_bit:
+            call_of = call("relay_mark_bit", str(config.relay_mark_bit))
+            wrong.append(f"{call_of}: it is the bit of masquerading; give another one")
         if config.manifests and (config.kubeconfig or config.master):
             wrong.append(f"{call('manifests')}: give either a directory or an API server, not both")
         if config.vmodule and config.logging_format != "text":

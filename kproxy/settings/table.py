@@ -190,6 +190,7 @@ _KINDS: Mapping[str, Kind] = {  # where the default's type does not say enough
     "relay_address": kinds.ADDRESSES,
     "relay_balance": choice(Balance),
     "relay_drain": DURATION,
+    "relay_mark_bit": number(0, 31),
     "relay_eject_after": number(0),
     "relay_eject_floor": kinds.SHARE,
     "relay_eject_seconds": FROM_TO,

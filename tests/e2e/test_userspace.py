@@ -227,6 +227,36 @@ async def test_the_relays_address_comes_back(api: ApiServer, tmp_path: Path) -> 
         assert daemon.said("The relay's address was gone, it is back") == 1
 
 
+async def test_an_endpoint_that_leads_back_to_the_relay_is_led_nowhere(api: ApiServer, tmp_path: Path) -> None:
+    """Or one connection becomes all that the node can have, and one datagram goes round for ever."""
+    ports = [{"name": "tcp", "port": 80, "protocol": "TCP"}, {"name": "udp", "port": 80, "protocol": "UDP"}]
+    ring = slice_of("ring", "10.96.0.90")
+    ring["ports"] = ports
+    load(api, relayed("ring", "10.96.0.90", ports=ports), ring)
+    load(api, relayed("web", WEB), slice_of("web", "10.244.0.7"))
+    async with endpoints("10.244.0.7"), running(tmp_path, *flags(tmp_path)) as daemon:
+        await ready(daemon)
+        await ready(daemon, name="ring:tcp")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.sendto(b"round", ("10.96.0.90", 80))
+        with pytest.raises(OSError):  # noqa: PT011 -- which one is the kernel's business
+            await ask("10.96.0.90")
+        assert (await ask())[0] == "10.244.0.7"
+        _, text = await get("http://127.0.0.1:10249/metrics")
+        flows = re.findall(r'^kproxy_userspace_connections\w*{.*service="ring"} (\d+)$', text, re.MULTILINE)
+        assert max(map(int, flows)) <= 1, text
+
+
+async def test_whoever_asks_twice_waits_until_the_kernel_serves(api: ApiServer, tmp_path: Path) -> None:
+    load(api, relayed("web", WEB), slice_of("web", "10.244.0.7"))
+    async with endpoints("10.244.0.7"), running(tmp_path, *flags(tmp_path)) as daemon:
+        await ready(daemon)
+        daemon.process.send_signal(signal.SIGTERM)
+        await eventually(lambda: daemon.said("Ending on a signal") == 1, daemon)
+        await daemon.end()
+    assert not relay_port("nft", "web")
+
+
 async def test_a_dead_endpoint_costs_a_client_nothing(api: ApiServer, tmp_path: Path) -> None:
     """Rules would send every other connection to it, to be refused."""
     load(api, relayed("web", WEB), slice_of("web", "10.244.0.7", "10.244.0.9"))

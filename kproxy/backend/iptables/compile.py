@@ -21,7 +21,7 @@ from kproxy.backend.base import Quarantined
 from kproxy.backend.iptables import dialect as settings
 from kproxy.backend.iptables import dispatch, fixed
 from kproxy.backend.iptables.dialect import Abilities, Dialect, Fixtures
-from kproxy.backend.iptables.dispatch import Dispatch
+from kproxy.backend.iptables.dispatch import Dispatch, Ends
 from kproxy.backend.iptables.rules import Chain, Entry, Table
 from kproxy.backend.iptables.service import rule_count, service_chains
 from kproxy.config import Config
@@ -110,8 +110,10 @@ def compile_plan(plan: Plan, config: Config, abilities: Abilities, previous: Rul
         dialect=dialect,
         fixtures=fixtures,
         services=services,
-        dispatch=dispatch.with_tails(
-            lists, served=fixed.node_port_tail(fixtures), not_let_in=fixed.relay_guard(fixtures)
+        dispatch=dispatch.with_ends(
+            lists,
+            served=Ends(fixed.relay_pass(fixtures), fixed.node_port_tail(fixtures)),
+            not_let_in=Ends(tail=fixed.relay_guard(fixtures)),
         ),
         service_rules=count,
         unsupported=unsupported,

@@ -71,6 +71,18 @@ def node_port_tail(fixtures: Fixtures) -> tuple[Rule, ...]:
     return (Rule((*loopback, _LAST, r.AddressType(destination="LOCAL")), to),)
 
 
+def relay_pass(fixtures: Fixtures) -> tuple[Rule, ...]:
+    """The first rule of nat KUBE-SERVICES: what the relay sends to endpoints goes where it is sent.
+
+    To the kernel it is a new connection of this node. Were a Service's address an endpoint of a relayed one, even its
+    own, it would be led to the relay again, and again, until that had no file left. Rules alone translate once, too.
+    """
+    if not fixtures.relay_ip:
+        return ()
+    comment = r.Comment("traffic of the relay is translated no second time")
+    return (Rule((comment, r.Mark(fixtures.relay_mark, fixtures.relay_mark)), Verdict.RETURN),)
+
+
 def relay_guard(fixtures: Fixtures) -> tuple[Rule, ...]:
     """The last rule of KUBE-PROXY-FIREWALL: our relay's sockets are for those whom a Service's rules led there.
 

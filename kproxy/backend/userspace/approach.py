@@ -26,6 +26,7 @@ from time import monotonic
 
 from kproxy.backend.userspace.balance import Balancer
 from kproxy.backend.userspace.counts import SHORT_OF_FILES
+from kproxy.backend.userspace.door import mark
 from kproxy.backend.userspace.endpoints import Endpoint
 from kproxy.backend.userspace.reactor import FAULT, INPUT_AND_OUTPUT, OUT, Handler, Reactor, Socket
 from kproxy.backend.userspace.transparent import Keeper
@@ -155,6 +156,8 @@ class Approach(Handler):
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            if self._approaches.mark and not mark(sock, self._approaches.mark):
+                self._approaches.mark = 0
             if (keeping := self.balancer.keeping) is not None and not self._approaches.keeper.keep(
                 sock, keeping, self.ip, self.endpoint.target
             ):
@@ -188,8 +191,10 @@ class Approaches:
         *,
         reached: Callable[[Approach, int], None],
         gave_up: Callable[[Approach, OSError], None],
+        mark: int = 0,
     ) -> None:
         self.reactor = reactor
+        self.mark = mark  # of packets to endpoints; 0: none
         self.reached = reached
         self.gave_up = gave_up
         self.keeper = Keeper(Protocol.TCP)

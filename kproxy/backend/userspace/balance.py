@@ -26,7 +26,6 @@ to whichever serves them then. The memory is bounded, and whoever was idle longe
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from math import ceil, inf
 
@@ -57,7 +56,6 @@ class Balancer:
         self._turn = chance()
         self._clients = clients
         self._affinity = 0.0
-        self._had: OrderedDict[str, tuple[tuple[str, int], float]] = OrderedDict()  # in the order of latest flows
         self._has_rule = False
         self._look(0)
 
@@ -118,10 +116,10 @@ class Balancer:
     def begun(self, endpoint: Endpoint, client: str, now: float) -> None:
         """The same, but whether the endpoint is there is not known yet."""
         if self._affinity:
-            self._had[client] = endpoint.address, now
-            self._had.move_to_end(client)
-            if len(self._had) > self._clients:
-                self._had.popitem(last=False)
+            self.service.had[client] = endpoint.address, now
+            self.service.had.move_to_end(client)
+            if len(self.service.had) > self._clients:
+                self.service.had.popitem(last=False)
 
     def failed(self, endpoint: Endpoint, now: float) -> None:
         """It refused, or did not answer in time."""
@@ -140,7 +138,7 @@ class Balancer:
 
     def forget(self, client: str) -> None:
         """Its endpoint did not answer."""
-        self._had.pop(client, None)
+        self.service.had.pop(client, None)
 
     # --- choosing -------------------------------------------------------------------------------------------------
 
@@ -194,10 +192,10 @@ class Balancer:
         self._even = max((e.since + slow for e in self._ready), default=ALWAYS) if slow else ALWAYS
 
     def _remembered(self, client: str, since: float) -> Endpoint | None:
-        while self._had:
-            oldest = next(iter(self._had))
-            if self._had[oldest][1] > since:
+        while self.service.had:
+            oldest = next(iter(self.service.had))
+            if self.service.had[oldest][1] > since:
                 break
-            del self._had[oldest]
-        had = self._had.get(client)
+            del self.service.had[oldest]
+        had = self.service.had.get(client)
         return None if had is None else self._members.get(had[0])

@@ -44,7 +44,7 @@ class Crew:
         self._config = config
         self._told = told
         self._wanted: dict[Listener, Rule] = {}
-        self._openings = Openings(workers)
+        self._openings = Openings(workers, raise_files() * 3 // 4)
         self._totals = Totals()
         self._seats = [Seat(config, self, number, workers) for number in range(workers)]
         self._board_file = -1
@@ -65,6 +65,11 @@ class Crew:
         return frozenset(self._openings) - self._shutting.keys() - self._gone
 
     @property
+    def size(self) -> int:
+        """How many workers there are to be."""
+        return len(self._seats)
+
+    @property
     def serving(self) -> list[Started]:
         """The workers that serve at present."""
         return [Started(number, seat.pid, seat.share) for number, seat in enumerate(self._seats) if seat.share]
@@ -76,14 +81,11 @@ class Crew:
 
     async def run(self) -> None:
         """Until cancelled, which ends workers and their flows at once, or stopped."""
-        raise_files()
         try:
             async with asyncio.TaskGroup() as group:
                 sweeper = group.create_task(self._sweep())
                 await self._needed.wait()
                 if not self._is_stopping:
-                    self._board_file = create_board(columns(len(self._seats)))
-                    self._board = Board(self._board_file)
                     self._tasks = {seat: group.create_task(seat.run()) for seat in self._seats}
                     await asyncio.wait(self._tasks.values())
                 sweeper.cancel()
@@ -95,6 +97,9 @@ class Crew:
 
         Raises OSError. Thousands take a while (a hundred microseconds each, for two workers): then call it in a thread.
         """
+        if self._board is None:
+            self._board_file = create_board(columns(len(self._seats)))
+            self._board = Board(self._board_file)
         return self._openings.open(ip, protocol, port)
 
     async def push(self, rules: Iterable[Rule]) -> list[Failure]:

@@ -237,7 +237,7 @@ class Datagrams:
         for number, endpoint in enumerate(balancer.attempts(ip, now)):
             tally.retries += number > 0
             try:
-                session = Session(entry, key, peer, local, endpoint, self._keeper, ip)
+                session = Session(entry, key, peer, local, endpoint, self._keeper, ip, self._config.relay_mark)
                 self._add(session, now)
             except OSError as error:
                 why = reason(error)

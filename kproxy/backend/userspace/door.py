@@ -9,6 +9,7 @@ second is told.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import socket
 
@@ -60,6 +61,15 @@ def bind(sock: socket.socket, listener: Listener) -> socket.socket:
     if listener.protocol is Protocol.TCP:
         sock.listen(socket.SOMAXCONN)
     return sock
+
+
+def mark(sock: socket.socket | _socket.socket, number: int) -> bool:
+    """Have its packets known as the relay's, so that no rule leads them back to it; False: this process may not."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, number)
+    except PermissionError:
+        return False
+    return True
 
 
 def dial(ip: str, kind: socket.SocketKind) -> socket.socket:

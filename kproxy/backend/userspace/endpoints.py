@@ -10,6 +10,7 @@ whoever has read the figures lets it go (``release``).
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from math import inf
 
@@ -57,7 +58,7 @@ class Endpoint:
 class ServicePort:
     """``relay`` is that of the newest rule. ``changes``: who may be chosen has changed so often by ejections."""
 
-    __slots__ = ("_endpoints", "_past", "changes", "ejected", "key", "listeners", "relay", "tally")
+    __slots__ = ("_endpoints", "_past", "changes", "ejected", "had", "key", "listeners", "relay", "tally")
 
     def __init__(self, key: ServicePortKey, relay: Relay) -> None:
         self.key = key
@@ -66,6 +67,8 @@ class ServicePort:
         self.listeners = 0
         self.changes = 0
         self.ejected: set[Endpoint] = set()  # and those that have come back since the latest look
+        # By client, in the order of their latest flows: the endpoint, and when that was
+        self.had: OrderedDict[str, tuple[tuple[str, int], float]] = OrderedDict()
         self._endpoints: dict[tuple[str, int], Endpoint] = {}
         self._past: dict[tuple[str, int], Endpoint] = {}  # in no rule, but with flows
 

@@ -12,6 +12,8 @@ them to share from the beginning could give two listeners of ours one port, and 
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Iterator
 
@@ -23,10 +25,11 @@ from kproxy.model.enums import Protocol
 
 
 class Openings:
-    """``count``: sockets for each listener."""
+    """``count``: sockets for each listener; ``most``: of all of them, for this process has other uses for files."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, most: int) -> None:
         self._count = count
+        self._most = most
         self._sockets: dict[Listener, tuple[socket.socket, ...]] = {}
 
     def __contains__(self, listener: Listener) -> bool:
@@ -44,6 +47,8 @@ class Openings:
     def open(self, ip: str, protocol: Protocol, port: int = 0) -> Listener:
         """``port`` 0: any free one. Raises OSError. May be called in a thread."""
         made: list[socket.socket] = []
+        if (len(self) + 1) * self._count > self._most:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         try:
             first = _bound(Listener(ip, port, protocol), made)
             listener = Listener(ip, int(first.getsockname()[1]), protocol)

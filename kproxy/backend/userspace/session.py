@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from kproxy.backend.userspace import ancillary, mmsg
-from kproxy.backend.userspace.door import Door, dial
+from kproxy.backend.userspace.door import Door, dial, mark
 from kproxy.backend.userspace.endpoints import Endpoint
 from kproxy.backend.userspace.transparent import Keeper
 from kproxy.backend.userspace.watch import Watch
@@ -45,9 +45,17 @@ class Session:
     )
 
     def __init__(
-        self, entry: Entry, key: bytes, peer: bytes, local: bytes, endpoint: Endpoint, keeper: Keeper, ip: str
+        self,
+        entry: Entry,
+        key: bytes,
+        peer: bytes,
+        local: bytes,
+        endpoint: Endpoint,
+        keeper: Keeper,
+        ip: str,
+        number: int,
     ) -> None:
-        """``ip``: of the client. Raises OSError."""
+        """``ip``: of the client; ``number``: the mark of packets to endpoints. Raises OSError."""
         self.entry = entry
         self.key = key
         self.peer = peer
@@ -59,6 +67,7 @@ class Session:
         self.large = 0  # datagrams so far
         self.socket = dial(endpoint.target.ip, socket.SOCK_DGRAM)
         try:
+            mark(self.socket, number)
             if (keeping := entry.door.balancer.keeping) is not None and not keeper.keep(
                 self.socket, keeping, ip, endpoint.target
             ):

@@ -53,7 +53,9 @@ class Streams:
         self._pipes = Pipes(limit=pipes, size=config.relay_pipe)
         self.bounds = Bounds(buffer=config.relay_buffer, pipe=config.relay_pipe, flows=limit, pipes=pipes)
         self._flows = Flows(self._reactor, self._pipes, self._ended)
-        self._approaches = Approaches(self._reactor, reached=self._reached, gave_up=self._gave_up)
+        self._approaches = Approaches(
+            self._reactor, reached=self._reached, gave_up=self._gave_up, mark=config.relay_mark
+        )
         self._pauses: dict[Door, asyncio.TimerHandle] = {}
 
     async def run(self) -> None:

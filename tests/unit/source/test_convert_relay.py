@@ -130,7 +130,8 @@ def test_what_an_annotation_cannot_say_is_told_and_the_default_counts(name: str,
     accepted = ANNOTATIONS[f"kproxy.io/{name}"].kind.accepted
     for text in texts:
         shown = repr(text if len(text) <= 80 else f"{text[:80]}...")
-        expected = f"metadata.annotations[kproxy.io/{name}] is {shown}, which it cannot be; the node's default is used; give {accepted}"
+        why = f"is {shown}, which it cannot be; the node's default is used"
+        expected = f"metadata.annotations[kproxy.io/{name}] {why}; give {accepted}"
         assert said_of(**{name: text}) == [expected]
 
 
@@ -356,7 +357,8 @@ async def test_an_invalid_annotation_becomes_a_log_line_and_an_event(caplog: pyt
         "uid": "u-1",
     }
     assert event["note"] == (
-        "metadata.annotations[kproxy.io/mode] is 'userspce', which it cannot be; the node's default is used; give userspace or iptables"
+        "metadata.annotations[kproxy.io/mode] is 'userspce', which it cannot be; the node's default is used; "
+        "give userspace or iptables"
     )
 
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from kproxy.backend.iptables import names
 from kproxy.backend.iptables.dialect import Fixtures
-from kproxy.backend.iptables.fixed import entries, fixed_chains, node_port_tail, relay_guard
+from kproxy.backend.iptables.fixed import entries, fixed_chains, node_port_tail, relay_guard, relay_pass
 from kproxy.backend.iptables.rules import Table
 from kproxy.backend.iptables.text import render_rule
 from kproxy.model.enums import IPFamily
@@ -52,6 +52,15 @@ def test_the_relay_is_for_those_alone_whom_a_services_rules_led_there(fixtures: 
         f"-A KUBE-PROXY-FIREWALL -d {ip} "
         '-m comment --comment "traffic to the relay that came by no service will be dropped" '
         "-m conntrack ! --ctstate DNAT -j DROP"
+    )
+
+
+def test_what_the_relay_sends_is_led_to_it_no_second_time() -> None:
+    assert relay_pass(V4) == ()
+    (rule,) = relay_pass(replace(V4, relay_ip="169.254.73.80"))
+    assert render_rule(names.SERVICES, rule) == (
+        '-A KUBE-SERVICES -m comment --comment "traffic of the relay is translated no second time" '
+        "-m mark --mark 0x2000/0x2000 -j RETURN"
     )
 
 

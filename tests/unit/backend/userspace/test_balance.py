@@ -167,12 +167,22 @@ def test_a_client_has_its_endpoint_back_that_was_gone_for_a_while() -> None:
     assert ask(balancer, 2) == A
 
 
+def test_a_client_keeps_its_endpoint_by_whichever_listener_of_its_service_port_it_comes() -> None:
+    one = serving(affinity=10)
+    other = Balancer(one.service, chance=lambda: 1, clients=100)
+    other.follow(by(A, B, C, affinity=10), 0)
+    for client in "abcdef":
+        first = one.choose(client, 0)
+        one.reached(first, client, 0)
+        assert other.choose(client, 1) is first
+
+
 def test_no_more_clients_are_remembered_than_allowed() -> None:
     balancer = serving(affinity=10, clients=2)
     for client in ("x", "y", "x", "z"):
         ask(balancer, client=client)
     assert [ask(balancer, client=client) for client in ("x", "z")] == [A, C]
-    assert len(balancer._had) == 2
+    assert len(balancer.service.had) == 2
 
 
 # --- ejection -----------------------------------------------------------------------------------------------------

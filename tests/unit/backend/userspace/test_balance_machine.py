@@ -121,7 +121,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def memory_is_bounded(self) -> None:
-        assert len(self.balancer._had) <= REMEMBERED
+        assert len(self.balancer.service.had) <= REMEMBERED
         known = {*self.service._endpoints.values(), *self.service._past.values()}
         assert len(self.service._endpoints) == len(self.targets)
         assert known <= {*self.balancer.endpoints, *self.flows, *self.service._past.values()}

@@ -18,7 +18,7 @@ FAMILIES = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
 
 @pytest.fixture
 def openings() -> Openings:
-    return Openings(3)
+    return Openings(3, 1000)
 
 
 @pytest.mark.parametrize("protocol", KINDS)
@@ -104,3 +104,15 @@ def test_an_address_that_the_node_does_not_have_leaves_nothing_open(openings: Op
     with pytest.raises(OSError, match="assign requested address"):
         openings.open("192.0.2.1", TCP)
     assert open_files() == files
+
+
+def test_listeners_leave_files_for_others() -> None:
+    made = Openings(3, 7)
+    try:
+        for _ in range(2):
+            made.open("127.0.0.1", Protocol.TCP)
+        with pytest.raises(OSError, match="Too many open files"):
+            made.open("127.0.0.1", Protocol.TCP)
+    finally:
+        for listener in list(made):
+            made.close(listener)

@@ -18,7 +18,7 @@ CLIENTS = [f"127.0.1.{number}" for number in range(1, 25)]
 
 @pytest.fixture
 def openings() -> Iterator[Openings]:
-    made = Openings(WORKERS)
+    made = Openings(WORKERS, 1000)
     yield made
     for each in list(made):
         made.close(each)
@@ -77,7 +77,7 @@ def test_a_client_comes_to_one_worker_by_ipv6(openings: Openings, protocol: Prot
 
 
 def test_a_lonely_worker_needs_no_steering() -> None:
-    alone = Openings(1)
+    alone = Openings(1, 1000)
     listener = alone.open("127.0.0.1", Protocol.TCP)
     alone.steer(listener, by_client=True)
     alone.close(listener)
