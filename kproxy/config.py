@@ -150,6 +150,7 @@ class Config(Struct, frozen=True):
     relay_worker_start: float = 30.0  # after which a worker that has just been started must serve
     relay_worker_backoff: tuple[float, float] = (0.1, 5.0)  # first and longest wait before one that ended is replaced
     relay_patience: float = 5.0  # how long new rules wait for the workers, and how long workers have to end
+    relay_hold: float = 2.0  # how long a round waits for workers to start; after that the kernel serves until they do
     relay_linger: float = 1.0  # how long a socket that no rule leads to stays, for clients who are on their way
 
     # Questions from outside

@@ -51,6 +51,7 @@ class RelayLines:
         self._crew = crew
         self._claim = claim
         self._uid_of = uid_of
+        self._hold = config.relay_hold
         self._again = again
         self._ip = next(iter(of_family(config.relay_address, family)), "")
         self._sources = next(iter(of_family(config.relay_sources, family)), "")
@@ -126,7 +127,8 @@ class RelayLines:
         told = {line: self._open[line] for line in changed}
         rules = await asyncio.to_thread(relay_rules, plan, told, sources)
         if not self._crew.serving:
-            self._await_workers(rules)
+            await self._await_workers(rules)
+        if not self._crew.serving:
             return
         try:
             failures = await self._crew.push(rules)
@@ -142,10 +144,11 @@ class RelayLines:
         self._failed.update(refused)
         self._idle.update(refused)
 
-    def _await_workers(self, rules: list[Rule]) -> None:
-        """Workers take a moment to start, and the kernel serves meanwhile: no round waits for them."""
+    async def _await_workers(self, rules: list[Rule]) -> None:
+        """Workers take a moment to start. If that is a long one, the kernel serves meanwhile: only one round waits."""
         if self._open and self._awaited is None:
             self._awaited = asyncio.create_task(self._start(rules))
+            await asyncio.wait({self._awaited}, timeout=self._hold)
 
     async def _start(self, rules: list[Rule]) -> None:
         try:
