@@ -9,7 +9,7 @@ fatal, tells the cluster before kproxy ends, for a moment and no longer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from kproxy.config import Config
 from kproxy.daemon import events
@@ -34,7 +34,7 @@ class Front:
         self.metrics = Metrics(config.feature_gates)
         self.health = Health(sync_period=config.iptables_sync_period)
         self.facts: dict[str, str] = {}  # lines for /statusz, by what they begin with
-        self.is_handing_over = False  # the relay's Services to the kernel, before the end
+        self.is_relaying: Callable[[], bool] = lambda: False  # the rules lead to sockets that end with us
         self._config = config
 
     def _node(self) -> Node | None:

@@ -72,7 +72,7 @@ async def _until_signalled(config: Config, *, init_only: bool, file: ConfigFile 
         work = group.create_task(_init(config) if init_only else _serve(config, front, file))
 
         def stop(number: signal.Signals) -> None:
-            if front.is_handing_over:
+            if work.cancelling() and front.is_relaying():
                 _log.info("Not yet: the kernel is about to serve what was relayed", signal=number.name)
                 return
             if work.cancelling():  # whoever asks twice does not want to wait; nothing is half done that would matter

@@ -86,6 +86,7 @@ class Daemon:
         )
         self._service_metrics = self._count_services() if config.service_metrics else None
         self._lanes = self._make_lanes(found)
+        front.is_relaying = lambda: any(lane.relay_ip for lane in self._lanes.values())
         self._feed = Feed(
             self._cluster,
             self._lanes,
@@ -108,7 +109,6 @@ class Daemon:
     async def _retire(self) -> None:
         """The relay ends with us, so before that the kernel must carry what it carries."""
         deadline = self._config.retire_deadline
-        self._front.is_handing_over = True
         for family, lane in self._lanes.items():
             try:
                 async with asyncio.timeout(deadline):
@@ -116,7 +116,7 @@ class Daemon:
             except (KernelError, TimeoutError) as error:
                 why = str(error) or f"not done within {deadline:g} s"
                 _log.error("Relayed Services are not served until kproxy runs again", family=family, err=why)
-        self._front.is_handing_over = False
+        self._front.is_relaying = lambda: False
         await self._crew.stop(self._config.relay_shutdown)
         for ip in (*self._config.relay_address, *self._config.relay_sources):
             with contextlib.suppress(KernelError):  # it does no harm, and a family may not be there
