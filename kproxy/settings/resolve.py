@@ -173,6 +173,7 @@ class _Resolving:
     def settle(self, host: str) -> Settings:
         self._listen_on_ipv6()
         self._read_cidrs()
+        self._mark_apart()
         given = self._values
         fields = {key: value for key, value in given.items() if key in Config.__struct_fields__}
         wanted = tuple(sorted(dict(fields.get("feature_gates", ())).items()))  # of one name the last counts
@@ -204,6 +205,13 @@ class _Resolving:
             for field, address in _FOR_IPV6.items():
                 if field not in self._values:
                     self._values[field], self._origins[field] = address, Origin("derived", "bindAddress")
+
+    def _mark_apart(self) -> None:
+        """The relay's mark makes way for a masqueradeBit that kube-proxy would accept: its file must start kproxy."""
+        usual = Config()
+        if self._values.get("iptables_masquerade_bit") == usual.relay_mark_bit and "relay_mark_bit" not in self._values:
+            self._values["relay_mark_bit"] = usual.relay_mark_bit - 1
+            self._origins["relay_mark_bit"] = Origin("derived", "masqueradeBit")
 
     def _read_cidrs(self) -> None:
         """The pods' ranges must be right where they are used, in mode ClusterCIDR; elsewhere they may be anything."""

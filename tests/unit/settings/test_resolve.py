@@ -166,6 +166,15 @@ def test_an_unreadable_cluster_cidr_matters_where_it_is_used_alone() -> None:
     assert told(settings) == ["clusterCIDR is unreadable; this detectLocalMode does not use it: pods"]
 
 
+def test_the_relays_mark_makes_way_for_a_masquerade_bit_of_the_file() -> None:
+    settings = file("iptables: {masqueradeBit: 13}")
+    assert (settings.config.iptables_masquerade_bit, settings.config.relay_mark_bit) == (13, 12)
+    assert settings.origins["relay_mark_bit"] == Origin("derived", "masqueradeBit")
+    assert problems("iptables: {masqueradeBit: 13}\nkproxy: {relayMarkBit: 13}") == [
+        "kproxy.relayMarkBit: 13: it is the bit of masquerading; give another one"
+    ]
+
+
 def test_all_mistakes_are_told_together() -> None:
     with pytest.raises(InvalidConfig) as caught:
         resolve([("v", "x"), ("masquerade-all", "x")], host="n", problems=["--nonsense: no such flag"])
