@@ -35,9 +35,8 @@ from kproxy.model.cluster import Cluster
 from kproxy.model.enums import IPFamily, Kind
 from kproxy.plan.build import build_plan
 from kproxy.plan.plan import Plan
-from kproxy.plan.steer import Steered, steer
+from kproxy.plan.steer import Steered, places, steer
 from kproxy.plan.steer import lines as relay_lines
-from kproxy.plan.viewpoint import of_family
 from kproxy.source.client import Client
 from kproxy.source.watch import Selection, resources, watch
 
@@ -66,8 +65,7 @@ async def _check(config: Config, warn: Callable[[str], None]) -> tuple[list[str]
         saved = [(await door.save(table.value)).decode(errors="replace") for table in Table]
         lines = [line for text in saved for line in text.split("\n")]
         led = _led(build_plan(cluster.snapshot(), config, door.family, addresses.known), config, lines)
-        plan = led.plan
-        wanted = compile_plan(plan, config, abilities_of(saved, liberal=Sysctl().read(TCP_BE_LIBERAL) == 1))
+        wanted = compile_plan(led.plan, config, abilities_of(saved, liberal=Sysctl().read(TCP_BE_LIBERAL) == 1))
         services, relayed = max(services, len(wanted.services)), max(relayed, len(led.origins))
         found = [*describe(repair(read_save(lines), wanted)), *(await _second_opinion(door, wanted))]
         found += relay_doubts(led, addresses.known)
@@ -92,8 +90,7 @@ def relay_doubts(led: Steered, addresses: Collection[str]) -> Iterator[str]:
 
 def _led(plan: Plan, config: Config, saved: list[str]) -> Steered:
     """The same with the relay, as far as the rules lead to it."""
-    (ip,) = of_family(config.relay_address, plan.family) or ("",)
-    (sources,) = of_family(config.relay_sources, plan.family) or ("",)
+    ip, sources = places(config, plan.family)
     return steer(plan, ip, relay_ports(saved, (line for line, _ in relay_lines(plan)), ip), sources=sources)
 
 

@@ -21,8 +21,7 @@ from kproxy.model.cluster import Cluster
 from kproxy.model.enums import IPFamily
 from kproxy.plan.build import build_plan
 from kproxy.plan.plan import Plan
-from kproxy.plan.steer import lines, steer
-from kproxy.plan.viewpoint import of_family
+from kproxy.plan.steer import lines, places, steer
 from kproxy.source.files import read_manifests
 
 _FIRST_PORT = 32768  # where Linux begins when it chooses one
@@ -50,9 +49,8 @@ def render_plan(files: str, config: Config, families: Sequence[IPFamily], warn: 
 
 def _led(plan: Plan, config: Config) -> Plan:
     """The same with the relay, whose real ports are the kernel's choice."""
-    (ip,) = of_family(config.relay_address, plan.family) or ("",)
+    ip, sources = places(config, plan.family)
     ports = {line: _FIRST_PORT + nth for nth, (line, _) in enumerate(lines(plan))} if ip else {}
-    (sources,) = of_family(config.relay_sources, plan.family) or ("",)
     return steer(plan, ip, ports, sources=sources).plan
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import random
 import resource
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -79,7 +78,6 @@ class LocalhostPorts:
             config,
             connections=self._connections,
             sessions=self._sessions,
-            chance=lambda: random.randrange(1 << 16),  # noqa: S311 -- where turns begin, not a secret
         )
         self._rules = NOTHING
         self._unserved: frozenset[ServicePortKey] = frozenset()

@@ -72,13 +72,13 @@ async def _until_signalled(config: Config, *, init_only: bool, file: ConfigFile 
         work = group.create_task(_init(config) if init_only else _serve(config, front, file))
 
         def stop(number: signal.Signals) -> None:
-            if work.cancelling() and front.is_relaying():
+            if not work.cancelling():
+                _log.info("Ending on a signal; the rules stay and go on serving", signal=number.name)
+                work.cancel()
+            elif front.is_relaying():
                 _log.info("Not yet: the kernel is about to serve what was relayed", signal=number.name)
-                return
-            if work.cancelling():  # whoever asks twice does not want to wait; nothing is half done that would matter
+            else:  # whoever asks twice does not want to wait; nothing is half done that would matter
                 os._exit(128 + number)
-            _log.info("Ending on a signal; the rules stay and go on serving", signal=number.name)
-            work.cancel()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop, number)

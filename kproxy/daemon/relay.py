@@ -27,8 +27,7 @@ from kproxy.errors import InvalidObject, KernelError
 from kproxy.model.enums import IPFamily
 from kproxy.model.keys import ObjectKey
 from kproxy.plan.plan import Detector, Plan, ServicePlan
-from kproxy.plan.steer import Line, Steered, lines, steer
-from kproxy.plan.viewpoint import of_family
+from kproxy.plan.steer import Line, Steered, lines, places, steer
 
 _log = Log(__name__)
 
@@ -53,12 +52,11 @@ class RelayLines:
         self._uid_of = uid_of
         self._hold = config.relay_hold
         self._again = again
-        self._ip = next(iter(of_family(config.relay_address, family)), "")
-        self._sources = next(iter(of_family(config.relay_sources, family)), "")
+        self._ip, self._sources = places(config, family)
         self._open: dict[Line, Listener] = {}
         self._served: dict[Line, ServicePlan] = {}  # what the workers know
         self._seen: tuple[Detector, str] = None, ""  # by which they know whose address endpoints see
-        self._wanted: frozenset[Line] = frozenset()
+        self._wanted: dict[Line, ServicePlan] = {}
         self._idle: set[Line] = set()  # open, and no worker serves them
         self._failed: dict[Line, OSError] = {}
         self._awaited: asyncio.Task[None] | None = None  # workers, of whom none serves
@@ -76,13 +74,13 @@ class RelayLines:
     @property
     def failed(self) -> frozenset[Line]:
         """What the relay should carry, and the kernel does."""
-        return self._wanted - (self._open.keys() - self._idle)
+        return frozenset(self._wanted.keys() - (self._open.keys() - self._idle))
 
     async def lead(self, plan: Plan) -> Plan:
         """What the kernel is to do, so that ``plan`` comes true with the relay's help."""
         if self._is_retired:
             return plan
-        self._wanted = frozenset(line for line, _ in lines(plan))
+        self._wanted = dict(lines(plan))
         if not self._wanted:
             self._failed.clear()
             if not self._open:
@@ -97,7 +95,7 @@ class RelayLines:
     async def settle(self) -> list[Complaint]:
         """The kernel has what ``lead`` said: close what nobody is led to. Returns what stands in the way."""
         if not self._is_retired:
-            self._close((self._open.keys() - self._wanted) | self._idle)
+            self._close((self._open.keys() - self._wanted.keys()) | self._idle)
             self._idle.clear()
         return list(self._complaints())
 
@@ -113,7 +111,7 @@ class RelayLines:
         try:
             if await self._claim(self._ip) and self._open:
                 _log.warning("The relay's address was gone, it is back", family=self._family, address=self._ip)
-            sources = await self._claim_sources(plan)
+            sources = await self._claim_sources()
             new = await asyncio.to_thread(self._open_missing)  # ten thousand sockets take a while
         except KernelError as error:
             self._say(str(error))
@@ -121,7 +119,7 @@ class RelayLines:
         seen = plan.detector, sources
         changed = {
             line: service
-            for line, service in lines(plan)
+            for line, service in self._wanted.items()
             if line in self._open and (self._served.get(line) is not service or seen != self._seen)
         }
         told = {line: self._open[line] for line in changed}
@@ -159,9 +157,9 @@ class RelayLines:
             self._awaited = None
         self._again()
 
-    async def _claim_sources(self, plan: Plan) -> str:
+    async def _claim_sources(self) -> str:
         """Whence the relay may speak for clients; empty: endpoints see this node instead."""
-        if not any(service.relay is not None and service.relay.transparent for _, service in lines(plan)):
+        if not any(each.relay is not None and each.relay.transparent for each in self._wanted.values()):
             return ""
         try:
             await self._claim(self._sources)
@@ -177,7 +175,7 @@ class RelayLines:
         """Returns those that are open now."""
         self._failed.clear()
         new = []
-        for line in sorted(self._wanted - self._open.keys(), key=str):
+        for line in sorted(self._wanted.keys() - self._open.keys(), key=str):
             try:
                 self._open[line] = self._crew.open(self._ip, line.key.protocol)
             except OSError as error:

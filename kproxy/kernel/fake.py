@@ -27,7 +27,7 @@ from kproxy.kernel.doors import (
 )
 from kproxy.kernel.fake_rules import Refused
 from kproxy.kernel.fake_tables import Kernel
-from kproxy.model.enums import IPFamily
+from kproxy.model.enums import IPFamily, family_of
 from kproxy.model.flow import NO_TRAFFIC, Destination, Flow, Traffic
 
 
@@ -297,15 +297,15 @@ class FakeAddresses:
         return self._addresses.get(family, ())
 
     async def claim(self, ip: str) -> bool:
-        is_new = ip not in {each.ip for each in await self.list(_family(ip))}
+        is_new = ip not in {each.ip for each in await self.list(family_of(ip))}
         if is_new:
-            self.set(_family(ip), *self._addresses.get(_family(ip), ()), Address(ip, 1, loopback=False))
+            self.set(family_of(ip), *self._addresses.get(family_of(ip), ()), Address(ip, 1, loopback=False))
         return is_new
 
     async def release(self, ip: str) -> bool:
-        before = self._addresses.get(_family(ip), ())
-        self.set(_family(ip), *(each for each in before if each.ip != ip))
-        return self._addresses[_family(ip)] != before
+        before = self._addresses.get(family_of(ip), ())
+        self.set(family_of(ip), *(each for each in before if each.ip != ip))
+        return self._addresses[family_of(ip)] != before
 
     async def claim_network(self, cidr: str) -> bool:
         is_new = cidr not in self._networks
@@ -324,10 +324,6 @@ class FakeAddresses:
             while not self._news.empty():
                 self._news.get_nowait()
             yield
-
-
-def _family(ip: str) -> IPFamily:
-    return IPFamily.IPV6 if ":" in ip else IPFamily.IPV4
 
 
 class FakeFlushes:

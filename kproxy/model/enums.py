@@ -12,6 +12,11 @@ class IPFamily(StrEnum):
         return 32 if self is IPFamily.IPV4 else 128
 
 
+def family_of(ip: str) -> IPFamily:
+    """The family of an address or CIDR that is already canonical."""
+    return IPFamily.IPV6 if ":" in ip else IPFamily.IPV4
+
+
 class Protocol(StrEnum):
     TCP = "TCP"
     UDP = "UDP"

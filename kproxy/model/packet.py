@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from kproxy.model.enums import IPFamily, Protocol
+from kproxy.model.enums import IPFamily, Protocol, family_of
 
 
 class Packet(Struct, frozen=True):
@@ -19,4 +19,4 @@ class Packet(Struct, frozen=True):
 
     @property
     def family(self) -> IPFamily:
-        return IPFamily.IPV6 if ":" in self.destination else IPFamily.IPV4
+        return family_of(self.destination)

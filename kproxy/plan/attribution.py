@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from kproxy.model.enums import IPFamily
+from kproxy.model.enums import IPFamily, family_of
 from kproxy.model.flow import Destination
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan.difference import difference
@@ -56,7 +56,7 @@ class Attribution:
 
     def owner(self, destination: Destination, addresses: Collection[str]) -> ServicePortKey | None:
         """Whose flow it is; ``addresses``: all of this node's. None: nobody's."""
-        table = self._tables[IPFamily.IPV6 if ":" in destination.ip else IPFamily.IPV4]
+        table = self._tables[family_of(destination.ip)]
         found = table.owners.get(destination)
         if found is None:
             found = table.owners.get(destination._replace(ip=""))

@@ -106,6 +106,9 @@ class ServicePlan(Struct, frozen=True, gc=False):
     no_local_external: bool = False
     relay: Relay | None = None  # carried by our relay, and how; None: by the kernel
 
+    def targets(self, pool: Pool) -> tuple[Target, ...]:
+        return self.cluster if pool is Pool.CLUSTER else self.local
+
     @property
     def reachable(self) -> tuple[Target, ...]:
         """Both pools without repetition, in order."""

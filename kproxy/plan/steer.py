@@ -28,9 +28,11 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kproxy.model.enums import Protocol
+from kproxy.config import Config
+from kproxy.model.enums import IPFamily, Protocol
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan.plan import Action, Forward, Plan, Pool, ServicePlan, Target
+from kproxy.plan.viewpoint import of_family
 
 
 class Line(NamedTuple):
@@ -38,6 +40,12 @@ class Line(NamedTuple):
 
     key: ServicePortKey
     pool: Pool
+
+
+def places(config: Config, family: IPFamily) -> tuple[str, str]:
+    """Where the relay's sockets are, and the network from which it speaks for clients; empty: nowhere."""
+    (ip,), (sources,) = (of_family(each, family) or ("",) for each in (config.relay_address, config.relay_sources))
+    return ip, sources
 
 
 class Steered(Struct, frozen=True):
@@ -53,13 +61,8 @@ def lines(plan: Plan) -> Iterator[tuple[Line, ServicePlan]]:
     for key, each in plan.services.items():
         if each.relay is not None:
             for pool in Pool:
-                if targets(each, pool):
+                if each.targets(pool):
                     yield Line(key, pool), each
-
-
-def targets(each: ServicePlan, pool: Pool) -> tuple[Target, ...]:
-    """Whom a line leads to."""
-    return each.cluster if pool is Pool.CLUSTER else each.local
 
 
 def steer(
@@ -92,7 +95,7 @@ def steer(
 
 
 def _is_open(each: ServicePlan, ports: Mapping[Line, int]) -> bool:
-    return all(Line(each.key, pool) in ports for pool in Pool if targets(each, pool))
+    return all(Line(each.key, pool) in ports for pool in Pool if each.targets(pool))
 
 
 def _same(key: ServicePortKey, ports: Mapping[Line, int], before: Mapping[Line, int]) -> bool:
@@ -101,7 +104,7 @@ def _same(key: ServicePortKey, ports: Mapping[Line, int], before: Mapping[Line, 
 
 def _steered(each: ServicePlan, ip: str, ports: Mapping[Line, int]) -> ServicePlan:
     def lead(pool: Pool) -> tuple[Target, ...]:
-        return (Target(ip, ports[Line(each.key, pool)], local=True, remote=True),) if targets(each, pool) else ()
+        return (Target(ip, ports[Line(each.key, pool)], local=True, remote=True),) if each.targets(pool) else ()
 
     cluster, local = lead(Pool.CLUSTER), lead(Pool.LOCAL)
     ours = frozenset((target.ip, target.port) for target in (*cluster, *local))

@@ -11,16 +11,11 @@ import ipaddress
 import re
 import socket
 
-from kproxy.model.enums import IPFamily
+from kproxy.model.enums import family_of
 
 _LONGEST = 128  # characters; nothing that names an address is longer
 _SLOPPY_IPV4 = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)\.([0-9]+)", re.ASCII)
 _SLOPPY_PREFIX = re.compile(r"[0-9]+", re.ASCII)
-
-
-def family_of(ip: str) -> IPFamily:
-    """The family of an address or CIDR that is already canonical."""
-    return IPFamily.IPV6 if ":" in ip else IPFamily.IPV4
 
 
 def parse_ip(text: str) -> str | None:

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from kproxy.model.endpoint import Endpoint, Endpoints, EndpointSlice, SlicePort
-from kproxy.model.enums import IPFamily
+from kproxy.model.enums import IPFamily, family_of
 from kproxy.model.keys import ObjectKey
 from kproxy.source import wire
-from kproxy.source.address import family_of, parse_ip
+from kproxy.source.address import parse_ip
 from kproxy.source.review import Review, Unusable, is_label, port_name, port_number, protocol, show
 
 _FAMILIES = {family.value: family for family in IPFamily}

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from itertools import zip_longest
 
-from kproxy.model.enums import IPFamily, Protocol, ServiceType, TrafficPolicy
+from kproxy.model.enums import IPFamily, Protocol, ServiceType, TrafficPolicy, family_of
 from kproxy.model.keys import ObjectKey
 from kproxy.model.service import Service, ServicePort
 from kproxy.source import wire
-from kproxy.source.address import family_of, parse_cidr, parse_ip
+from kproxy.source.address import parse_cidr, parse_ip
 from kproxy.source.convert_relay import convert_wish, note_unrelayed
 from kproxy.source.review import Review, Unusable, optional_port, port_name, port_number, protocol, show, show_number
 

@@ -33,6 +33,13 @@ TO_NODE = r.AddressType(destination="LOCAL")
 LOOPBACK = r.Destination("127.0.0.0/8")
 
 
+class Ends(NamedTuple):
+    """The first and the last rules of a list."""
+
+    head: tuple[Rule, ...] = ()
+    tail: tuple[Rule, ...] = ()
+
+
 class Listing(Struct, frozen=True):
     """One of the six chains, with all that hangs below it."""
 
@@ -41,8 +48,7 @@ class Listing(Struct, frozen=True):
     prefix: str  # of the names of its branches
     addresses: Node = trie.EMPTY
     ports: Node = trie.EMPTY
-    head: tuple[Rule, ...] = ()
-    tail: tuple[Rule, ...] = ()
+    ends: Ends = Ends()
 
     @property
     def size(self) -> int:
@@ -67,22 +73,13 @@ _REFUSED, _REFUSED_OUTSIDE, _NOT_LET_IN, _HEALTH, _SERVED_ON_NODE, _SERVED = ran
 _REFUSING = (_REFUSED, _REFUSED_OUTSIDE, _NOT_LET_IN)
 
 
-class Ends(NamedTuple):
-    """The first and the last rules of a list."""
-
-    head: tuple[Rule, ...] = ()
-    tail: tuple[Rule, ...] = ()
-
-
 def with_ends(dispatch: Dispatch, *, served: Ends, not_let_in: Ends) -> Dispatch:
     """``served``: of nat KUBE-SERVICES; ``not_let_in``: of KUBE-PROXY-FIREWALL."""
-    wanted = {_SERVED: served, _NOT_LET_IN: not_let_in}
-    return tuple(
-        listing
-        if (listing.head, listing.tail) == (ends := wanted.get(number, Ends()))
-        else replace(listing, head=ends.head, tail=ends.tail)
-        for number, listing in enumerate(dispatch)
-    )
+    lists = list(dispatch)
+    for number, ends in ((_SERVED, served), (_NOT_LET_IN, not_let_in)):
+        if lists[number].ends != ends:
+            lists[number] = replace(lists[number], ends=ends)
+    return tuple(lists)
 
 
 def edit(dispatch: Dispatch, gone: Iterable[ServicePlan], new: Iterable[ServicePlan], family: IPFamily) -> Dispatch:
@@ -170,7 +167,7 @@ def rule_count(listing: Listing, dialect: Dialect) -> int:
     """Rules in the chain and everything below it."""
     jumps = listing.addresses.jumps + listing.ports.jumps if is_tree(listing, dialect) else 0
     by_stop = 2 if listing.chain == names.NODE_PORTS and listing.is_balancing and dialect.localhost_counter else 1
-    return listing.addresses.size + listing.ports.size * by_stop + jumps + len(listing.head) + len(listing.tail)
+    return listing.addresses.size + listing.ports.size * by_stop + jumps + sum(map(len, listing.ends))
 
 
 class Branch(NamedTuple):
@@ -192,11 +189,11 @@ def root_chain(listing: Listing, dialect: Dialect) -> Chain:
     if is_tree(listing, dialect):
         by_address = _level(Branch(listing.addresses, is_ports=False), listing, dialect)
         by_port = _level(Branch(listing.ports, is_ports=True), listing, dialect)
-        rules = (*listing.head, *by_address, *by_port, *listing.tail)
+        rules = (*listing.ends.head, *by_address, *by_port, *listing.ends.tail)
     else:
         flat = sorted((*trie.stops(listing.addresses), *trie.stops(listing.ports)), key=lambda stop: stop[1:3])
         served = (rule for stop in flat for rule in _stop_rules(stop, listing, dialect))
-        rules = (*listing.head, *served, *listing.tail)
+        rules = (*listing.ends.head, *served, *listing.ends.tail)
     return Chain(listing.table, listing.chain, rules)
 
 

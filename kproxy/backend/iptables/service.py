@@ -47,7 +47,7 @@ def rule_count(plan: ServicePlan, dialect: Dialect) -> int:
     writer = _Writer(plan, dialect)
     count = len(writer.external_rules()) + len(writer.firewall_rules())
     for pool in Pool:
-        targets = _targets(plan, pool)
+        targets = plan.targets(pool)
         if targets:
             count += len(writer.masquerade_rules(pool)) + len(targets) * (2 if writer.sticky else 1)
             count += _branches(len(targets)) if len(targets) > dialect.endpoint_tree_threshold else 0
@@ -61,10 +61,6 @@ def forward_of(frontend: Frontend) -> Forward | None:
             return frontend.action
         case _:
             return None
-
-
-def _targets(plan: ServicePlan, pool: Pool) -> tuple[Target, ...]:
-    return plan.cluster if pool is Pool.CLUSTER else plan.local
 
 
 class _Writer:
@@ -82,7 +78,7 @@ class _Writer:
         if firewall := self.firewall_rules():
             yield Chain(Table.NAT, names.firewall_chain(self.hash), firewall)
         for pool in Pool:
-            if targets := _targets(self.plan, pool):
+            if targets := self.plan.targets(pool):
                 yield from self._pool(pool, targets)
         for target in self.plan.reachable:
             if self.has_chain(target):
@@ -125,7 +121,7 @@ class _Writer:
             whose = "LOCAL traffic" if route.client is Client.HOST else "traffic"
             comment = r.Comment(f"masquerade {whose} for {self.name} external destinations")
             yield Rule(_in_order(client, (comment,)), TO_MARK)
-        if route.pool is not None and _targets(self.plan, route.pool):
+        if route.pool is not None and self.plan.targets(route.pool):
             whose = {Client.POD: "pod", Client.HOST: "route LOCAL", Client.ANY: ""}[route.client]
             comments = (r.Comment(f"{whose} traffic for {self.name} external destinations"),) if whose else ()
             yield Rule(_in_order(client, comments), Jump(names.pool_chain(route.pool, self.hash)))

@@ -11,8 +11,10 @@ Everything of one family is in one ``Listeners``; two of them share nothing.
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
@@ -36,6 +38,9 @@ class Failure(NamedTuple):
     error: OSError
 
 
+_BY_LOT = partial(random.getrandbits, 16)  # who gets a flow is no secret
+
+
 def _nobody(_: ServicePortKey) -> int:
     return 0
 
@@ -54,7 +59,7 @@ class Listeners:
         *,
         connections: int,
         sessions: int,
-        chance: Callable[[], int],
+        chance: Callable[[], int] = _BY_LOT,
         opened: Callable[[Listener], socket.socket] = open_on_loopback,
         elsewhere: Callable[[ServicePortKey], int] = _nobody,
     ) -> None:

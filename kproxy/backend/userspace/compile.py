@@ -29,7 +29,7 @@ from kproxy.backend.userspace.rules import NOTHING, Keeping, Listener, Rule, Rul
 from kproxy.model.enums import IPFamily, Protocol
 from kproxy.model.relay import Relay
 from kproxy.plan.plan import Client, Forward, FromCIDR, Frontend, FrontendKind, Plan, Pool, Route, ServicePlan, Target
-from kproxy.plan.steer import Line, targets
+from kproxy.plan.steer import Line
 from kproxy.plan.viewpoint import LOOPBACK
 
 _EVERYBODY = {IPFamily.IPV4: "0.0.0.0/0", IPFamily.IPV6: "::/0"}
@@ -76,7 +76,7 @@ def relay_rules(plan: Plan, listeners: Mapping[Line, Listener], sources: str = "
     ``sources``: a network that is this node's (``Keeping.sources``); without it no client's address is kept.
     """
     return [
-        rule_of(listener, service, targets(service, line.pool), service.relay, _keeping(plan, line, sources))
+        rule_of(listener, service, service.targets(line.pool), service.relay, _keeping(plan, line, sources))
         for line, listener in listeners.items()
         if (service := plan.services[line.key]).relay is not None
     ]
@@ -109,10 +109,4 @@ def _for_the_node(service: ServicePlan, frontend: Frontend) -> tuple[Target, ...
     if not isinstance(frontend.action, Forward):
         return ()
     route = next(each for each in frontend.action.routes if each.client in {Client.HOST, Client.ANY})
-    match route.pool:
-        case None:
-            return ()
-        case Pool.CLUSTER:
-            return service.cluster
-        case Pool.LOCAL:  # pragma: no branch -- there is no third pool; mypy checks
-            return service.local
+    return service.targets(route.pool) if route.pool is not None else ()

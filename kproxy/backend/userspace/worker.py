@@ -20,7 +20,6 @@ import ctypes
 import errno
 import faulthandler
 import os
-import random
 import signal
 import socket
 import sys
@@ -52,7 +51,7 @@ from kproxy.backend.userspace.messages import (
 from kproxy.backend.userspace.rules import NOTHING, Listener, Rule
 from kproxy.backend.userspace.share import Share, raise_files, share
 from kproxy.config import Config
-from kproxy.model.enums import IPFamily
+from kproxy.model.enums import IPFamily, family_of
 from kproxy.model.keys import ServicePortKey
 
 _PR_SET_PDEATHSIG = 1
@@ -157,8 +156,8 @@ class Worker:
             changed, self._changed = self._changed, {}
             failed: list[tuple[Listener, int]] = []
             for family, listeners in self._listeners.items():
-                rules = [rule for listener, rule in changed.items() if rule and _family(listener) is family]
-                gone = [listener for listener, rule in changed.items() if not rule and _family(listener) is family]
+                rules = [rule for listener, rule in changed.items() if rule and family_of(listener.ip) is family]
+                gone = [listener for listener, rule in changed.items() if not rule and family_of(listener.ip) is family]
                 failures = listeners.change(rules, gone)
                 failed += [(rule.listener, error.errno or 0) for rule, error in failures]  # they will be sent again
             for unused in self._sockets.values():
@@ -174,7 +173,6 @@ class Worker:
             config,
             connections=mine.connections,
             sessions=mine.sessions,
-            chance=lambda: random.randrange(1 << 16),  # noqa: S311 -- where turns begin, not a secret
             opened=self._take,
             elsewhere=self._caps.elsewhere(family, tallies) if self._caps is not None else lambda _: 0,
         )
@@ -248,10 +246,6 @@ async def _put_off_the_alarm() -> None:
             await asyncio.sleep(_HUNG / 6)
     finally:
         faulthandler.cancel_dump_traceback_later()
-
-
-def _family(listener: Listener) -> IPFamily:
-    return IPFamily.IPV6 if ":" in listener.ip else IPFamily.IPV4
 
 
 if __name__ == "__main__":

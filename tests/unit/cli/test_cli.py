@@ -16,20 +16,7 @@ from kproxy.config import KUBERNETES, Config
 from kproxy.daemon.reload import ConfigFile
 from kproxy.errors import KernelError
 from kproxy.settings.resolve import Remark
-
-CLUSTER = """\
-apiVersion: v1
-kind: Service
-metadata: {name: web, namespace: default}
-spec: {type: NodePort, clusterIP: 10.96.0.80, ports: [{port: 80, nodePort: 30080}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-1, namespace: default, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{name: "", port: 8080}]
-endpoints: [{addresses: [10.244.0.7]}, {addresses: [10.244.0.8]}]
-"""
+from tests.unit.cli.examples import CLUSTER
 
 
 class Run(NamedTuple):

@@ -12,7 +12,7 @@ from kproxy.model.relay import Wish
 from kproxy.model.service import Service
 from kproxy.plan.build import build_plan
 from kproxy.plan.plan import Client, Forward, Plan, Pool, Reject, Route
-from kproxy.plan.steer import Line, lines, steer, targets
+from kproxy.plan.steer import Line, lines, steer
 from tests.builders import port, service, slice_of, snapshot
 
 IP = "169.254.73.80"
@@ -34,7 +34,7 @@ def local(name: str = "web") -> Service:
 
 def test_a_relayed_service_port_has_one_endpoint_in_each_pool_that_it_uses() -> None:
     plan = plan_of(local(), slice_of("web", "10.0.0.1 @n1", "10.0.0.2 @n2"))
-    assert [(line.pool, [str(each) for each in targets(each, line.pool)]) for line, each in lines(plan)] == [
+    assert [(line.pool, [str(each) for each in each.targets(line.pool)]) for line, each in lines(plan)] == [
         (Pool.CLUSTER, ["10.0.0.1:8080", "10.0.0.2:8080"]),
         (Pool.LOCAL, ["10.0.0.1:8080"]),
     ]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.model.enums import IPFamily
-from kproxy.source.address import family_of, parse_cidr, parse_ip
+from kproxy.model.enums import IPFamily, family_of
+from kproxy.source.address import parse_cidr, parse_ip
 
 
 @pytest.mark.parametrize(

@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from contextlib import suppress
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import pytest
-from msgspec.structs import fields
 
-from kproxy.config import Balance, Config, ProxyMode
+from kproxy.config import Balance, ProxyMode
 from kproxy.daemon.complaints import Complaints
 from kproxy.daemon.events import Recorder
 from kproxy.model.cluster import Cluster
 from kproxy.model.enums import Kind
-from kproxy.model.relay import NO_WISH, Relay, Wish
+from kproxy.model.relay import NO_WISH, Wish
 from kproxy.model.service import Service
-from kproxy.plan.relay import default_relay
 from kproxy.source.convert import Converter, NotOurs, Rejection, Usable
 from kproxy.source.convert_relay import ANNOTATIONS
 from kproxy.source.manifest import parse
 
-README = Path(__file__).parents[3] / "README.md"
 TCP = {"name": "http", "protocol": "TCP", "port": 80}
 SCTP = {"name": "s", "protocol": "SCTP", "port": 90}
 
@@ -360,42 +356,3 @@ async def test_an_invalid_annotation_becomes_a_log_line_and_an_event(caplog: pyt
         "metadata.annotations[kproxy.io/mode] is 'userspce', which it cannot be; the node's default is used; "
         "give userspace or iptables"
     )
-
-
-# --- the table --------------------------------------------------------------------------------------------------
-
-
-def test_whatever_a_relay_can_be_told_a_service_can_ask_for() -> None:
-    found = [annotation.field for annotation in ANNOTATIONS.values()]
-    assert sorted(found) == sorted([*(each.name for each in fields(Relay)), "mode"])
-
-
-def defaults() -> dict[str, str]:
-    """Of every annotation, as it would say it; of the mode, in words."""
-    relay = default_relay(Config())
-    rest = {
-        name: annotation.kind.show(getattr(relay, annotation.field))
-        for name, annotation in ANNOTATIONS.items()
-        if annotation.field != "mode"
-    }
-    return {"kproxy.io/mode": "the node's", **rest}
-
-
-@pytest.mark.parametrize("name", [name for name in ANNOTATIONS if name != "kproxy.io/mode"])
-def test_every_default_can_be_asked_for(name: str) -> None:
-    annotation = ANNOTATIONS[name]
-    expected = getattr(default_relay(Config()), annotation.field)
-    assert annotation.kind.read(defaults()[name]) == expected
-
-
-def rows() -> list[list[str]]:
-    """README.md's table of annotations, cell by cell."""
-    found = re.findall(r"^\| `(kproxy\.io/[^`]+)` \| (.+) \|$", README.read_text(), re.MULTILINE)
-    return [[name, *rest.split(" | ")] for name, rest in found]
-
-
-def test_the_readme_says_what_is_accepted() -> None:
-    expected = [[name, each.kind.accepted, f"`{defaults()[name]}`"] for name, each in ANNOTATIONS.items()]
-    expected[0][-1] = defaults()["kproxy.io/mode"]
-    assert [row[:3] for row in rows()] == expected
-    assert all(len(row) == 4 and row[3] for row in rows())
