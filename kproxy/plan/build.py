@@ -12,11 +12,12 @@ What a round remembers travels with the plan, so there is no planner to reset, a
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from ipaddress import collapse_addresses, ip_network
 from types import MappingProxyType
 
 from msgspec import Struct
 
-from kproxy.config import Config
+from kproxy.config import Config, ProxyMode
 from kproxy.model.cluster import Snapshot
 from kproxy.model.endpoint import EndpointSlice
 from kproxy.model.enums import IPFamily, Protocol
@@ -39,7 +40,7 @@ from kproxy.plan.masquerade import detector
 from kproxy.plan.node_ports import node_ports
 from kproxy.plan.plan import HealthCheck, Memory, Plan, ServicePlan
 from kproxy.plan.relay import mode_for, relay
-from kproxy.plan.viewpoint import Viewpoint, viewpoint
+from kproxy.plan.viewpoint import Viewpoint, of_family, viewpoint
 
 
 class Part(Struct, frozen=True, gc=False):
@@ -101,10 +102,19 @@ def build_plan(
         detector=detector(config, snapshot.node, family),
         masquerade_mark=config.masquerade_mark,
         relay_mark=config.relay_mark,
+        service_cidrs=_service_cidrs(snapshot, view),
         health_checks=tuple(sorted(checks, key=lambda check: check.service)),
         notes=claims.notes,
         memory=Round(snapshot, view, claims, parts, plans),
     )
+
+
+def _service_cidrs(snapshot: Snapshot, view: Viewpoint) -> tuple[str, ...]:
+    """Without overlap; none in iptables mode, which leaves them alone as kube-proxy does (spec: parity.md 76 to 78)."""
+    if view.mode is not ProxyMode.USERSPACE:
+        return ()
+    known = map(ip_network, of_family(snapshot.service_cidrs, view.family))
+    return tuple(map(str, collapse_addresses(known)))  # type: ignore[type-var]  # all are of one family
 
 
 def _stirred(before: Round, snapshot: Snapshot, claims: Contest) -> Iterable[ObjectKey]:

@@ -175,6 +175,8 @@ class Plan(Struct, frozen=True):
     masquerade_mark: int = 1 << 14
     health_checks: tuple[HealthCheck, ...] = ()
     notes: tuple[Note, ...] = ()
+    # Mode userspace: where nobody but a Service answers, so whoever asks for none is told; empty: left alone
+    service_cidrs: tuple[str, ...] = ()
     relay_ip: str = ""  # where our relay's sockets are, which only translated packets may reach; empty: there are none
     relay_mark: int = 1 << 13  # of what the relay sends to endpoints
     relay_sources: str = ""  # whence the relay speaks for its clients: nothing leaves this node as from there

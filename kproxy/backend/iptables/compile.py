@@ -112,6 +112,7 @@ def compile_plan(plan: Plan, config: Config, abilities: Abilities, previous: Rul
         services=services,
         dispatch=dispatch.with_ends(
             lists,
+            refused=Ends(tail=fixed.unserved(fixtures)),
             served=Ends(fixed.relay_pass(fixtures), fixed.node_port_tail(fixtures)),
             not_let_in=Ends(tail=fixed.relay_guard(fixtures)),
         ),

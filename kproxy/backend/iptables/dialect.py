@@ -56,6 +56,7 @@ class Fixtures(Struct, frozen=True):
     random_fully: bool = True
     drop_invalid: bool = True
     invalid_counter: bool = False
+    service_cidrs: tuple[str, ...] = ()  # refused where no service answers; empty: left alone
     relay_mark: int = 1 << 13
     relay_ip: str = ""  # guarded; empty: no relay
     relay_sources: str = ""  # masqueraded; empty: nobody's address is kept
@@ -83,6 +84,7 @@ def fixtures(plan: Plan, abilities: Abilities) -> Fixtures:
         random_fully=abilities.random_fully,
         drop_invalid=abilities.drop_invalid,
         invalid_counter=abilities.invalid_counter,
+        service_cidrs=plan.service_cidrs,
         relay_mark=plan.relay_mark,
         relay_ip=plan.relay_ip,
         relay_sources=plan.relay_sources,

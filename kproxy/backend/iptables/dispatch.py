@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from kproxy.backend.iptables import names, trie
 from kproxy.backend.iptables import rules as r
 from kproxy.backend.iptables.dialect import LOCALHOST_COUNTER, Dialect
+from kproxy.backend.iptables.fixed import refusal_kind
 from kproxy.backend.iptables.rules import Chain, Jump, Rule, Table, Verdict
 from kproxy.backend.iptables.service import forward_of, frontend_matches, host, is_firewalled
 from kproxy.backend.iptables.trie import Node, Stop
@@ -73,10 +74,10 @@ _REFUSED, _REFUSED_OUTSIDE, _NOT_LET_IN, _HEALTH, _SERVED_ON_NODE, _SERVED = ran
 _REFUSING = (_REFUSED, _REFUSED_OUTSIDE, _NOT_LET_IN)
 
 
-def with_ends(dispatch: Dispatch, *, served: Ends, not_let_in: Ends) -> Dispatch:
-    """``served``: of nat KUBE-SERVICES; ``not_let_in``: of KUBE-PROXY-FIREWALL."""
+def with_ends(dispatch: Dispatch, *, refused: Ends, served: Ends, not_let_in: Ends) -> Dispatch:
+    """Of filter KUBE-SERVICES (``refused``), nat KUBE-SERVICES (``served``) and KUBE-PROXY-FIREWALL."""
     lists = list(dispatch)
-    for number, ends in ((_SERVED, served), (_NOT_LET_IN, not_let_in)):
+    for number, ends in ((_REFUSED, refused), (_SERVED, served), (_NOT_LET_IN, not_let_in)):
         if lists[number].ends != ends:
             lists[number] = replace(lists[number], ends=ends)
     return tuple(lists)
@@ -298,9 +299,8 @@ def _refusal(stop: Stop, frontend: Frontend, dialect: Dialect) -> Rule:
     A listener of ours may serve the node itself where nobody else is served, so loopback is left to it.
     """
     ipv4 = dialect.family is IPFamily.IPV4
-    kind = "icmp-port-unreachable" if ipv4 else "icmp6-port-unreachable"
     nobody = isinstance(frontend.action, Reject)
-    target = r.RejectWith(kind) if nobody else Verdict.DROP
+    target = r.RejectWith(refusal_kind(dialect.family)) if nobody else Verdict.DROP
     comment = r.Comment(f"{stop.key} has no endpoints" if nobody else f"{stop.key} has no local endpoints")
     protocol, ports = (
         r.OfProtocol(stop.key.protocol),

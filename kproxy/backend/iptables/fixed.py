@@ -71,6 +71,22 @@ def node_port_tail(fixtures: Fixtures) -> tuple[Rule, ...]:
     return (Rule((*loopback, _LAST, r.AddressType(destination="LOCAL")), to),)
 
 
+def refusal_kind(family: IPFamily) -> str:
+    return "icmp-port-unreachable" if family is IPFamily.IPV4 else "icmp6-port-unreachable"
+
+
+def unserved(fixtures: Fixtures) -> tuple[Rule, ...]:
+    """The last rules of filter KUBE-SERVICES: a service address at which no service answered.
+
+    kube-proxy's iptables mode sends such packets to the default gateway, and the client waits; its nftables mode
+    refuses unused ports and drops unused addresses. What another program translated is its own (spec: nftables.md 3).
+    """
+    comment = r.Comment("no service answers at this address and port")
+    untranslated = r.Conntrack(("DNAT",), negated=True)
+    target = r.RejectWith(refusal_kind(fixtures.family))
+    return tuple(Rule((r.Destination(cidr), comment, untranslated), target) for cidr in fixtures.service_cidrs)
+
+
 def relay_pass(fixtures: Fixtures) -> tuple[Rule, ...]:
     """The first rule of nat KUBE-SERVICES: what the relay sends to endpoints goes where it is sent.
 

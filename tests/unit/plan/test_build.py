@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from kproxy.config import Config
+from kproxy.config import Config, ProxyMode
 from kproxy.model.change import Put, Removed
 from kproxy.model.enums import IPFamily, Kind, Protocol, ServiceType, TrafficPolicy
 from kproxy.model.keys import ServicePortKey
@@ -224,3 +224,12 @@ def test_snapshots_of_one_store_share_what_did_not_change() -> None:
     plan = build_plan(store.snapshot(), CONFIG, IPFamily.IPV4, previous=before)
     assert plan == build_plan(store.snapshot(), CONFIG, IPFamily.IPV4)
     assert plan.services[DNS_KEY] is before.services[DNS_KEY]
+
+
+def test_in_userspace_mode_alone_the_service_ranges_are_to_be_refused_without_overlap() -> None:
+    seen = snapshot(WEB, WEB_SLICE)
+    ranges = replace(seen, service_cidrs=("10.96.0.0/16", "10.96.1.0/24", "10.97.0.0/16", "fd00:10:96::/108"))
+    relayed = replace(CONFIG, proxy_mode=ProxyMode.USERSPACE)
+    assert build_plan(ranges, CONFIG, IPFamily.IPV4).service_cidrs == ()
+    assert build_plan(ranges, relayed, IPFamily.IPV4).service_cidrs == ("10.96.0.0/15",)
+    assert build_plan(ranges, relayed, IPFamily.IPV6).service_cidrs == ("fd00:10:96::/108",)

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from kproxy.backend.iptables import names
 from kproxy.backend.iptables.dialect import Fixtures
-from kproxy.backend.iptables.fixed import entries, fixed_chains, node_port_tail, relay_guard, relay_pass
+from kproxy.backend.iptables.fixed import entries, fixed_chains, node_port_tail, relay_guard, relay_pass, unserved
 from kproxy.backend.iptables.rules import Table
 from kproxy.backend.iptables.text import render_rule
 from kproxy.model.enums import IPFamily
@@ -52,6 +52,19 @@ def test_the_relay_is_for_those_alone_whom_a_services_rules_led_there(fixtures: 
         f"-A KUBE-PROXY-FIREWALL -d {ip} "
         '-m comment --comment "traffic to the relay that came by no service will be dropped" '
         "-m conntrack ! --ctstate DNAT -j DROP"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fixtures", "cidr", "kind"),
+    [(V4, "10.96.0.0/16", "icmp-port-unreachable"), (V6, "fd00:10:96::/108", "icmp6-port-unreachable")],
+)
+def test_a_service_address_at_which_nothing_was_translated_is_refused(fixtures: Fixtures, cidr: str, kind: str) -> None:
+    assert unserved(fixtures) == ()
+    (rule,) = unserved(replace(fixtures, service_cidrs=(cidr,)))
+    assert render_rule(names.SERVICES, rule) == (
+        f'-A KUBE-SERVICES -d {cidr} -m comment --comment "no service answers at this address and port" '
+        f"-m conntrack ! --ctstate DNAT -j REJECT --reject-with {kind}"
     )
 
 
