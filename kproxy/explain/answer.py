@@ -153,6 +153,7 @@ class Question(Struct, frozen=True):
     protocol: Protocol
     interface: str  # where it comes in; empty for a process on the node
     mark: int = 0
+    service: str = ""  # as it was typed, where the destination was a Service's name and not an address
 
 
 class Masquerade(Struct, frozen=True):
@@ -172,6 +173,7 @@ class Way(Struct, frozen=True):
     masquerade: Masquerade = Masquerade(wanted=False)
     depends: tuple[str, ...] = ()  # what rules cannot show; empty: certain
     path: tuple[Line, ...] = ()  # rules that matched, in the order met
+    why: str = ""  # of a packet that is refused or dropped: "default/web has no endpoints"
 
 
 class Nearest(Struct, frozen=True):

@@ -1,0 +1,182 @@
+"""What was asked about one packet: the words of a command line to a Question, and a Question to a Packet.
+
+A destination may be an address or the name of a Service, which only a survey can turn into its cluster IP; so a
+question keeps the name as it was typed until ``resolve``. A process on the node is told by its missing interface: it
+may have an address (``--from 192.168.0.2 --local 192.168.0.2``), or leave the choice to the node (``--from host``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import ip_address
+
+from msgspec.structs import replace
+
+from kproxy.errors import InvalidConfig
+from kproxy.explain.answer import FrontendKind, Question, ServicePort
+from kproxy.explain.survey import Survey
+from kproxy.model.enums import IPFamily, Protocol, family_of
+from kproxy.model.packet import Packet
+
+HOST = "host"
+INTERFACE = "eth0"  # of a packet from elsewhere, where nothing is said
+_PORT = r"(?P<port>[0-9]{1,5})"
+_ADDRESS = r"(?:\[(?P<v6>[^\]\s]+)\]|(?P<v4>[^:/\s]+))"
+_DESTINATION = re.compile(rf"{_ADDRESS}:{_PORT}(?:/(?P<protocol>[a-z]+))?", re.IGNORECASE)
+_SOURCE = re.compile(rf"{_ADDRESS}:{_PORT}")
+_NAME = r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?"
+_SERVICE = re.compile(rf"(?P<service>{_NAME}/{_NAME})(?::(?P<port>[-a-z0-9]+))?(?:/(?P<protocol>(?i:tcp|udp|sctp)))?")
+
+
+def read_question(
+    source: str, destination: str, interface: str = "", mark: str | int = 0, local: Iterable[str] = ()
+) -> Question:
+    """``source``: ``IP``, ``IP:PORT``, ``[IPv6]:PORT`` or ``host``; ``destination``: ``IP:PORT/PROTO`` or
+    ``NAMESPACE/NAME:PORT``; ``mark``: a number, decimal or 0x…; ``local``: addresses of the node. Raises InvalidConfig
+    with everything that is wrong.
+    """
+    problems: list[str] = []
+    own = set(_addresses(local, problems))
+    sender, source_port = _read_source(source, problems)
+    asked = _read_destination(destination, problems)
+    number = _read_mark(mark, problems)
+    if problems:
+        raise InvalidConfig(*problems)
+    if sender and asked.destination and family_of(sender) is not family_of(asked.destination):
+        raise InvalidConfig(f"--from={source}: is of another IP family than {asked.destination}")
+    here = not sender or sender in own or ip_address(sender).is_loopback
+    return replace(
+        asked,
+        source=sender,
+        source_port=source_port,
+        interface=interface or ("" if here else INTERFACE),
+        mark=number,
+    )
+
+
+def _addresses(texts: Iterable[str], problems: list[str]) -> Iterator[str]:
+    for text in texts:
+        if (address := canonical(text)) is None:
+            problems.append(f"--local={text}: give an IP address")
+        else:
+            yield address
+
+
+def _read_source(text: str, problems: list[str]) -> tuple[str, int]:
+    """(address, port); no address for a process on the node, 0 for any port."""
+    if text == HOST:
+        return "", 0
+    if (address := canonical(text)) is not None:
+        return address, 0
+    found = _SOURCE.fullmatch(text)
+    address = canonical(found["v6"] or found["v4"]) if found else None
+    if (
+        found is None
+        or address is None
+        or not 1 <= int(found["port"]) <= 65535
+        or (":" in address) != bool(found["v6"])
+    ):
+        problems.append(f"--from={text}: give an IP address, IP:PORT, or host for a process on the node")
+        return "", 0
+    return address, int(found["port"])
+
+
+def _read_destination(text: str, problems: list[str]) -> Question:
+    nowhere = Question("", 0, "", 0, Protocol.TCP, "")
+    if found := _DESTINATION.fullmatch(text):
+        address, port = canonical(found["v6"] or found["v4"]), int(found["port"])
+        protocol = (found["protocol"] or Protocol.TCP).upper()
+        fits = address is not None and (":" in address) == bool(found["v6"])
+        if address is not None and fits and 1 <= port <= 65535 and protocol in set(Protocol):
+            return replace(nowhere, destination=address, port=port, protocol=Protocol(protocol))
+    elif canonical(text.partition("/")[0]) is None and _SERVICE.fullmatch(text):
+        return replace(nowhere, service=text)
+    problems.append(
+        f"--to={text}: give IP:PORT/PROTO, such as 10.96.0.1:443/tcp or [fd00::1]:53/udp, or NAMESPACE/NAME:PORT"
+    )
+    return nowhere
+
+
+def _read_mark(mark: str | int, problems: list[str]) -> int:
+    try:
+        number = mark if isinstance(mark, int) else int(mark or "0", 0)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1 << 32:
+        problems.append(f"--mark={mark}: give a number from 0 to 0xffffffff, such as 0x4000")
+    return number
+
+
+def canonical(text: str) -> str | None:
+    """The one spelling of an address; None where it is none."""
+    try:
+        return None if "%" in text else str(ip_address(text))
+    except ValueError:
+        return None
+
+
+# --- Services by name -----------------------------------------------------------------------------------------
+
+
+def resolve(surveys: Sequence[Survey], question: Question) -> Question:
+    """A Service's name → its cluster IP, of the sender's family. Raises InvalidConfig."""
+    found = _SERVICE.fullmatch(question.service)
+    if not question.service or found is None:
+        return question
+    name, port, protocol = found["service"], found["port"] or "", (found["protocol"] or "").upper()
+    family = family_of(question.source) if question.source else None
+    named = [each for survey in surveys for each in survey.services if each.service == name]
+    if not named:
+        raise InvalidConfig(f"--to={question.service}: no Service {name} is in this dump")
+    fitting = [each for each in named if family in {None, each.family}]
+    ports = {
+        (frontend.address, frontend.port, each.protocol)
+        for each in fitting
+        for frontend in each.frontends
+        if frontend.kind is FrontendKind.CLUSTER_IP
+        and (not port or port in {each.port, str(frontend.port)})
+        and protocol in {"", each.protocol}
+    }
+    if family is None and any(family_of(address) is IPFamily.IPV4 for address, _, _ in ports):
+        ports = {choice for choice in ports if family_of(choice[0]) is IPFamily.IPV4}
+    if len(ports) != 1:
+        raise InvalidConfig(f"--to={question.service}: {_choices(name, fitting)}")
+    ((address, number, of_protocol),) = ports
+    return replace(question, destination=address, port=number, protocol=of_protocol)
+
+
+def _choices(name: str, services: Sequence[ServicePort]) -> str:
+    if not services:
+        return f"{name} has no address of the sender's IP family here"
+    known = {
+        f"{frontend.port}/{each.protocol.lower}" + (f" ({each.port})" if each.port else "")
+        for each in services
+        for frontend in each.frontends
+        if frontend.kind is FrontendKind.CLUSTER_IP
+    }
+    if not known:
+        return f"no cluster IP of {name} is in this dump; give an address"
+    return f"give one of its ports, such as {name}:PORT/PROTO; they are {', '.join(sorted(known))}"
+
+
+# --- to a packet ----------------------------------------------------------------------------------------------
+
+
+def packet_of(question: Question, addresses: frozenset[str]) -> Packet:
+    """``addresses``: those of the node. The first of them is taken for a process that is not bound to one."""
+    family = family_of(question.destination)
+    own = sorted((each for each in addresses if family_of(each) is family), key=ip_address)
+    loopback = "::1" if family is IPFamily.IPV6 else "127.0.0.1"
+    to_itself = question.destination in addresses or ip_address(question.destination).is_loopback
+    unbound = question.destination if to_itself else own[0] if own else loopback
+    packet = Packet(
+        source=question.source or unbound,
+        destination=question.destination,
+        port=question.port,
+        protocol=question.protocol,
+        in_interface=question.interface,
+        from_host=not question.interface,
+        mark=question.mark,
+    )
+    return replace(packet, source_port=question.source_port) if question.source_port else packet
