@@ -165,8 +165,19 @@ class CannotListen(KproxyError):
 
 
 class UnreadableDump(KproxyError):
-    """A dump is not what iptables-save prints; ``line`` counts from 1."""
+    """A dump is not what iptables-save prints; ``line`` counts from 1, 0 where no line is to blame."""
 
-    def __init__(self, line: int, why: str) -> None:
+    def __init__(
+        self,
+        line: int,
+        why: str,
+        *,
+        remedy: str = "give the whole output of iptables-save or ip6tables-save",
+        name: str = "",
+    ) -> None:
         self.line = line
-        super().__init__(f"line {line}: {why}; give the whole output of iptables-save or ip6tables-save")
+        self.why = why
+        self.remedy = remedy
+        self.name = name  # of the file; empty where only one thing was given
+        where = [f"line {line}"] if line else []
+        super().__init__(": ".join([*([name] if name else []), *where, f"{why}; {remedy}"]))

@@ -35,18 +35,21 @@ class SavedChain(Struct):
 SavedTables = dict[str, dict[str, SavedChain]]  # by table name, by chain name
 
 
-def parse_save(lines: Iterable[str]) -> SavedTables:
-    """Read a whole dump. Raises UnreadableDump at the first line that iptables-save cannot have printed."""
-    tables: SavedTables = {}
+def parse_save(lines: Iterable[str], *, first: int = 1, into: SavedTables | None = None) -> SavedTables:
+    """Read a whole dump. Raises UnreadableDump at the first line that iptables-save cannot have printed.
+
+    ``first``: the number of the first line. ``into``: what was read before, of which this is another part.
+    """
+    tables: SavedTables = {} if into is None else into
     chains: dict[str, SavedChain] | None = None
-    for number, raw in enumerate(lines, 1):
+    for number, raw in enumerate(lines, first):
         line = raw.rstrip("\r\n")
         if not line or line.startswith("#"):
             continue
-        if line.startswith("*"):
-            chains = tables.setdefault(line[1:].strip(), {})
+        if line.startswith("*") and (name := table_of(line)):
+            chains = tables.setdefault(name, {})
         elif chains is None:
-            raise UnreadableDump(number, f"{_shorten(line)} stands before any *table line")
+            raise UnreadableDump(number, f"{shorten(line)} stands before any *table line")
         elif line == "COMMIT":
             chains = None
         elif line.startswith(":"):
@@ -54,8 +57,17 @@ def parse_save(lines: Iterable[str]) -> SavedTables:
         elif line.startswith(("-A ", "[")):
             _read_rule(chains, line, number)
         else:
-            raise UnreadableDump(number, f"{_shorten(line)} is neither a chain nor a rule")
+            raise UnreadableDump(number, f"{shorten(line)} is neither a chain nor a rule")
     return tables
+
+
+_TABLE = re.compile(r"\*([a-z][a-z0-9_-]*)\s*", re.ASCII | re.IGNORECASE)
+
+
+def table_of(line: str) -> str:
+    """The name in a line that begins a table; empty for any other line."""
+    found = _TABLE.fullmatch(line)
+    return found[1] if found else ""
 
 
 def parse_rule(text: str) -> tuple[str, Rule]:
@@ -69,7 +81,7 @@ def parse_rule(text: str) -> tuple[str, Rule]:
 def _read_chain(chains: dict[str, SavedChain], line: str, number: int) -> None:
     words = line[1:].split()
     if len(words) < 2:
-        raise UnreadableDump(number, f"{_shorten(line)} is not a chain line")
+        raise UnreadableDump(number, f"{shorten(line)} is not a chain line")
     chains[words[0]] = SavedChain(words[0], words[1], number, [])
 
 
@@ -83,13 +95,13 @@ def _read_rule(chains: dict[str, SavedChain], line: str, number: int) -> None:
     try:
         name, rule = parse_rule(line)
     except ValueError as problem:
-        raise UnreadableDump(number, f"{_shorten(line)}: {problem}") from problem
+        raise UnreadableDump(number, f"{shorten(line)}: {problem}") from problem
     if name not in chains:
-        raise UnreadableDump(number, f"a rule of chain {_shorten(name)}, which was not declared")
+        raise UnreadableDump(number, f"a rule of chain {shorten(name)}, which was not declared")
     chains[name].rules.append(SavedRule(rule, number, packets, octets))
 
 
-def _shorten(line: str) -> str:
+def shorten(line: str) -> str:
     text = ascii(line)
     return text if len(text) <= 80 else f"{text[:76]}...'"
 
