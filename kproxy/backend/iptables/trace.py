@@ -1,50 +1,56 @@
 """Where does a packet go? Walk it through rules as the kernel would, and keep the rules it met.
 
-The packet is the first of its flow, so it is NEW and meets the nat table. Where chance decides (``statistic``) every
-way is followed with its probability; where something decides that rules cannot show (a match we do not know) both
-ways are followed and the outcome says what it depends on. Nothing is guessed.
+The packet is the first of its flow, so it is NEW and meets the nat table; ``Host.flow`` says otherwise. Where chance
+decides (``statistic``) every way is followed with its probability; where something decides that rules cannot show (a
+match we do not know) both ways are followed and the outcome says what it depends on. Nothing is guessed.
 
-The order of hooks is netfilter's (nf_nat and iptable_filter priorities): a packet from outside meets nat PREROUTING,
-then, its destination rewritten, filter INPUT or FORWARD, then nat POSTROUTING; one from a process on the node meets
-nat OUTPUT, filter OUTPUT, nat POSTROUTING.
+The order of hooks is netfilter's (enum nf_ip_hook_priorities). A packet from outside meets raw, mangle and nat
+PREROUTING; then, its destination rewritten, mangle, filter, security and nat INPUT, or mangle, filter and security
+FORWARD and mangle and nat POSTROUTING. One from a process on the node meets raw, mangle, nat, filter and security
+OUTPUT, and mangle and nat POSTROUTING; if it is for the node itself it comes in again by lo, where it meets the same
+as a packet from outside, except nat, which has already been asked.
+
+Ways that come to the same place in the same state are one way from there on, so that a hundred unknown matches in a
+row do not make 2^100 ways. What is still too much is left out and counted (``Walk.left_out``), never silently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from kproxy.backend.iptables import rules as r
-from kproxy.backend.iptables.rules import Match, Rule, Table, Verdict
+from kproxy.backend.iptables.judge import Host, State, Tracked
+from kproxy.backend.iptables.rewrite import change, translate
+from kproxy.backend.iptables.rules import Rule, Verdict
+from kproxy.backend.iptables.ways import Condition, Met, Way, join, split
 from kproxy.model.packet import Packet
 
+__all__ = [
+    "BrokenTables", "DanglingJump", "Delivered", "Dropped", "EndlessJump", "Fate", "Host", "Met", "Outcome",
+    "Policies", "Refused", "Tables", "Tracked", "Untouched", "Walk", "fates", "trace", "walk",
+]  # fmt: skip
+
 Tables = Mapping[tuple[str, str], Sequence[Rule]]  # (table, chain) → rules; built-in chains included
+Policies = Mapping[tuple[str, str], str]  # (table, built-in chain) → ACCEPT or DROP; missing: ACCEPT
 
+POLICY = -1  # the position of a Met that is a built-in chain's policy and not a rule
+MOST_WAYS = 20_000  # that are followed at once; more than the endpoints of any Service
+MOST_STEPS = 20_000_000  # rules asked in all: half a minute
+_MANY = 1000  # ways that may pile up until they are joined
+MOST_DEEP = 150  # chains in chains; nf_tables takes 16
 
-class Host(Struct, frozen=True):
-    """What the rules ask of the node."""
-
-    addresses: frozenset[str] = frozenset()  # local addresses besides loopback
-    remembered: frozenset[str] = frozenset()  # xt_recent lists that hold the packet's source
-
-
-class Met(NamedTuple):
-    """A rule that matched."""
-
-    table: str
-    chain: str
-    position: int  # from 0
+_UNTRACKED = frozenset({"UNTRACKED"})
+_NEW = frozenset({"NEW"})
 
 
 class Delivered(Struct, frozen=True):
     """DNATed to an endpoint."""
 
-    ip: str
+    ip: str  # 0.0.0.0 or ::, by REDIRECT: the address of the interface by which it came in
     port: int
     masquerade: bool
 
@@ -67,21 +73,49 @@ Fate = Delivered | Refused | Dropped | Untouched
 
 
 class Outcome(Struct, frozen=True):
-    probability: float
+    """``path`` ends with Met(table, hook, -1) where the policy of a built-in chain dropped the packet.
+
+    Where the source is replaced, the last rule of the path whose target is MASQUERADE or SNAT did it; the mark that it
+    asked for was set by the last SetMark before it, outside of POSTROUTING.
+    """
+
+    probability: float  # given ``depends``
     fate: Fate
     path: tuple[Met, ...]
     depends: tuple[str, ...] = ()  # what rules cannot show; empty: certain
+    source: str = ""  # what SNAT writes, as in the rule; empty: nothing, or what MASQUERADE finds on the way out
 
 
-class DanglingJump(ValueError):
+class Walk(Struct, frozen=True):
+    outcomes: tuple[Outcome, ...]
+    left_out: int = 0  # ways that were given up, because there were too many
+
+
+class BrokenTables(ValueError):
+    """Rules that no kernel can hold."""
+
+
+class DanglingJump(BrokenTables):
     """A rule jumps to a chain that does not exist."""
 
 
-def trace(tables: Tables, packet: Packet, host: Host | None = None) -> tuple[Outcome, ...]:
-    """All ways that ``packet`` can go, likeliest first. Raises DanglingJump."""
-    walker = _Walker(tables, host or Host())
-    outcomes = list(walker.walk(_State(packet)))
-    return tuple(sorted(outcomes, key=lambda outcome: -outcome.probability))
+class EndlessJump(BrokenTables):
+    """Chains lead back to themselves, or are nested deeper than anything could follow."""
+
+
+def trace(
+    tables: Tables, packet: Packet, host: Host | None = None, policies: Policies | None = None
+) -> tuple[Outcome, ...]:
+    """All ways that ``packet`` can go, likeliest first. Raises BrokenTables."""
+    return walk(tables, packet, host, policies).outcomes
+
+
+def walk(tables: Tables, packet: Packet, host: Host | None = None, policies: Policies | None = None) -> Walk:
+    """The same, and whether all of them were followed. Raises BrokenTables."""
+    walker = _Walker(tables, host or Host(), policies or {})
+    walker.walk(packet)
+    outcomes = sorted(walker.outcomes(), key=lambda outcome: -outcome.probability)
+    return Walk(tuple(outcomes), walker.left_out)
 
 
 def fates(outcomes: Sequence[Outcome]) -> dict[Fate, float]:
@@ -92,208 +126,195 @@ def fates(outcomes: Sequence[Outcome]) -> dict[Fate, float]:
     return summed
 
 
-class _State(Struct, frozen=True):
-    """A packet on its way."""
-
-    packet: Packet
-    probability: float = 1.0
-    rewritten: bool = False
-    masquerade: bool = False
-    path: tuple[Met, ...] = ()
-    depends: tuple[str, ...] = ()
+def _place(fate: Fate) -> Callable[[Way], Hashable]:
+    """What tells ways to the same fate apart: the rule that was the end, or the source that endpoints see."""
+    if isinstance(fate, Refused | Dropped):
+        return lambda way: way.path[-1:]
+    return lambda way: way.state.source
 
 
-class _End(NamedTuple):
-    """A chain let go of a packet: None where it came to the chain's end or met RETURN."""
+class _Ends(NamedTuple):
+    """Where a chain lets go of packets that are still on their way."""
 
-    state: _State
-    verdict: Verdict | r.RejectWith | None
+    returned: list[Way]  # to the chain that jumped here
+    accepted: list[Way]  # by this table
 
 
 class _Walker:
-    def __init__(self, tables: Tables, host: Host) -> None:
+    def __init__(self, tables: Tables, host: Host, policies: Policies) -> None:
         self.tables = tables
         self.host = host
+        self.policies = policies
+        self.left_out = 0
+        self._steps = 0
+        self._found: dict[Fate, list[Way]] = {}
 
-    def walk(self, start: _State) -> Iterator[Outcome]:
-        first = "OUTPUT" if start.packet.from_host else "PREROUTING"
-        for state, fate in self._hook(Table.NAT, first, start):
-            if fate is not None:
-                yield _outcome(state, fate)
-                continue
-            local = self._is_local(state.packet.destination)
-            hook = "OUTPUT" if start.packet.from_host else "INPUT" if local else "FORWARD"
-            for filtered, verdict in self._hook(Table.FILTER, hook, state):
-                if verdict is not None:
-                    yield _outcome(filtered, verdict)
-                elif local and not start.packet.from_host:
-                    yield _outcome(filtered, _arrival(filtered))
-                else:
-                    yield from self._leave(filtered)
+    def outcomes(self) -> list[Outcome]:
+        return [
+            Outcome(way.probability, fate, way.path, way.depends(), way.state.source)
+            for fate, ways in self._found.items()
+            for way in join(ways, _place(fate))
+        ]
 
-    def _leave(self, state: _State) -> Iterator[Outcome]:
-        for left, fate in self._hook(Table.NAT, "POSTROUTING", state):
-            yield _outcome(left, fate or _arrival(left))
+    # --- hooks ------------------------------------------------------------------------------------------------
 
-    def _hook(self, table: Table, hook: str, state: _State) -> Iterator[tuple[_State, Fate | None]]:
-        """Through one built-in chain; None: the packet goes on."""
-        if (table, hook) not in self.tables:
-            yield state, None
+    def walk(self, packet: Packet) -> None:
+        if packet.from_host:
+            start = [Way(State(packet, "OUTPUT", way_out=self.host.interface_to(packet.destination)))]
+            ways = self._nat(self._pass(("mangle",), self._track(self._pass(("raw",), start))))
+            ways = self._leave(self._pass(("filter", "security"), ways))
+            self._arrive(self._return_by_lo(ways))
             return
-        for end in self._chain(table, hook, state):
-            match end.verdict:
-                case r.RejectWith():
-                    yield end.state, Refused()
-                case Verdict.DROP:
-                    yield end.state, Dropped()
-                case _:
-                    yield end.state, None
+        start = [Way(State(packet, "PREROUTING", way_in=packet.in_interface or None))]
+        ways = self._nat(self._pass(("mangle",), self._track(self._pass(("raw",), start))))
+        local = self._enter([way for way in ways if self._is_local(way)], "INPUT")
+        self._arrive(self._nat(self._pass(("mangle", "filter", "security"), local)))
+        forwarded = self._enter([way for way in ways if not self._is_local(way)], "FORWARD")
+        self._arrive(self._leave(self._pass(("mangle", "filter", "security"), forwarded)))
 
-    def _chain(self, table: str, chain: str, state: _State) -> Iterator[_End]:
+    def _leave(self, ways: list[Way]) -> list[Way]:
+        return self._nat(self._pass(("mangle",), self._enter(ways, "POSTROUTING")))
+
+    def _return_by_lo(self, ways: list[Way]) -> list[Way]:
+        """What the node sends to itself comes in again; what it sends to others is gone. Nat has been asked."""
+        gone = [way for way in ways if not self._is_local(way)]
+        back = self._pass(("raw", "mangle"), self._enter([way for way in ways if self._is_local(way)], "PREROUTING"))
+        return [*gone, *self._pass(("mangle", "filter", "security"), self._enter(back, "INPUT"))]
+
+    def _is_local(self, way: Way) -> bool:
+        return self.host.is_local(way.state.packet.destination)
+
+    def _enter(self, ways: list[Way], hook: str) -> list[Way]:
+        return [replace(way, state=self._at(hook, way.state)) for way in ways]
+
+    def _at(self, hook: str, state: State) -> State:
+        packet = state.packet
+        way_in = "lo" if packet.from_host else packet.in_interface or None
+        way_out: str | None = ""
+        if hook in {"FORWARD", "POSTROUTING"}:
+            way_out = self.host.interface_to(packet.destination)
+        if hook == "POSTROUTING":
+            way_in = "" if packet.from_host else None  # kernels before 5.7 do not say there how it came in
+        return replace(state, hook=hook, way_in=way_in, way_out=way_out)
+
+    def _track(self, ways: list[Way]) -> list[Way]:
+        flow = self.host.flow
+        if flow is None:
+            states, mark = _NEW, 0
+        else:
+            done = (*(("DNAT",) if flow.destination else ()), *(("SNAT",) if flow.source else ()))
+            states, mark = frozenset((*flow.states, *done)), flow.mark
+        return [
+            way
+            if way.state.states == _UNTRACKED
+            else replace(way, state=replace(way.state, states=states, flow_mark=mark))
+            for way in ways
+        ]
+
+    def _nat(self, ways: list[Way]) -> list[Way]:
+        """Only a flow's first packet asks; packets without a flow are not translated."""
+        untracked = [way for way in ways if way.state.states == _UNTRACKED]
+        tracked = [way for way in ways if way.state.states != _UNTRACKED]
+        if self.host.flow is None:
+            return [*untracked, *self._pass(("nat",), tracked)]
+        return [*untracked, *(replace(way, state=translate(way.state, self.host.flow)) for way in tracked)]
+
+    def _pass(self, tables: Sequence[str], ways: list[Way]) -> list[Way]:
+        """Through one hook's chains of these tables; those that go on."""
+        for table in tables:
+            if not ways:
+                break
+            hook = ways[0].state.hook
+            if (table, hook) not in self.tables:
+                continue
+            ends = self._chain(table, hook, ways, ())
+            if self.policies.get((table, hook)) == Verdict.DROP:
+                met = Met(table, hook, POLICY)
+                self._end(Dropped(), [way.meeting(met) for way in ends.returned])
+                ends = _Ends([], ends.accepted)
+            ways = self._few(join([*ends.returned, *ends.accepted]))
+        return ways
+
+    def _arrive(self, ways: list[Way]) -> None:
+        for way in ways:
+            state = way.state
+            if state.rewritten:
+                self._end(Delivered(state.packet.destination, state.packet.port, state.masquerade), [way])
+            else:
+                self._end(Untouched(state.masquerade), [way])
+
+    def _end(self, fate: Fate, ways: list[Way]) -> None:
+        found = self._found.setdefault(fate, [])
+        found += ways
+        if len(found) > _MANY:
+            found[:] = self._few(join(found, _place(fate)))
+
+    def _few(self, ways: list[Way]) -> list[Way]:
+        if len(ways) <= MOST_WAYS:
+            return ways
+        self.left_out += len(ways) - MOST_WAYS
+        return sorted(ways, key=lambda way: -way.probability)[:MOST_WAYS]
+
+    # --- chains -----------------------------------------------------------------------------------------------
+
+    def _chain(self, table: str, chain: str, ways: list[Way], above: tuple[str, ...]) -> _Ends:
+        """``above``: the chains that led here."""
         rules = self.tables.get((table, chain))
         if rules is None:
             raise DanglingJump(f"{table} has no chain {chain}")
-        waiting = [state]
+        if chain in above:
+            raise EndlessJump(f"{table} chain {chain} leads back to itself: {' > '.join((*above, chain)[-6:])}")
+        if len(above) > MOST_DEEP:
+            raise EndlessJump(f"{table} chains are nested more than {MOST_DEEP} deep, down to {chain}")
+        ends = _Ends([], [])
         for position, rule in enumerate(rules):
-            still: list[_State] = []
-            for each in waiting:
-                for taken, after in self._test(rule, each):
-                    if not taken:
-                        still.append(after)
-                        continue
-                    met = replace(after, path=(*after.path, Met(table, chain, position)))
-                    for end in self._target(table, rule, met):
-                        if isinstance(end, _State):
-                            still.append(end)
-                        else:
-                            yield end
-            waiting = still
-            if not waiting:
-                return
-        for each in waiting:
-            yield _End(each, None)
+            self._steps += len(ways)
+            if self._steps > MOST_STEPS:
+                self.left_out += len(ways)
+                return ends
+            taken: list[Way] = []
+            missed: list[Way] = []
+            for way in ways:
+                split(rule, way, self.host, taken, missed)
+            if taken:
+                met = Met(table, chain, position)
+                going_on = self._target(table, rule, [way.meeting(met) for way in taken], (*above, chain), ends)
+                missed = self._few(join([*missed, *going_on]))
+                if len(ends.returned) > _MANY or len(ends.accepted) > _MANY:
+                    ends = _Ends(self._few(join(ends.returned)), self._few(join(ends.accepted)))
+            ways = missed
+            if not ways:
+                break
+        return _Ends(join([*ends.returned, *ways]), join(ends.accepted))
 
-    def _target(self, table: str, rule: Rule, state: _State) -> Iterator[_End | _State]:
-        """Where the rule sends the packet: an _End, or a _State that goes on to the next rule."""
+    def _target(self, table: str, rule: Rule, ways: list[Way], above: tuple[str, ...], ends: _Ends) -> list[Way]:
+        """Those that go on to the next rule; the others are added to ``ends``, or have ended."""
         match rule.target:
             case None:
-                yield state
+                return ways
             case r.Jump(chain):
-                for end in self._chain(table, chain, state):
-                    yield end.state if end.verdict is None else end
+                below = self._chain(table, chain, ways, above)
+                ends.accepted.extend(below.accepted)
+                return below.returned
+            case Verdict.ACCEPT:
+                ends.accepted.extend(ways)
             case Verdict.RETURN:
-                yield _End(state, None)
-            case Verdict() | r.RejectWith():
-                yield _End(state, rule.target)
-            case r.Dnat(ip, port):
-                packet = replace(state.packet, destination=ip, port=port)
-                yield _End(replace(state, packet=packet, rewritten=True), Verdict.ACCEPT)
-            case r.Masquerade():
-                yield _End(replace(state, masquerade=True), Verdict.ACCEPT)
-            case r.SetMark(value, mask):
-                packet = replace(state.packet, mark=(state.packet.mark & ~mask) ^ value)
-                yield replace(state, packet=packet)
+                ends.returned.extend(ways)
+            case Verdict.DROP:
+                self._end(Dropped(), ways)
+            case r.RejectWith():
+                self._end(Refused(), ways)
             case r.UnknownTarget(text):
-                yield replace(state, depends=(*state.depends, text))
+                self._end(Dropped(), [way.given(Condition((f"{text} drops it",), holds=True)) for way in ways])
+                ends.accepted.extend(way.given(Condition((f"{text} accepts it",), holds=True)) for way in ways)
+                return [way.given(Condition((f"{text} lets it go on",), holds=True)) for way in ways]
+            case target:
+                return self._change(target, ways, ends)
+        return []
 
-    def _test(self, rule: Rule, state: _State) -> Iterator[tuple[bool, _State]]:
-        """(matched?, packet) once, or twice where chance or the unknown decides."""
-        probability, depends = 1.0, list[str]()
-        for match in rule.matches:
-            answer = self._matches(match, state)
-            if answer is False:
-                yield False, state
-                return
-            if isinstance(answer, float):
-                probability *= answer
-            elif isinstance(answer, str):
-                depends.append(answer)
-        taken = state.probability * probability
-        if depends:
-            yield True, replace(state, probability=taken, depends=(*state.depends, *depends))
-            missed = tuple(f"not {text}" for text in depends)
-            yield False, replace(state, depends=(*state.depends, *missed))
-            return
-        yield True, replace(state, probability=taken) if probability < 1 else state
-        if probability < 1:
-            yield False, replace(state, probability=state.probability - taken)
-
-    def _matches(self, match: Match, state: _State) -> bool | float | str:  # noqa: C901, PLR0911, PLR0912 -- one case a noun
-        """Yes, no, a probability, or the text of what it depends on."""
-        packet = state.packet
-        match match:
-            case r.Source(cidr, negated):
-                return _within(packet.source, cidr) != negated
-            case r.Destination(cidr, negated):
-                return _within(packet.destination, cidr) != negated
-            case r.OfProtocol(protocol, negated):
-                return (packet.protocol is protocol) != negated
-            case r.Ports():
-                return _has_ports(packet, match)
-            case r.InInterface(name, negated):
-                return (not packet.from_host and _is_named(packet.in_interface, name)) != negated
-            case r.Mark(value, mask, negated):
-                return (packet.mark & mask == value) != negated
-            case r.AddressType(source, destination):
-                return self._has_type(packet.source, source) and self._has_type(packet.destination, destination)
-            case r.Conntrack(states, negated):
-                current = {"NEW", *(["DNAT"] if state.rewritten else [])}
-                return bool(current.intersection(states)) != negated
-            case r.Statistic(probability):
-                return probability
-            case r.RecentCheck(name):
-                return name in self.host.remembered
-            case r.Comment() | r.RecentSet() | r.Nfacct():
-                return True
-            case r.OutInterface(name, negated):
-                return f"{'! ' if negated else ''}-o {name}"
-            case r.Unknown(text):
-                return text
-
-    def _has_type(self, address: str, kind: str) -> bool:
-        return not kind or (kind == "LOCAL") == self._is_local(address)
-
-    def _is_local(self, address: str) -> bool:
-        return address in self.host.addresses or ip_address(address).is_loopback
-
-
-def _arrival(state: _State) -> Fate:
-    if state.rewritten:
-        return Delivered(state.packet.destination, state.packet.port, state.masquerade)
-    return Untouched(state.masquerade)
-
-
-def _outcome(state: _State, fate: Fate) -> Outcome:
-    return Outcome(state.probability, fate, state.path, state.depends)
-
-
-def _has_ports(packet: Packet, match: r.Ports) -> bool:
-    if packet.protocol is not match.protocol:
-        return False
-    if (match.source_low or match.source_high) and not match.source_low <= packet.source_port <= match.source_high:
-        return False
-    if not (match.low or match.high):
-        return True
-    return (match.low <= packet.port <= match.high) != match.negated
-
-
-def _is_named(interface: str, pattern: str) -> bool:
-    return interface.startswith(pattern[:-1]) if pattern.endswith("+") else interface == pattern
-
-
-@lru_cache(maxsize=65536)
-def _network(cidr: str) -> tuple[int, int, int]:
-    network = ip_network(cidr, strict=False)
-    return network.version, int(network.network_address), int(network.netmask)
-
-
-@lru_cache(maxsize=65536)
-def _number(address: str) -> tuple[int, int]:
-    parsed = ip_address(address)
-    return parsed.version, int(parsed)
-
-
-def _within(address: str, cidr: str) -> bool:
-    version, network, mask = _network(cidr)
-    own_version, number = _number(address)
-    return version == own_version and number & mask == network
+    def _change(self, target: r.Target, ways: list[Way], ends: _Ends) -> list[Way]:
+        changed = [replace(way, state=change(target, way.state)) for way in ways]
+        if isinstance(target, r.SetMark):
+            return changed
+        ends.accepted.extend(changed)
+        return []
