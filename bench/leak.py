@@ -41,7 +41,7 @@ from rich.console import Console
 from kproxy.backend.userspace.counts import Tally, merge
 from kproxy.backend.userspace.crew import Crew
 from kproxy.backend.userspace.rules import Rule
-from kproxy.backend.userspace.seat import Ended, Started
+from kproxy.backend.userspace.seat import Ended, Event
 from kproxy.config import Config
 from kproxy.errors import KproxyError
 from kproxy.model.enums import Protocol
@@ -226,7 +226,7 @@ class _Bench:
         verdict = f"[red]leaks:[/] {'; '.join(complaints)}" if complaints else "[green]nothing leaks"
         self._console.print(verdict, highlight=False)
 
-    def _note(self, event: Started | Ended) -> None:
+    def _note(self, event: Event) -> None:
         if isinstance(event, Ended):
             self._ended.append(event)
 

@@ -22,7 +22,7 @@ import uvloop
 
 from kproxy.backend.userspace.crew import Crew
 from kproxy.backend.userspace.rules import Listener, Rule
-from kproxy.backend.userspace.seat import Ended, Started
+from kproxy.backend.userspace.seat import Ended, Event
 from kproxy.config import Config
 from kproxy.model.enums import Protocol
 from kproxy.model.keys import ServicePortKey
@@ -53,7 +53,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         print("ready", flush=True)
 
 
-def _tell(event: Started | Ended) -> None:
+def _tell(event: Event) -> None:
     if isinstance(event, Ended):
         sys.stderr.write(f"worker {event.seat} {event.why}\n")
 

@@ -18,18 +18,20 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from kproxy.backend.userspace.compile import relay_rules
 from kproxy.backend.userspace.counts import SHORT_OF_FILES
 from kproxy.backend.userspace.crew import Crew
+from kproxy.backend.userspace.endpoints import Ejection
 from kproxy.backend.userspace.rules import Listener, Rule
-from kproxy.backend.userspace.seat import Ended, Started
+from kproxy.backend.userspace.seat import Ended, Event, LeftOut, Started
 from kproxy.config import Config
 from kproxy.daemon.complaints import Complaint
 from kproxy.daemon.log import Log
 from kproxy.errors import InvalidObject, KernelError
 from kproxy.model.enums import IPFamily
-from kproxy.model.keys import ObjectKey
+from kproxy.model.keys import ObjectKey, ServicePortKey
 from kproxy.plan.plan import Detector, Plan, ServicePlan
 from kproxy.plan.steer import Line, Steered, lines, places, steer
 
 _log = Log(__name__)
+_NAMED = 5  # endpoints in one line of the log
 
 
 class RelayLines:
@@ -229,10 +231,28 @@ class RelayLines:
             yield Complaint(message, "FailedToRelay", problem, self._uid_of(line.key.service))
 
 
-def tell(event: Started | Ended) -> None:
+def tell(event: Event) -> None:
     """Log what happened to a worker."""
     match event:
         case Started(seat, pid, share):
             _log.info("A worker of the relay serves", worker=seat, pid=pid, **share._asdict())
         case Ended(seat, pid, why, wait):
             _log.warning("A worker of the relay ended, starting another", worker=seat, pid=pid, why=why, seconds=wait)
+        case LeftOut(seat, ejections):
+            _tell_ejections(seat, ejections)
+
+
+def _tell_ejections(worker: int, ejections: Iterable[Ejection]) -> None:
+    """One line for each service port: where a node is lost, many endpoints are."""
+    by_service: dict[ServicePortKey, list[Ejection]] = {}
+    for each in ejections:
+        by_service.setdefault(each.key, []).append(each)
+    for key, out in by_service.items():
+        _log.warning(
+            "Endpoints cannot be reached, new connections leave them out for a while",
+            service=key,
+            endpoints=", ".join(each.target for each in out[:_NAMED]) + (", …" if len(out) > _NAMED else ""),
+            count=len(out),
+            seconds=max(each.seconds for each in out),
+            worker=worker,
+        )

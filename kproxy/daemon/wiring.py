@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from kproxy.backend.iptables.compile import Ruleset
 from kproxy.backend.userspace.crew import Crew
-from kproxy.backend.userspace.seat import Ended, Started
+from kproxy.backend.userspace.seat import Ended, Event
 from kproxy.config import Config, DetectLocalMode, IptablesVariant
 from kproxy.daemon import events
 from kproxy.daemon.addresses import LocalAddresses
@@ -162,7 +162,7 @@ class Daemon:
         for problem in oddities(config, families, self._cluster.node):
             _log.warning("The configuration may be incomplete or wrong", problem=problem)
 
-    def _hear(self, event: Started | Ended) -> None:
+    def _hear(self, event: Event) -> None:
         """Of a worker: without any, the kernel must serve."""
         tell(event)
         self._front.facts["Relay"] = f"{len(self._crew.serving)} of {self._crew.size} workers serve"

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from kproxy.backend.userspace.counts import Tally
 from kproxy.backend.userspace.crew import Crew
 from kproxy.backend.userspace.rules import Listener, Rule
-from kproxy.backend.userspace.seat import Ended, Started
+from kproxy.backend.userspace.seat import Ended, Event
 from kproxy.config import Config
 from kproxy.model.enums import Protocol
 from kproxy.model.keys import ServicePortKey
@@ -195,7 +195,7 @@ async def relay_node(**settings: Any) -> AsyncIterator[RelayNode]:
     if os.geteuid() != 0:
         pytest.skip("needs root: makes network namespaces")
     hosts = client, node, pods = Host("client"), Host("node"), Host("pods", (*ENDPOINTS[4], *ENDPOINTS[6]))
-    events: list[Started | Ended] = []
+    events: list[Event] = []
     try:
         await wire(node, "outside", client, tuple(FRONT.values()), tuple(CLIENT.values()))
         await wire(node, "inside", pods, tuple(INSIDE.values()), pods.ips)

@@ -23,7 +23,7 @@ from kproxy.backend.userspace.bounds import Bounds
 from kproxy.backend.userspace.counts import Counts, Tally
 from kproxy.backend.userspace.datagrams import Datagrams
 from kproxy.backend.userspace.door import Door, open_on_loopback
-from kproxy.backend.userspace.endpoints import ServicePorts
+from kproxy.backend.userspace.endpoints import Ejection, ServicePorts
 from kproxy.backend.userspace.rules import Listener, Rule, Ruleset
 from kproxy.backend.userspace.streams import Streams
 from kproxy.config import Config
@@ -87,6 +87,10 @@ class Listeners:
     def tallies(self) -> Mapping[ServicePortKey, Tally]:
         """Since the start; they go on counting. Bytes are added at intervals of ``relay_sweep``, and in the end."""
         return self._services.tallies(monotonic())
+
+    def take_ejections(self) -> list[Ejection]:
+        """Endpoints that were left out since the latest call."""
+        return self._services.take_ejections()
 
     def release(self) -> frozenset[ServicePortKey]:
         """Forget the tallies of service ports that have neither a rule nor a flow any more, and say which.

@@ -133,7 +133,7 @@ class Balancer:
             self._look(now)
         if len(self._ready) > self._floor:
             first, most = relay.eject_seconds
-            self.service.eject(endpoint, now + min(most, first * 2 ** min(endpoint.ejections, _DOUBLINGS)))
+            self.service.eject(endpoint, now, min(most, first * 2 ** min(endpoint.ejections, _DOUBLINGS)))
             self._look(now)
 
     def forget(self, client: str) -> None:

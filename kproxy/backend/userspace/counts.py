@@ -2,7 +2,7 @@
 
 Everything of a ``Tally`` adds up, its two states (``active``, ``ejected``) as well: several processes count their own
 flows, and whoever shows the figures adds what each of them tells. Hence a process tells *differences*, from which a
-state can be followed like a counter; of a process that has ended, the counters stay and the states go (``settle``).
+state can be followed like a counter; of a process that has ended, the counters stay and the states go (totals.py).
 
 The flows of a service port are counted one by one. Bytes are not: each connection counts its own anyway, so they are
 added to the tally when it is looked after (``relay_sweep``) and when it ends, and no message pays for being counted.
@@ -84,13 +84,6 @@ def merge(one: Tally, other: Tally) -> Tally:
 def difference(later: Tally, earlier: Tally) -> Tally:
     """What was added between two moments; less than nothing for states that have become fewer."""
     return _combine(later, earlier, -1)
-
-
-def settle(tally: Tally) -> Tally:
-    """What is left of a process that has ended: all that it counted, and no flow."""
-    rest = merge(tally, Tally())
-    rest.active = rest.ejected = 0
-    return rest
 
 
 def _combine(one: Tally, other: Tally, sign: int) -> Tally:

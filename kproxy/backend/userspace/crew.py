@@ -26,7 +26,7 @@ from kproxy.backend.userspace.counts import Tally
 from kproxy.backend.userspace.messages import Counted
 from kproxy.backend.userspace.openings import Openings
 from kproxy.backend.userspace.rules import Listener, Rule
-from kproxy.backend.userspace.seat import Ended, Seat, Started
+from kproxy.backend.userspace.seat import Ended, Event, Seat, Started
 from kproxy.backend.userspace.share import raise_files
 from kproxy.backend.userspace.totals import Totals
 from kproxy.config import Config
@@ -40,7 +40,7 @@ _SWEEP = 60  # beats between two looks for figures that nobody needs
 class Crew:
     """``told`` is called with whatever happens to a worker."""
 
-    def __init__(self, config: Config, *, workers: int, told: Callable[[Started | Ended], None]) -> None:
+    def __init__(self, config: Config, *, workers: int, told: Callable[[Event], None]) -> None:
         self._config = config
         self._told = told
         self._wanted: dict[Listener, Rule] = {}
@@ -258,6 +258,6 @@ class Crew:
     def changed(self) -> None:
         self._news.set()
 
-    def tell(self, event: Started | Ended) -> None:
+    def tell(self, event: Event) -> None:
         self.replaced += isinstance(event, Ended)
         self._told(event)

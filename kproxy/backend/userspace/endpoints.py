@@ -10,9 +10,10 @@ whoever has read the figures lets it go (``release``).
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from math import inf
+from typing import NamedTuple
 
 from kproxy.backend.userspace.counts import Tally
 from kproxy.model.keys import ServicePortKey
@@ -20,6 +21,16 @@ from kproxy.model.relay import Relay
 from kproxy.plan.plan import Target
 
 ALWAYS = -inf  # since when the endpoints of a listener's first rule are there
+_NEWS = 100  # ejections of one service port that are remembered for whoever wants to tell; the oldest go
+
+
+class Ejection(NamedTuple):
+    """An endpoint is left out for ``seconds``, after ``failures`` one after another."""
+
+    key: ServicePortKey
+    target: str
+    failures: int
+    seconds: float
 
 
 class Endpoint:
@@ -58,7 +69,7 @@ class Endpoint:
 class ServicePort:
     """``relay`` is that of the newest rule. ``changes``: who may be chosen has changed so often by ejections."""
 
-    __slots__ = ("_endpoints", "_past", "changes", "ejected", "had", "key", "listeners", "relay", "tally")
+    __slots__ = ("_endpoints", "_past", "changes", "ejected", "had", "key", "listeners", "news", "relay", "tally")
 
     def __init__(self, key: ServicePortKey, relay: Relay) -> None:
         self.key = key
@@ -69,6 +80,7 @@ class ServicePort:
         self.ejected: set[Endpoint] = set()  # and those that have come back since the latest look
         # By client, in the order of their latest flows: the endpoint, and when that was
         self.had: OrderedDict[str, tuple[tuple[str, int], float]] = OrderedDict()
+        self.news: deque[Ejection] = deque(maxlen=_NEWS)
         self._endpoints: dict[tuple[str, int], Endpoint] = {}
         self._past: dict[tuple[str, int], Endpoint] = {}  # in no rule, but with flows
 
@@ -91,10 +103,11 @@ class ServicePort:
                 self._lose(endpoint, now)
         return has
 
-    def eject(self, endpoint: Endpoint, until: float) -> None:
+    def eject(self, endpoint: Endpoint, now: float, seconds: float) -> None:
         endpoint.ejections += 1
-        endpoint.ejected_until = endpoint.since = until
+        endpoint.ejected_until = endpoint.since = now + seconds
         self.ejected.add(endpoint)
+        self.news.append(Ejection(self.key, str(endpoint.target), endpoint.failures, seconds))
         self.tally.ejections += 1
         self.changes += 1
 
@@ -152,6 +165,15 @@ class ServicePorts:
         for service in self._known.values():
             service.count_ejected(now)
         return {key: service.tally for key, service in self._known.items()}
+
+    def take_ejections(self) -> list[Ejection]:
+        """Those since the latest call."""
+        news: list[Ejection] = []
+        for service in self._known.values():
+            if service.news:
+                news += service.news
+                service.news.clear()
+        return news
 
     def release(self) -> frozenset[ServicePortKey]:
         """Forget those that are over."""

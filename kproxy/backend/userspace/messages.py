@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from kproxy.backend.userspace.counts import Tally
+from kproxy.backend.userspace.endpoints import Ejection
 from kproxy.backend.userspace.rules import Listener, Rule
 from kproxy.backend.userspace.share import Share
 from kproxy.config import Config
@@ -93,6 +94,12 @@ class Counted(Struct, frozen=True, tag=True):
     tallies: tuple[tuple[ServicePortKey, Tally], ...]
 
 
+class Ejected(Struct, frozen=True, tag=True):
+    """Endpoints that this worker leaves out for a while."""
+
+    ejections: tuple[Ejection, ...]
+
+
 class Told(Struct, frozen=True, tag=True):
     """The answer to every ``Ask`` up to ``number``: ``Counted`` before this is all that there was to say."""
 
@@ -105,7 +112,7 @@ class Failed(Struct, frozen=True, tag=True):
     why: str
 
 
-Report = Ready | Served | Counted | Told | Failed
+Report = Ready | Served | Counted | Ejected | Told | Failed
 
 # --- frames ---------------------------------------------------------------------------------------------------
 

@@ -27,12 +27,14 @@ from typing import NamedTuple, Protocol
 
 import kproxy
 from kproxy.backend.userspace.channel import Channel
+from kproxy.backend.userspace.endpoints import Ejection
 from kproxy.backend.userspace.messages import (
     MOST_FILES,
     Ask,
     BadMessage,
     Begin,
     Counted,
+    Ejected,
     Failed,
     Ready,
     Serve,
@@ -69,6 +71,16 @@ class Ended(NamedTuple):
     wait: float
 
 
+class LeftOut(NamedTuple):
+    """A worker leaves endpoints out for a while, because it cannot reach them."""
+
+    seat: int
+    ejections: tuple[Ejection, ...]
+
+
+Event = Started | Ended | LeftOut
+
+
 class Employer(Protocol):
     """What a seat wants of whoever has it."""
 
@@ -92,7 +104,7 @@ class Employer(Protocol):
     def changed(self) -> None:
         """Something is settled, or will not be."""
 
-    def tell(self, event: Started | Ended) -> None: ...
+    def tell(self, event: Event) -> None: ...
 
 
 class Seat:
@@ -276,6 +288,8 @@ class Seat:
             self._note(message)
         elif isinstance(message, Counted):
             self._employer.counted(self._number, message)
+        elif isinstance(message, Ejected):
+            self._employer.tell(LeftOut(self._number, message.ejections))
         elif self._told <= message.number <= self._asked:
             self._told = message.number
             self._employer.changed()

@@ -39,6 +39,7 @@ from kproxy.backend.userspace.messages import (
     BadMessage,
     Begin,
     Counted,
+    Ejected,
     Failed,
     Ready,
     Serve,
@@ -199,6 +200,9 @@ class Worker:
             added = list(self._deltas[family].take(tallies).items())
             for at in range(0, len(added), _AT_ONCE):
                 self._channel.send(frame(Counted(tuple(added[at : at + _AT_ONCE]))))
+            news = listeners.take_ejections()
+            for at in range(0, len(news), _AT_ONCE):
+                self._channel.send(frame(Ejected(tuple(news[at : at + _AT_ONCE]))))
             over |= listeners.release()
             if self._caps is not None:
                 self._caps.follow(family, listeners.tallies())

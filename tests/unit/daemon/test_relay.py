@@ -10,13 +10,15 @@ import pytest
 from msgspec.structs import replace
 
 from kproxy.backend.userspace.apply import Failure
+from kproxy.backend.userspace.endpoints import Ejection
 from kproxy.backend.userspace.rules import Listener, Rule
-from kproxy.backend.userspace.seat import Ended, Started
+from kproxy.backend.userspace.seat import Ended, LeftOut, Started
 from kproxy.backend.userspace.share import Share
 from kproxy.config import Config, ProxyMode
 from kproxy.daemon.relay import RelayLines, tell
 from kproxy.errors import KernelError
 from kproxy.model.enums import IPFamily, Protocol
+from kproxy.model.keys import ServicePortKey
 from kproxy.plan.build import build_plan
 from kproxy.plan.plan import Plan
 from tests.builders import service, slice_of, snapshot
@@ -266,7 +268,13 @@ def test_what_happens_to_workers_is_logged(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level("INFO", logger="kproxy"):
         tell(Started(0, 7, Share(2048, 1250, 20000)))
         tell(Ended(0, 7, "was killed by SIGKILL", 0.1))
+        key = ServicePortKey("default", "a", "", Protocol.TCP)
+        tell(LeftOut(1, tuple(Ejection(key, f"10.0.0.{n}:80", 3, 5.0) for n in range(1, 8))))
     assert [each.message for each in caplog.records] == [
         "A worker of the relay serves",
         "A worker of the relay ended, starting another",
+        "Endpoints cannot be reached, new connections leave them out for a while",
     ]
+    fields = vars(caplog.records[-1])["fields"]
+    assert fields["endpoints"] == "10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80, 10.0.0.4:80, 10.0.0.5:80, …"
+    assert (fields["count"], fields["seconds"]) == (7, 5.0)

@@ -13,7 +13,7 @@ from typing import Any
 from kproxy.backend.userspace.counts import Tally
 from kproxy.backend.userspace.crew import Crew
 from kproxy.backend.userspace.rules import Listener, Rule
-from kproxy.backend.userspace.seat import Ended, Started
+from kproxy.backend.userspace.seat import Ended, Event, Started
 from kproxy.model.enums import Protocol
 from kproxy.plan.plan import Target
 from tests.unit.backend.userspace.sockets import DEADLINE, TCP, config, dial, rule, until
@@ -26,7 +26,7 @@ class Crewed:
 
     def __init__(self, workers: int, **settings: Any) -> None:
         settings = {"relay_linger": 0.0, "relay_beat": 0.1, "relay_beats": 100, "relay_patience": DEADLINE, **settings}
-        self.events: list[Started | Ended] = []
+        self.events: list[Event] = []
         self._writers: list[asyncio.StreamWriter] = []
         self.crew = Crew(config(**settings), workers=workers, told=self.events.append)
 
@@ -96,7 +96,8 @@ async def crewed(workers: int = 2, **settings: Any) -> AsyncIterator[Crewed]:
         finally:
             made.hang_up()
         task.cancel()
-    assert not {str(each.pid) for each in made.events} & set(os.listdir("/proc"))  # noqa: PTH208 -- names, no paths
+    begun = {str(each.pid) for each in made.events if isinstance(each, Started)}
+    assert not begun & set(os.listdir("/proc"))  # noqa: PTH208 -- names, no paths
     assert not len(made.crew._openings)
 
 

@@ -18,7 +18,6 @@ from kproxy.backend.userspace.counts import (
     difference,
     merge,
     reason,
-    settle,
 )
 from kproxy.model.enums import Protocol
 from kproxy.model.keys import ServicePortKey
@@ -60,13 +59,6 @@ def test_a_difference_undoes_a_sum_also_on_its_way_to_another_process(one: Tally
 
 def test_a_state_that_has_become_less_is_told_as_less() -> None:
     assert difference(Tally(flows=5, active=1), Tally(flows=4, active=3)) == Tally(flows=1, active=-2)
-
-
-@given(tallies)
-def test_of_a_process_that_has_ended_the_counters_stay_and_the_states_go(tally: Tally) -> None:
-    left = settle(tally)
-    assert (left.active, left.ejected) == (0, 0)
-    assert difference(tally, left) == Tally(active=tally.active, ejected=tally.ejected)
 
 
 def test_a_connection_is_in_the_bucket_that_ends_no_earlier() -> None:

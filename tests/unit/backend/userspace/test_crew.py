@@ -15,8 +15,9 @@ import signal
 import pytest
 
 from kproxy.backend.userspace.ancillary import dropped
-from kproxy.backend.userspace.seat import Ended
+from kproxy.backend.userspace.seat import Ended, LeftOut
 from kproxy.errors import KernelError
+from kproxy.plan.plan import Target
 from tests.unit.backend.userspace.crews import (
     Asker,
     crewed,
@@ -25,7 +26,7 @@ from tests.unit.backend.userspace.crews import (
     rule_of,
     said,
 )
-from tests.unit.backend.userspace.sockets import TCP, UDP, dial, endpoint, until
+from tests.unit.backend.userspace.sockets import DEADLINE, TCP, UDP, dial, endpoint, free_port, until
 from tests.unit.backend.userspace.test_streams import echo
 
 LOOP = "uvloop"  # the daemon's; channels are tested on both
@@ -123,6 +124,18 @@ async def test_datagrams_wait_for_the_successor_and_other_workers_keep_their_ses
         assert [await each.session() for each in askers] == after
         for each in askers:
             each.socket.close()
+
+
+async def test_whom_a_worker_leaves_out_is_told() -> None:
+    async with crewed(workers=1) as made, endpoint(echo) as alive:
+        dead = Target("127.0.0.1", free_port(), local=False)
+        listener = await made.serve(alive, dead)  # three failures eject it; of two endpoints one may go
+        for _ in range(6):
+            reader, writer = await made.dial(listener)
+            await said(reader, writer)
+        await made.crew.refresh(DEADLINE)
+        (event,) = (each for each in made.events if isinstance(each, LeftOut))
+        assert [(each.target, each.failures, each.seconds) for each in event.ejections] == [(str(dead), 3, 5.0)]
 
 
 async def test_a_worker_that_hangs_is_replaced() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from kproxy.backend.userspace.balance import Balancer
 from kproxy.backend.userspace.counts import Tally
-from kproxy.backend.userspace.endpoints import Endpoint, ServicePort, ServicePorts
+from kproxy.backend.userspace.endpoints import Ejection, Endpoint, ServicePort, ServicePorts
 from kproxy.plan.plan import Target
 from tests.unit.backend.userspace.sockets import key, rule, settings
 
@@ -82,6 +82,15 @@ def test_a_service_port_is_kept_until_its_listeners_are_gone_and_its_flows_have_
     service.tally.active = 0
     assert services.release() == {key()}
     assert services.tallies(1) == {}
+
+
+def test_an_ejection_is_news_once() -> None:
+    services = ServicePorts()
+    made = listener(services.get(key(), settings()), A, B, C, eject_after=2, eject_seconds=(5.0, 60.0))
+    for _ in range(2):
+        made.failed(of(made, A), 0)
+    assert services.take_ejections() == [Ejection(key(), "10.0.0.1:80", failures=2, seconds=5.0)]
+    assert services.take_ejections() == []
 
 
 def test_the_tally_says_how_many_endpoints_are_ejected_at_present() -> None:
