@@ -132,20 +132,47 @@ def _not(negated: bool) -> str:
 def _ports(match: r.Ports) -> str:
     text = f"-m {match.protocol.lower}"
     if match.source_low or match.source_high:
-        text += f" --sport {_range(match.source_low, match.source_high)}"
+        text += f" {_not(match.source_negated)}--sport {_range(match.source_low, match.source_high)}"
     if match.low or match.high:
         text += f" {_not(match.negated)}--dport {_range(match.low, match.high)}"
+    if match.flags is not None:
+        mask, those = (",".join(flags) or "NONE" for flags in (match.flags.mask, match.flags.set))
+        text += f" {_not(match.flags.negated)}--tcp-flags {mask} {those}"
     return text
 
 
-def _range(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low}:{high}"
+def _range(low: int, high: int, between: str = ":") -> str:
+    return str(low) if low == high else f"{low}{between}{high}"
+
+
+def _multiport(match: r.Multiport) -> str:
+    ranges = ",".join(_range(low, high) for low, high in match.ranges)
+    return f"-m multiport {_not(match.negated)}--{match.side} {ranges}"
+
+
+def _ip_range(match: r.IpRange) -> str:
+    words = ["-m iprange"]
+    if match.source is not None:
+        words.append(f"{_not(match.source_negated)}--src-range {'-'.join(match.source)}")
+    if match.destination is not None:
+        words.append(f"{_not(match.destination_negated)}--dst-range {'-'.join(match.destination)}")
+    return " ".join(words)
+
+
+def _conntrack(match: r.Conntrack) -> str:
+    text = f"-m conntrack {_not(match.negated)}--ctstate {','.join(match.states)}" if match.states else "-m conntrack"
+    return text + "".join(f" {_not(more.negated)}{more.option} {more.value}" for more in match.criteria)
 
 
 def _address_type(match: r.AddressType) -> str:
-    source = f" --src-type {match.source}" if match.source else ""
-    destination = f" --dst-type {match.destination}" if match.destination else ""
-    return f"-m addrtype{source}{destination}"
+    source = f" {_not(match.source_negated)}--src-type {match.source}" if match.source else ""
+    destination = f" {_not(match.destination_negated)}--dst-type {match.destination}" if match.destination else ""
+    limit = f" --limit-iface-{match.limit}" if match.limit else ""
+    return f"-m addrtype{source}{destination}{limit}"
+
+
+def _mark(value: int, mask: int) -> str:
+    return f"{value:#x}" if mask == 0xFFFF_FFFF else f"{value:#x}/{mask:#x}"
 
 
 def quantise(probability: float) -> float:
@@ -159,12 +186,19 @@ _MATCHES: dict[type, Callable[[Any], str]] = {
     r.InInterface: lambda m: f"{_not(m.negated)}-i {m.name}",
     r.OutInterface: lambda m: f"{_not(m.negated)}-o {m.name}",
     r.OfProtocol: lambda m: f"{_not(m.negated)}-p {m.protocol.lower}",
+    r.OtherProtocol: lambda m: f"{_not(m.negated)}-p {m.name}",
+    r.Fragment: lambda m: f"{_not(m.negated)}-f",
     r.Comment: lambda m: f"-m comment --comment {quote(m.text.encode()[:MAX_COMMENT].decode(errors='ignore'))}",
     r.Ports: _ports,
-    r.Conntrack: lambda m: f"-m conntrack {_not(m.negated)}--ctstate {','.join(m.states)}",
-    r.Mark: lambda m: f"-m mark {_not(m.negated)}--mark {m.value:#x}/{m.mask:#x}",
+    r.Multiport: _multiport,
+    r.IpRange: _ip_range,
+    r.Conntrack: _conntrack,
+    r.State: lambda m: f"-m state {_not(m.negated)}--state {','.join(m.states)}",
+    r.Mark: lambda m: f"-m mark {_not(m.negated)}--mark {_mark(m.value, m.mask)}",
+    r.ConnMark: lambda m: f"-m connmark {_not(m.negated)}--mark {_mark(m.value, m.mask)}",
     r.AddressType: _address_type,
     r.Statistic: lambda m: f"-m statistic --mode random --probability {quantise(m.probability):.11f}",
+    r.Nth: lambda m: f"-m statistic --mode nth {_not(m.negated)}--every {m.every} --packet {m.packet}",
     r.RecentCheck: lambda m: (
         f"-m recent --rcheck --seconds {m.seconds}{' --reap' if m.reap else ''} --name {m.name} --rsource"
     ),
@@ -174,12 +208,67 @@ _MATCHES: dict[type, Callable[[Any], str]] = {
 }
 
 
+# --- targets --------------------------------------------------------------------------------------------------
+
+
+def _with(text: str, **flags: bool) -> str:
+    return text + "".join(f" --{name.replace('_', '-')}" for name, given in flags.items() if given)
+
+
+def _places(first: str, last: str, low: int, high: int) -> str:
+    """``[first-last]:low-high``, of which each part may be missing."""
+    addresses = first if first == last else f"{first}-{last}"
+    if not low:
+        return addresses
+    return f"{f'[{addresses}]' if ':' in addresses else addresses}:{_range(low, high, '-')}"
+
+
+def _dnat(target: r.Dnat) -> str:
+    text = f"-j DNAT --to-destination {f'[{target.ip}]' if ':' in target.ip else target.ip}:{target.port}"
+    if not (target.random or target.persistent):
+        return text  # every endpoint has one of these
+    return _with(text, random=target.random, persistent=target.persistent)
+
+
+def _dnat_range(target: r.DnatRange) -> str:
+    text = f"-j DNAT --to-destination {_places(target.first, target.last, target.low, target.high)}"
+    return _with(text, random=target.random, persistent=target.persistent)
+
+
+def _snat(target: r.Snat) -> str:
+    text = f"-j SNAT --to-source {_places(target.first, target.last, target.low, target.high)}"
+    return _with(text, random=target.random, random_fully=target.random_fully, persistent=target.persistent)
+
+
+def _to_ports(target: r.Masquerade | r.Redirect) -> str:
+    return f" --to-ports {_range(target.low, target.high, '-')}" if target.low else ""
+
+
+def _xmark(target: r.SetMark | r.SetConnMark) -> str:
+    return f"--set-xmark {target.value:#x}/{target.mask:#x}"
+
+
+def _masks(target: r.SaveMark | r.RestoreMark) -> str:
+    return f"--nfmask {target.packet_mask:#x} --ctmask {target.flow_mask:#x}"
+
+
 _TARGETS: dict[type, Callable[[Any], str]] = {
     r.Jump: lambda t: f"-j {t.chain}",
+    r.Goto: lambda t: f"-g {t.chain}",
     Verdict: lambda t: f"-j {t}",
     r.RejectWith: lambda t: f"-j REJECT --reject-with {t.kind}",
-    r.Dnat: lambda t: f"-j DNAT --to-destination {f'[{t.ip}]' if ':' in t.ip else t.ip}:{t.port}",
-    r.Masquerade: lambda t: "-j MASQUERADE --random-fully" if t.random_fully else "-j MASQUERADE",
-    r.SetMark: lambda t: f"-j MARK --set-xmark {t.value:#x}/{t.mask:#x}",
+    r.Dnat: _dnat,
+    r.DnatRange: _dnat_range,
+    r.Snat: _snat,
+    r.Masquerade: lambda t: _with(f"-j MASQUERADE{_to_ports(t)}", random=t.random, random_fully=t.random_fully),
+    r.Redirect: lambda t: _with(f"-j REDIRECT{_to_ports(t)}", random=t.random),
+    r.Tproxy: lambda t: f"-j TPROXY --on-port {t.port} --on-ip {t.ip} --tproxy-mark {t.value:#x}/{t.mask:#x}",
+    r.SetMark: lambda t: f"-j MARK {_xmark(t)}",
+    r.SetConnMark: lambda t: f"-j CONNMARK {_xmark(t)}",
+    r.SaveMark: lambda t: f"-j CONNMARK --save-mark {_masks(t)}",
+    r.RestoreMark: lambda t: f"-j CONNMARK --restore-mark {_masks(t)}",
+    r.Notrack: lambda t: t.text,
+    r.PassOn: lambda t: t.text,
+    r.Queue: lambda t: t.text,
     r.UnknownTarget: lambda t: t.text,
 }
