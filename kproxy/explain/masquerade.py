@@ -2,20 +2,25 @@
 
 The mark is set long before anything is masqueraded, so the rule that says why is the one that led to the mark. What it
 asked for tells its purpose, whoever wrote it and with or without comments: a source that is an endpoint's own address
-is a hairpin, a source outside of a range is a stranger, and so on (spec: iptables.md 7).
+is a hairpin, a source outside of a range is a stranger, and so on (spec: iptables.md 7). A rule that masquerades
+without asking for a mark is somebody else's, and is named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from kproxy.backend.iptables import names
 from kproxy.backend.iptables import rules as r
 from kproxy.backend.iptables.rules import Rule, Table
-from kproxy.explain.answer import Frontend, FrontendKind, Line, Masquerade, ServicePort
+from kproxy.explain.answer import Frontend, FrontendKind, Line, Masquerade
 
-_WHERE = "POSTROUTING"
+_POSTROUTING = "POSTROUTING"
+_HEAD = 4  # rules of a chain among which those that mark stand
 
 
 class Step(NamedTuple):
@@ -25,56 +30,94 @@ class Step(NamedTuple):
     rule: Rule | None
 
 
-def explain_source(
-    path: Sequence[Step],
-    wanted: bool,
-    service: ServicePort | None,
-    frontend: Frontend | None,
-    came_with: int,
-) -> Masquerade:
-    """``wanted``: whether its source is replaced at last; ``came_with``: the mark that it had from the start."""
-    marking = _marking(path)
-    if not wanted:
-        return Masquerade(wanted=False, why=_why_kept(path, marking, service, frontend))
-    replacing = next((step for step in reversed(path) if step.rule and _replaces(step.rule.target)), None)
-    if marking is not None and marking.rule is not None:
-        return Masquerade(wanted=True, why=_why_marked(marking.rule, path), line=marking.line.number)
-    if replacing is None:
-        return Masquerade(wanted=True, why="the rules say so")
-    if came_with and replacing.line.chain == names.POSTROUTING:
-        return Masquerade(wanted=True, why=f"it came with mark {came_with:#x}", line=replacing.line.number)
-    where = f"{replacing.line.table} {replacing.line.chain}"
-    return Masquerade(wanted=True, why=f"a rule of {where} replaces the source", line=replacing.line.number)
+class Journey(Struct, frozen=True):
+    """One way of a packet, as far as its source address is concerned."""
 
+    path: Sequence[Step]
+    tables: Mapping[tuple[str, str], Sequence[Rule]]
+    frontend: Frontend | None
+    mark: int  # that it came with
 
-def _marking(path: Sequence[Step]) -> Step | None:
-    """The rule for whose sake the packet was marked in the nat table."""
-    before: Step | None = None
-    for step in path:
-        if step.line.table != Table.NAT or step.line.chain == names.POSTROUTING or step.rule is None:
-            continue
-        if isinstance(step.rule.target, r.SetMark) and step.rule.target.value:
-            jumped = before is not None and before.rule is not None
-            leads_here = jumped and before.rule.target == r.Jump(step.line.chain)  # type: ignore[union-attr]
-            return before if leads_here and not step.rule.matches else step
-        before = step
-    return None
+    def explain(self, wanted: bool) -> Masquerade:
+        """``wanted``: whether its source is replaced at last."""
+        if not wanted:
+            return Masquerade(wanted=False, why=self._why_kept())
+        replacing = next((step for step in reversed(self.path) if step.rule and _replaces(step.rule.target)), None)
+        if replacing is None:
+            return Masquerade(wanted=True, why="the flow began so")
+        bits = self._bits(replacing.line.chain)
+        marking = self._marking(bits)
+        if bits and marking is not None and marking.rule is not None:
+            return Masquerade(wanted=True, why=self._why_marked(marking.rule), line=marking.line.number)
+        if bits and self.mark & bits:
+            return Masquerade(wanted=True, why=f"it came with mark {self.mark:#x}", line=replacing.line.number)
+        where = f"{replacing.line.table} {replacing.line.chain}"
+        return Masquerade(wanted=True, why=f"a rule of {where} asks for it", line=replacing.line.number)
+
+    # --- replaced -----------------------------------------------------------------------------------------------
+
+    def _bits(self, chain: str) -> int:
+        """The bits of the mark that rules of this chain look at."""
+        bits = 0
+        for rule in self.tables.get((Table.NAT, chain), ()):
+            for match in rule.matches:
+                if isinstance(match, r.Mark):
+                    bits |= match.value & match.mask
+        return bits
+
+    def _marking(self, bits: int) -> Step | None:
+        """The rule for whose sake the packet was marked in the nat table."""
+        before: Step | None = None
+        for step in self.path:
+            line, rule = step
+            if line.table != Table.NAT or rule is None or line.chain == names.POSTROUTING:
+                continue
+            if isinstance(rule.target, r.SetMark) and rule.target.value & bits:
+                led = before is not None and before.rule is not None and before.rule.target == r.Jump(line.chain)
+                return before if led and not rule.matches else step
+            before = step
+        return None
+
+    def _why_marked(self, rule: Rule) -> str:
+        rewritten = {step.rule.target.ip for step in self.path if step.rule and isinstance(step.rule.target, r.Dnat)}
+        for match in rule.matches:
+            if why := _why_from(match, rewritten):
+                return why
+        if any(isinstance(match, r.Destination) for match in rule.matches):
+            return "all traffic to cluster IPs is masqueraded (masqueradeAll)"
+        return "it comes to an external address of traffic policy Cluster"
+
+    # --- kept ---------------------------------------------------------------------------------------------------
+
+    def _why_kept(self) -> str:
+        if self._marking(self._bits(names.POSTROUTING)) is not None:
+            if any(step.line.chain == _POSTROUTING for step in self.path):
+                return "it is marked, but no rule of nat POSTROUTING masquerades it"
+            return "it is marked, but an address of this node is reached without nat POSTROUTING"
+        if self.frontend is None:
+            return ""
+        return next(self._reprieves(), "no rule asks to replace it")
+
+    def _reprieves(self) -> Iterator[str]:
+        """Conditions for marking that did not hold, and conditions that led around it."""
+        met = {step.line.chain: None for step in self.path if step.line.table == Table.NAT}
+        for step in self.path:
+            for match in step.rule.matches if step.rule and step.line.chain.startswith("KUBE-EXT-") else ():
+                if isinstance(match, r.Source | r.InInterface):
+                    yield _within(match)
+        for chain in met:
+            for rule in islice(self.tables.get((Table.NAT, chain), ()), _HEAD):
+                for match in rule.matches if rule.target == r.Jump(names.MARK_MASQ) else ():
+                    if isinstance(match, r.Source | r.InInterface) and match.negated:
+                        yield _within(match)
+        if self.frontend is not None and self.frontend.kind is not FrontendKind.CLUSTER_IP:
+            yield "external traffic policy Local keeps it"
 
 
 def _replaces(target: r.Target | None) -> bool:
-    return isinstance(target, r.Masquerade) or (
-        isinstance(target, r.UnknownTarget) and target.text.split()[1:2] in (["SNAT"], ["NETMAP"])
-    )
-
-
-def _why_marked(rule: Rule, path: Sequence[Step]) -> str:
-    rewritten = {step.rule.target.ip for step in path if step.rule and isinstance(step.rule.target, r.Dnat)}
-    for match in rule.matches:
-        if why := _why_from(match, rewritten):
-            return why
-    if any(isinstance(match, r.Destination) for match in rule.matches):
-        return "all traffic to cluster IPs is masqueraded (masqueradeAll)"
-    return "it comes to an external address of traffic policy Cluster"
+    if isinstance(target, r.UnknownTarget):
+        return target.text.split()[1:2] in (["SNAT"], ["NETMAP"])
+    return type(target).__name__ in {"Masquerade", "Snat"}
 
 
 def _why_from(match: r.Match, rewritten: Collection[str]) -> str:
@@ -85,35 +128,14 @@ def _why_from(match: r.Match, rewritten: Collection[str]) -> str:
         case r.Source(cidr, negated):
             return f"the source is {'outside of the pod range' if negated else 'within'} {cidr}"
         case r.InInterface(name, negated):
-            return (
-                f"it does not come in by the pods' interface {name}" if negated else f"it comes in by interface {name}"
-            )
+            return f"it does not come in by the pods' interface {name}" if negated else f"it comes in by {name}"
         case r.AddressType(source="LOCAL"):
             return "the node itself sends it to an external address of traffic policy Local"
         case _:
             return ""
 
 
-def _why_kept(
-    path: Sequence[Step], marking: Step | None, service: ServicePort | None, frontend: Frontend | None
-) -> str:
-    if marking is not None:
-        if any(step.line.chain == _WHERE for step in path):
-            return "it is marked, but no rule of nat POSTROUTING masquerades it"
-        return "it is marked, but an endpoint on this node is reached without nat POSTROUTING"
-    if service is None or frontend is None:
-        return ""
-    if frontend.kind is FrontendKind.CLUSTER_IP:
-        return "a cluster IP keeps the source of pods"
-    if frontend.endpoints == "local" and not _took_short_cut(path):
-        return "traffic policy Local keeps the source"
-    return "no rule marks it for masquerading"
-
-
-def _took_short_cut(path: Sequence[Step]) -> bool:
-    """By traffic policy Local's branch for pods, which balances over all endpoints."""
-    return any(
-        step.line.chain.startswith("KUBE-EXT-") and step.rule is not None and step.rule.matches
-        for step in path
-        if isinstance(step.rule.target if step.rule else None, r.Jump)
-    )
+def _within(match: r.Source | r.InInterface) -> str:
+    if isinstance(match, r.Source):
+        return f"the source is within the pod range {match.cidr}"
+    return f"it comes in by the pods' interface {match.name}"

@@ -3,43 +3,53 @@
 The evaluator (``backend/iptables/trace.py``) says which rules were met; here they get their lines, their Service, and
 words for what they mean. The answer is for the first packet of a new flow, unless a conntrack entry is given that
 already decides.
+
+Where both variants of iptables hold rules, the one in which more Services are found answers; that the other does
+something else with the packet is told, for the kernel asks both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kproxy.backend.iptables import names
 from kproxy.backend.iptables import rules as r
 from kproxy.backend.iptables import trace as t
-from kproxy.backend.iptables.rules import Table, Verdict
 from kproxy.errors import InvalidConfig
+from kproxy.explain import answer as said
+from kproxy.explain import tracked
 from kproxy.explain.answer import (
     Endpoint,
     Fate,
     Frontend,
-    Line,
-    Masquerade,
+    FrontendKind,
+    Nearest,
     PacketAnswer,
     Question,
     ServicePort,
+    Severity,
     Way,
 )
 from kproxy.explain.facts import HostFacts
 from kproxy.explain.flows import Flow
-from kproxy.explain.masquerade import Step, explain_source
+from kproxy.explain.journey import Reader, join_address, joined
+from kproxy.explain.nearest import find_nearest
 from kproxy.explain.question import packet_of, read_question, resolve
 from kproxy.explain.spoken import describe, explain, read_packet
-from kproxy.explain.survey import Survey
+from kproxy.explain.survey import Survey, relay_addresses
 from kproxy.model.enums import family_of
 from kproxy.model.packet import Packet
 
+if TYPE_CHECKING:  # what reads objects is large, and most questions come without
+    from kproxy.explain.objects import Objects
+
 __all__ = ["answer", "describe", "explain", "read_packet", "read_question"]
 
-_WORST = (Fate.DROPPED, Fate.REFUSED, Fate.UNTOUCHED, Fate.DELIVERED)
+WORST = (Fate.DROPPED, Fate.REFUSED, Fate.UNTOUCHED, Fate.DELIVERED)
 NO_FACTS = HostFacts()
 
 
@@ -47,161 +57,193 @@ def answer(
     surveys: Sequence[Survey],
     question: Question,
     facts: HostFacts = NO_FACTS,
-    flows: Sequence[Flow] = (),  # noqa: ARG001 -- not yet asked
-    objects: object = None,  # noqa: ARG001 -- not yet asked
+    flows: Sequence[Flow] = (),
+    objects: Objects | None = None,
 ) -> PacketAnswer:
-    """Raises InvalidConfig where no survey is of the packet's family, or no Service has the name that was asked for."""
+    """Raises InvalidConfig: no rules of the packet's family, no such Service, or rules that no kernel can hold."""
     question = resolve(surveys, question)
-    survey = _of_family(surveys, question)
-    host = t.Host(facts.addresses | relays(survey), facts.remembered)
     packet = packet_of(question, facts.addresses)
-    outcomes = t.trace(rules_of(survey), packet, host)
-    reading = _Reading(survey, packet, facts)
-    service, frontend = reading.find(outcomes)
-    ways = tuple(_joined(reading.way(outcome, service, frontend) for outcome in outcomes))
-    worst = min((way.fate for way in ways), key=_WORST.index)
+    known = tracked.find(flows, question, packet, facts.addresses)
+    survey, *others = _of_family(surveys, question)
+    asked = _Asked(survey, packet, facts, known.deciding)
+    ways, service, frontend = asked.ways()
+    worst = min((way.fate for way in ways), key=WORST.index)
     return PacketAnswer(
         question=question,
         fate=worst,
         service=service.name if service else "",
         frontend=frontend,
-        endpoints=_endpoints(ways, service),
+        endpoints=endpoints_of(ways, service),
         ways=ways,
+        flow=known.words,
+        nearest=asked.nearest(ways, service, objects),
+        warnings=(
+            *tracked.stale(known.flows, service),
+            *asked.warnings(ways),
+            *_other_variants(others, packet, facts, worst),
+        ),
     )
 
 
-def _of_family(surveys: Sequence[Survey], question: Question) -> Survey:
-    """The rules that the packet meets; of two variants, those in which there are more Services."""
+def _of_family(surveys: Sequence[Survey], question: Question) -> list[Survey]:
+    """The rules that the packet meets; of two variants, first those in which there are more Services."""
     family = family_of(question.destination)
     fitting = [survey for survey in surveys if survey.dump.facts.family is family]
     if not fitting:
         program = "ip6tables-save" if ":" in question.destination else "iptables-save"
-        given = sorted({survey.dump.facts.family.value for survey in surveys})
-        raise InvalidConfig(
-            f"{question.destination}: the rules are of {' and '.join(given) or 'no family'}; "
-            f"give the output of {program} for an {family} packet"
-        )
-    return max(fitting, key=lambda survey: len(survey.services))
+        given = "ip6tables-save" if program == "iptables-save" else "iptables-save"
+        raise InvalidConfig(f"this is a dump of {given}; give the output of {program} for an {family} packet")
+    return sorted(fitting, key=lambda survey: -len(survey.services))
 
 
-def rules_of(survey: Survey) -> dict[tuple[str, str], list[r.Rule]]:
-    return {
-        (table, name): [saved.rule for saved in chain.rules]
-        for table, chains in survey.dump.tables.items()
-        for name, chain in chains.items()
-    }
-
-
-def relays(survey: Survey) -> frozenset[str]:
-    """Where kproxy's relay listens on that node: the address that the rules guard (userspace mode)."""
-    chain = survey.dump.tables.get(Table.FILTER, {}).get(names.PROXY_FIREWALL)
-    return frozenset(
-        match.cidr.partition("/")[0]
-        for saved in (chain.rules if chain else ())
-        if r.Conntrack(("DNAT",), negated=True) in saved.rule.matches
-        for match in saved.rule.matches
-        if isinstance(match, r.Destination)
-    )
-
-
-class _Reading(Struct, frozen=True):
-    """Outcomes of one packet in words."""
+class _Asked(Struct, frozen=True):
+    """One packet before the rules of one survey."""
 
     survey: Survey
     packet: Packet
     facts: HostFacts
+    flow: Flow | None = None
 
-    def steps(self, outcome: t.Outcome) -> tuple[Step, ...]:
-        dump = self.survey.dump
-        found = []
-        for met in outcome.path:
-            chain = dump.tables[met.table][met.chain]
-            if 0 <= met.position < len(chain.rules):
-                saved = chain.rules[met.position]
-                found.append(Step(dump.line(met.table, met.chain, saved), saved.rule))
-            else:
-                found.append(Step(Line(chain.line, met.table, met.chain, f"policy {chain.policy}"), None))
-        return tuple(found)
+    @property
+    def addresses(self) -> frozenset[str]:
+        return self.facts.addresses | relay_addresses(self.survey.dump)
 
-    def find(self, outcomes: Iterable[t.Outcome]) -> tuple[ServicePort | None, Frontend | None]:
-        """The Service that the rules met are of."""
-        by_line = {
-            frontend.line: (service, frontend)
-            for service in self.survey.services
-            for frontend in service.frontends
-            if frontend.line
+    def walk(self) -> tuple[t.Walk, dict[tuple[str, str], list[r.Rule]]]:
+        tables = {
+            (table, name): [saved.rule for saved in chain.rules]
+            for table, chains in self.survey.dump.tables.items()
+            for name, chain in chains.items()
         }
-        owner: ServicePort | None = None
-        for outcome in outcomes:
-            for met in outcome.path:
+        policies = {
+            (table, name): chain.policy
+            for table, chains in self.survey.dump.tables.items()
+            for name, chain in chains.items()
+            if chain.policy != "-"
+        }
+        flow = tracked.tracked(self.flow) if self.flow else None
+        host = t.Host(addresses=self.addresses, remembered=self.facts.remembered, flow=flow)
+        try:
+            return t.walk(tables, self.packet, host, policies), tables
+        except t.BrokenTables as broken:
+            raise InvalidConfig(
+                f"the dump is broken: {broken}; give the whole output of iptables-save, of all tables"
+            ) from broken
+
+    def ways(self) -> tuple[tuple[Way, ...], ServicePort | None, Frontend | None]:
+        walk, tables = self.walk()
+        service, frontend = self._find(walk.outcomes)
+        reader = Reader(self.survey, self.packet, tables, service, frontend)
+        ways = [replace(way, depends=self._depends(way, service)) for way in map(reader.way, walk.outcomes)]
+        if walk.left_out:
+            given_up = f"none of {walk.left_out} more conditions changes it, which were too many to follow"
+            ways = [replace(way, depends=(*way.depends, given_up)) for way in ways]
+        return tuple(joined(ways)), service, frontend
+
+    def _depends(self, way: Way, service: ServicePort | None) -> tuple[str, ...]:
+        """What the way depends on besides the conditions of rules."""
+        if way.fate not in {Fate.DELIVERED, Fate.UNTOUCHED}:
+            return way.depends
+        more = list(way.depends)
+        if "filter" not in self.survey.dump.tables:
+            more.append("the filter table, which is not in this dump, lets it pass")
+        if way.endpoint and service is not None and service.affinity_seconds and self.flow is None:
+            lists = {each.chain for each in service.endpoints}
+            if not lists & self.facts.remembered:
+                more.append(
+                    f"the client did not use {service.name} in the last {service.affinity_seconds} s (session affinity)"
+                )
+        if self._needs_route_localnet(way) and self.facts.route_localnet is None:
+            more.append("net.ipv4.conf.all.route_localnet is 1 on this node")
+        return tuple(more)
+
+    def _needs_route_localnet(self, way: Way) -> bool:
+        """Whether the node sends to elsewhere from a loopback address."""
+        if not way.endpoint or ":" in self.packet.source or not ip_address(self.packet.source).is_loopback:
+            return False
+        endpoint = way.endpoint.rpartition(":")[0]
+        return self.packet.from_host and endpoint not in self.addresses and not ip_address(endpoint).is_loopback
+
+    # --- whose it is --------------------------------------------------------------------------------------------
+
+    def _find(self, outcomes: Iterable[t.Outcome]) -> tuple[ServicePort | None, Frontend | None]:
+        """The Service that the rules met are of; of a flow for which nat is not asked, the one that answers there."""
+        if self.flow is None:
+            by_line = {each.line: (whose, each) for whose, each in self._frontends() if each.line}
+            for met in (met for outcome in outcomes for met in outcome.path):
                 chain = self.survey.dump.tables[met.table][met.chain]
                 line = chain.rules[met.position].line if 0 <= met.position < len(chain.rules) else 0
                 if found := by_line.get(line):
                     return found
                 owners = self.survey.owners.get((met.table, met.chain), ())
-                if owner is None and len(owners) == 1:
+                if len(owners) == 1:
                     owner = self.survey.services[owners[0]]
-        return owner, self._frontend_of(owner)
+                    return owner, next((each for whose, each in self._at_place() if whose is owner), None)
+            return None, None
+        return next(self._at_place(), (None, None))
 
-    def _frontend_of(self, service: ServicePort | None) -> Frontend | None:
-        """Of a Service whose dispatching rule the survey knows by another line."""
-        for frontend in service.frontends if service else ():
-            if frontend.port == self.packet.port and frontend.address in {self.packet.destination, ""}:
-                return frontend
-        return None
+    def _frontends(self) -> Iterator[tuple[ServicePort, Frontend]]:
+        for service in self.survey.services:
+            for frontend in service.frontends:
+                if frontend.kind is not FrontendKind.HEALTH_CHECK:
+                    yield service, frontend
 
-    def way(self, outcome: t.Outcome, service: ServicePort | None, frontend: Frontend | None) -> Way:
-        steps = self.steps(outcome)
-        path = tuple(step.line for step in steps)
-        match outcome.fate:
-            case t.Delivered(ip, port, masquerade):
-                source = explain_source(steps, masquerade, service, frontend, self.packet.mark)
-                return Way(outcome.probability, Fate.DELIVERED, address(ip, port), source, outcome.depends, path)
-            case t.Untouched(masquerade):
-                source = explain_source(steps, masquerade, service, frontend, self.packet.mark)
-                return Way(outcome.probability, Fate.UNTOUCHED, "", source, outcome.depends, path)
-            case t.Refused():
-                fate = Fate.REFUSED
-            case t.Dropped():
-                fate = Fate.DROPPED
-        why = self._why_not(steps, service, frontend)
-        return Way(outcome.probability, fate, "", Masquerade(wanted=False), outcome.depends, path, why)
+    def _at_place(self) -> Iterator[tuple[ServicePort, Frontend]]:
+        """Frontends of the packet's destination; an address of a Service comes before the node's."""
+        there = self.packet.destination
+        local = there in self.addresses or ip_address(there).is_loopback
+        found = [
+            (service, frontend)
+            for service, frontend in self._frontends()
+            if frontend.port == self.packet.port
+            and service.protocol is self.packet.protocol
+            and (frontend.address == there or (local and not frontend.address))
+        ]
+        yield from sorted(found, key=lambda pair: not pair[1].address)
 
-    def _why_not(self, steps: Sequence[Step], service: ServicePort | None, frontend: Frontend | None) -> str:
-        if not steps:
-            return "the policy of a built-in chain drops it"
-        line, rule = steps[-1]
-        if rule is None:
-            return f"the policy of {line.table} {line.chain} is to drop what no rule accepts"
-        if service is not None and service.source_ranges and line.chain.startswith((names.PROXY_FIREWALL, "KUBE-LBF-")):
-            ranges = ", ".join(service.source_ranges)
-            return f"{self.packet.source} is in none of the source ranges of {service.name}: {ranges}"
-        for match in rule.matches:
-            if isinstance(match, r.Comment) and match.text.endswith(("has no endpoints", "has no local endpoints")):
-                return match.text
-        if service is not None and frontend is not None and frontend.fate is not Fate.DELIVERED:
-            return frontend.why or f"{service.name} has no endpoints for it"
-        does = "drops" if rule.target is Verdict.DROP else "refuses"
-        return f"the rule at line {line.number}, of {line.table} {line.chain}, {does} it"
+    # --- besides ------------------------------------------------------------------------------------------------
+
+    def nearest(self, ways: Iterable[Way], service: ServicePort | None, objects: Objects | None) -> Nearest | None:
+        if self.flow is not None or (service is not None and all(way.fate is not Fate.UNTOUCHED for way in ways)):
+            return None
+        return find_nearest(self.survey, self.packet, self.addresses, objects)
+
+    def warnings(self, ways: Sequence[Way]) -> Iterator[said.Warning]:
+        enabled = self.facts.route_localnet
+        if enabled is not None and "all" not in enabled and any(map(self._needs_route_localnet, ways)):
+            yield said.Warning(
+                "route-localnet-off",
+                Severity.ERROR,
+                f"the kernel sends nothing from {self.packet.source} to another host while route_localnet is 0",
+                "set net.ipv4.conf.all.route_localnet to 1, or dial another address of the node",
+            )
 
 
-def _joined(ways: Iterable[Way]) -> Iterator[Way]:
-    """Ways that differ in nothing but chance, as one."""
-    summed: dict[Way, float] = {}
-    for way in ways:
-        same = replace(way, probability=0.0)
-        summed[same] = summed.get(same, 0.0) + way.probability
-    for way, probability in sorted(summed.items(), key=lambda pair: -pair[1]):
-        yield replace(way, probability=probability)
+def _other_variants(others: Iterable[Survey], packet: Packet, facts: HostFacts, fate: Fate) -> Iterator[said.Warning]:
+    for survey in others:
+        ways, service, _ = _Asked(survey, packet, facts).ways()
+        worst = min((way.fate for way in ways), key=WORST.index)
+        if worst is Fate.UNTOUCHED:
+            continue
+        variant = survey.dump.facts.variant or "other"
+        whose = f" as a packet for {service.name}" if service else ""
+        yield said.Warning(
+            "other-variant",
+            Severity.WARNING if worst is fate else Severity.ERROR,
+            f"the {variant} rules have it {worst}{whose}, too; the kernel asks both variants",
+            "remove the rules of the variant that nobody updates",
+            line=next((line.number for line in ways[0].path[-1:]), 0),
+        )
 
 
-def _endpoints(ways: Iterable[Way], service: ServicePort | None) -> tuple[Endpoint, ...]:
+def endpoints_of(ways: Iterable[Way], service: ServicePort | None) -> tuple[Endpoint, ...]:
     """With the odds of this packet, likeliest first."""
     odds: dict[str, float] = {}
     for way in ways:
         if way.endpoint:
             odds[way.endpoint] = odds.get(way.endpoint, 0.0) + way.probability
-    known: Mapping[str, Endpoint] = {address(each.ip, each.port): each for each in service.endpoints} if service else {}
+    known: Mapping[str, Endpoint] = (
+        {join_address(each.ip, each.port): each for each in service.endpoints} if service else {}
+    )
     return tuple(
         replace(known.get(where) or _unknown(where), probability=probability)
         for where, probability in sorted(odds.items(), key=lambda pair: -pair[1])
@@ -211,7 +253,3 @@ def _endpoints(ways: Iterable[Way], service: ServicePort | None) -> tuple[Endpoi
 def _unknown(where: str) -> Endpoint:
     ip, _, port = where.rpartition(":")
     return Endpoint(ip.strip("[]"), int(port), 0.0)
-
-
-def address(ip: str, port: int) -> str:
-    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"

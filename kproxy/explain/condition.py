@@ -1,0 +1,55 @@
+"""What an answer depends on, in words: conditions of rules that neither the rules nor the question decide.
+
+The tracer gives them as iptables-save prints them, after ``not`` where the way is the one on which they fail. What
+people meet often gets a sentence; the rest is quoted, for a wrong sentence is worse than iptables' own words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+_SIDES = {"src": "source", "dst": "destination"}
+
+
+def _set(found: re.Match[str], holds: bool) -> str:
+    sides = " and ".join(_SIDES.get(side, side) for side in found["sides"].split(","))
+    return f"its {sides} {'is' if holds else 'is not'} in ipset {found['name']}"
+
+
+def _interface(found: re.Match[str], holds: bool) -> str:
+    way = "leaves" if found["way"] == "o" else "comes in"
+    verb = way if holds else f"does not {'leave' if found['way'] == 'o' else 'come in'}"
+    return f"it {verb} by interface {found['name']}"
+
+
+def _owner(found: re.Match[str], holds: bool) -> str:
+    whose = {"uid": "user", "gid": "group"}[found["kind"]]
+    return f"the process {'belongs' if holds else 'does not belong'} to {whose} {found['name']}"
+
+
+def _limit(found: re.Match[str], holds: bool) -> str:
+    return f"its rate is {'within' if holds else 'above'} {found['name']} (limit)"
+
+
+_WORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], bool], str]], ...] = (
+    (re.compile(r"(?P<no>! )?-(?P<way>[io]) (?P<name>\S+)"), _interface),
+    (re.compile(r"-m set (?P<no>! )?--match-set (?P<name>\S+) (?P<sides>\S+)"), _set),
+    (re.compile(r"-m owner (?P<no>! )?--(?P<kind>uid|gid)-owner (?P<name>\S+)"), _owner),
+    (re.compile(r"-m limit (?P<no>! )?--limit (?P<name>\S+)(?: --limit-burst \d+)?"), _limit),
+)
+_TARGET = re.compile(r"-[jg] (?P<name>\S+)")
+
+
+def in_words(text: str) -> str:
+    """One condition of a way."""
+    if text.startswith(("not all of: ", "any of ")):
+        return text
+    holds = not text.startswith("not ")
+    bare = text.removeprefix("not ")
+    for pattern, words in _WORDS:
+        if found := pattern.fullmatch(bare):
+            return words(found, holds == (found["no"] is None))
+    if found := _TARGET.match(bare):
+        return f"target {found['name']} lets it go on (`{bare}`)"
+    return f"`{bare}` {'holds' if holds else 'does not hold'}"
