@@ -1,9 +1,9 @@
-"""How a dump's chains hang together: jumps that lead nowhere, chains that nobody leads to, ways in that are missing.
+"""How a dump's chains hang together: jumps that lead nowhere, chains that nobody leads to, rules nobody can read.
 
 A kernel refuses dangling jumps and loops, so a dump that has them was cut, filtered or edited: what is said of it may
 be wrong, which is worth an error. Chains that nothing refers to are what an interrupted or lazy clean-up left; they
 cost memory and no packet meets them.
-Source: spec iptables.md 1, 2, 5.
+Source: spec iptables.md 1, 5, 7.
 """
 
 from __future__ import annotations
@@ -11,16 +11,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kproxy.backend.iptables import names
+from kproxy.backend.iptables import rules as r
 from kproxy.explain import answer
 from kproxy.explain.answer import Severity
-from kproxy.explain.graph import PER_SERVICE, Graph
+from kproxy.explain.graph import PER_SERVICE, Graph, Place, hash_of, is_branch, is_proxys, next_chain
 
 _WHOLE = "give the whole output of iptables-save, of all tables and unfiltered"
+_UNSUPPORTED = "[unsupported revision]"
 
 
 def look(graph: Graph) -> Iterator[answer.Warning]:
+    yield from _tables(graph)
     yield from _dangling(graph)
+    yield from _loops(graph)
     yield from _orphans(graph)
+    yield from _unread(graph)
+
+
+def _tables(graph: Graph) -> Iterator[answer.Warning]:
+    """Only of a dump that shows a proxy at all: an empty family has no tables."""
+    have = {table for (table, name), _ in graph.proxy_chains() if name == names.SERVICES}
+    for table, lost in (
+        (r.Table.NAT, "where Services lead is not in it"),
+        (r.Table.FILTER, "which Services refuse clients is not in it, nor who drops packets"),
+    ):
+        if have and table not in graph.tables:
+            yield answer.Warning(
+                "table-missing", Severity.WARNING, f"the {graph.place}dump has no table {table}: {lost}", _WHOLE
+            )
 
 
 def _dangling(graph: Graph) -> Iterator[answer.Warning]:
@@ -28,24 +46,100 @@ def _dangling(graph: Graph) -> Iterator[answer.Warning]:
         if (table, chain) in graph.chains:
             continue
         source, saved = led[0]
-        others = f" and {len(led) - 1} more rules lead" if len(led) > 1 else " leads"
+        more = len(led) - 1
+        others = f" and {more} more rule{'s' * (more > 1)} lead" if more else " leads"
+        # What kernel modules call their targets is upper case and has no hyphen: it may be one that we do not know.
+        maybe = "" if "-" in chain else " (unless it is a target of the kernel that kproxy does not know)"
         yield answer.Warning(
             "dangling-jump",
-            Severity.ERROR,
-            f"{graph.place}{table} {source}{others} to chain {chain}, which the dump does not have",
+            Severity.ERROR if not maybe else Severity.WARNING,
+            f"{graph.place}{table} {source}{others} to chain {chain}, which the dump does not have{maybe}",
             _WHOLE,
             saved.line,
         )
 
 
-def _orphans(graph: Graph) -> Iterator[answer.Warning]:
-    for (table, name), chain in graph.chains.items():
-        if not name.startswith(PER_SERVICE) or (table, name) in graph.referrers or (table, name) in names.SCRATCH:
+def _loops(graph: Graph) -> Iterator[answer.Warning]:
+    """Depth first without recursion; each chain is left for good once everything below it was seen."""
+    done: set[Place] = set()
+    for start in graph.chains:
+        if start in done:
             continue
+        path: dict[Place, Iterator[tuple[Place, int]]] = {start: _steps(graph, start)}
+        while path:
+            last = next(reversed(path))
+            found = next(path[last], None)
+            if found is None:
+                done.add(last)
+                del path[last]
+                continue
+            to, line = found
+            if to in path:
+                chains = list(path)
+                way = " → ".join(name for _, name in (*chains[chains.index(to) :], to))
+                message = f"chains of {graph.place}{to[0]} lead in a circle: {way}; no kernel takes that"
+                yield answer.Warning("chain-loop", Severity.ERROR, message, _WHOLE, line)
+            elif to not in done:
+                path[to] = _steps(graph, to)
+
+
+def _steps(graph: Graph, place: Place) -> Iterator[tuple[Place, int]]:
+    for saved in graph.rules(*place):
+        if (to := next_chain(saved.rule.target)) and (place[0], to) in graph.chains:
+            yield (place[0], to), saved.line
+
+
+def _orphans(graph: Graph) -> Iterator[answer.Warning]:
+    for place, chain in graph.chains.items():
+        table, name = place
+        if place in graph.referrers or place in names.SCRATCH:
+            continue
+        if is_branch(table, name):
+            kind = "a branch of kproxy's tree"
+        elif name.startswith(PER_SERVICE):
+            kind = f"a chain of the service port with hash {hash_of(name)}" if hash_of(name) else "a service's chain"
+            kind = "the chain of an endpoint" if name.startswith("KUBE-SEP-") else kind
+        else:
+            continue
+        below = len(graph.below(place)) - 1
+        with_it = f", nor by this way the {below} below it" if below else ""
         yield answer.Warning(
             "orphaned-chain",
             Severity.NOTE,
-            f"nothing leads to {graph.place}{table} {name}: no packet meets its {len(chain.rules)} rules",
-            "none is needed: its proxy removes it with a later sync",
+            f"nothing leads to {graph.place}{table} {name}, {kind}: no packet meets it{with_it}",
+            "none is needed: a proxy deletes such chains with a later sync; `kproxy cleanup` where none runs any more",
             chain.line,
         )
+
+
+def _unread(graph: Graph) -> Iterator[answer.Warning]:
+    """Rules of a proxy's that cannot be evaluated; of other people's only those that no program could print."""
+    for (table, name), chain in graph.chains.items():
+        ours = is_proxys(name)
+        for saved in chain.rules:
+            if _UNSUPPORTED in graph.dump.lines[saved.line - 1]:
+                yield answer.Warning(
+                    "unsupported-revision",
+                    Severity.WARNING,
+                    f"a rule of {graph.place}{table} {name} was printed as {_UNSUPPORTED}: iptables-save was older "
+                    "than the program that wrote it, so what the rule does is not in the dump",
+                    "take the dump with the iptables of the proxy's image, or a newer one",
+                    saved.line,
+                )
+            elif ours and (strange := _strange(saved.rule)):
+                yield answer.Warning(
+                    "unknown-rule",
+                    Severity.WARNING,
+                    f"a rule of {graph.place}{table} {name} asks something that kproxy cannot evaluate: {strange}",
+                    "answers that meet it say what they depend on; no service proxy is known to write it",
+                    saved.line,
+                )
+
+
+def _strange(rule: r.Rule) -> str:
+    for match in rule.matches:
+        if isinstance(match, r.Unknown):
+            return match.text
+    if isinstance(rule.target, r.UnknownTarget) and not next_chain(rule.target):
+        return rule.target.text
+    return ""

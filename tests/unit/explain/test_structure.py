@@ -24,7 +24,7 @@ COMMIT
 """
     (said,) = (each for each in structure.look(Graph(dump_of(text))) if each.code == "dangling-jump")
     assert said.severity is Severity.ERROR
-    assert "KUBE-SERVICES and 1 more rules lead to chain KUBE-SVC-GONE" in said.message
+    assert "KUBE-SERVICES and 1 more rule lead to chain KUBE-SVC-GONE" in said.message
     assert said.line == 3
 
 
