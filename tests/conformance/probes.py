@@ -221,7 +221,7 @@ async def _echo(host: Host, target: Target, deadline: float) -> Answer:
         await icmp.echo(host, target.address, deadline)
     except TimeoutError:
         return Answer("timeout")
-    except ConnectionRefusedError:  # how a socket hears that a port is unreachable
+    except (ConnectionRefusedError, PermissionError):  # how a socket hears of it from afar, and from its own host
         return Answer("icmp-unreachable", icmp=(3, 3) if target.family == 4 else (1, 4))
     return Answer("ok")
 
