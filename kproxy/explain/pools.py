@@ -106,10 +106,7 @@ class Pools:
         if name in self._rewrites:
             return self._rewrites[name]
         chain = self._chains.get(name)
-        found = None
-        if chain is not None and len(chain.rules) <= _DEEPEST:
-            found = next(filter(None, (_rewritten(saved, chain) for saved in chain.rules)), None)
-        self._rewrites[name] = found
+        found = self._rewrites[name] = _rewrite_of(chain) if chain else None
         return found
 
 
@@ -203,18 +200,23 @@ class _Walk:
         return choice._replace(packets=choice.packets + kept) if kept else choice
 
 
-def _rewritten(saved: SavedRule, chain: SavedChain) -> _Rewrite | None:
-    target = saved.rule.target
-    if isinstance(target, Dnat):
-        ip, port = target.ip, target.port
-    elif isinstance(target, UnknownTarget) and target.text.startswith("-j DNAT"):
-        ip, port = _hairpin(chain), 0  # "DNAT [unsupported revision]": this iptables cannot print what the other wrote
-    else:
-        return None
-    for match in saved.rule.matches:
-        if not isinstance(match, _FREE) and not (isinstance(match, Ports) and not match.high):
-            return None
-    return _Rewrite(ip, port, saved.line)
+def _rewrite_of(chain: SavedChain) -> _Rewrite | None:
+    """The first rule of an endpoint's chain that rewrites every packet; it is the last of two, if it is one at all."""
+    for saved in chain.rules[-1:] if len(chain.rules) > _DEEPEST else chain.rules:
+        target = saved.rule.target
+        if isinstance(target, Dnat):
+            ip, port = target.ip, target.port
+        elif isinstance(target, UnknownTarget) and target.text.startswith("-j DNAT"):
+            # "DNAT [unsupported revision]": this iptables cannot print what another version wrote
+            ip, port = _hairpin(chain), 0
+        else:
+            continue
+        for match in saved.rule.matches:
+            if not isinstance(match, _FREE) and not (isinstance(match, Ports) and not match.high):
+                break
+        else:
+            return _Rewrite(ip, port, saved.line)
+    return None
 
 
 def _hairpin(chain: SavedChain) -> str:

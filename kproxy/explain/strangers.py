@@ -193,6 +193,11 @@ def _ahead_of_ours(graph: Graph, name: str, stranger: _Stranger) -> answer.Warni
     )
 
 
+def owner_of(chain: str) -> str:
+    """The program whose chains have such names; empty: nobody known."""
+    return _owner(chain).name
+
+
 def _owner(chain: str) -> _Owner:
     return next((owner for owner in _OWNERS if owner.pattern.match(chain)), _NOBODY)
 
