@@ -130,13 +130,14 @@ function tableRow(row, asked) {
   const why = reason(row, asked);
   const failing = row.frontends.find((each) => each.fate);
   const number = row.endpoints || !failing ? count(row.endpoints) : make("span", {class: "bad"}, failing.fate);
-  const drawn = make("tr", {class: row.name === chosen ? "chosen" : undefined},
+  const drawn = make("tr", {},
     make("td", {}, link, " ", make("span", {class: "soft"}, row.protocols), why),
     make("td", {class: "wide"}, ...row.frontends.slice(0, 2).map((each) => mono(answers(each))), rest(row)),
     make("td", {class: "wide soft"}, row.policy),
     make("td", {class: "number"}, number),
     make("td", {class: "wide number counted", hidden: !counted}, count(row.packets)));
   drawn.addEventListener("click", (event) => { if (!event.target.closest("a")) location.hash = link.hash; });
+  markChosen(drawn);
   return drawn;
 }
 
@@ -225,23 +226,30 @@ function asked() {
 
 function choose() {
   const before = chosen;
+  if (asked() === before) return;
   chosen = asked();
   document.body.classList.toggle("open", chosen !== "");
-  detail.hidden = chosen === "";
-  for (const row of rows.children) {
-    const same = row.querySelector("a").hash === location.hash;
-    row.classList.toggle("chosen", same);
-    if (same) row.querySelector("a").setAttribute("aria-current", "true");
-    else row.querySelector("a").removeAttribute("aria-current");
-  }
   document.title = chosen ? `${chosen} \u2013 ${data.title}` : data.title;
-  if (chosen) {
-    showDetail(detail, services.get(chosen), chosen);
-    detail.scrollTop = 0;
-    if (detail.getBoundingClientRect().top < 0 || !beside.matches) window.scrollTo(0, beside.matches ? scrollY : 0);
-  } else if (before) {
+  detail.hidden = chosen === "";
+  for (const row of rows.children) markChosen(row);
+  if (!chosen) {
     focusOn(before);
+    return;
   }
+  showDetail(detail, services.get(chosen), chosen);
+  detail.scrollTop = 0;
+  if (!beside.matches) {
+    window.scrollTo(0, 0);
+    detail.focus();
+  }
+}
+
+function markChosen(row) {
+  const link = row.querySelector("a");
+  const same = link.hash === address(chosen);
+  row.classList.toggle("chosen", same);
+  if (same) link.setAttribute("aria-current", "true");
+  else link.removeAttribute("aria-current");
 }
 
 function focusOn(name) {
@@ -264,7 +272,7 @@ function step(by) {
     return;
   }
   target.querySelector("a").focus();
-  if (chosen && beside.matches) target.querySelector("a").click();
+  if (chosen && beside.matches) location.replace(target.querySelector("a").hash);
 }
 
 function leave() {

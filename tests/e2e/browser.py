@@ -83,7 +83,7 @@ class Browser:
         self.call("Page.navigate", url="about:blank")  # the same address with another fragment would not load anew
         self.events.clear()
         self.call("Page.navigate", url=url)
-        self._wait("Page.loadEventFired")
+        self.wait("Page.loadEventFired")
         self.settle()
 
     def evaluate(self, expression: str) -> Any:
@@ -137,7 +137,7 @@ class Browser:
         assert "error" not in answer, (method, answer["error"])
         return dict(answer["result"])
 
-    def _wait(self, method: str) -> None:
+    def wait(self, method: str) -> None:
         while all(each["method"] != method for each in self.events):
             self.events.append(self._next())
 
