@@ -7,7 +7,7 @@ kubelet, kube-router and ipvs mode have chains of that name, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from kproxy.backend.iptables import names
 from kproxy.backend.iptables import rules as r
@@ -16,6 +16,7 @@ from kproxy.backend.iptables.rules import Rule, Target
 from kproxy.explain.answer import Line
 from kproxy.explain.dump import Dump
 
+ENDINGS = frozenset({"ACCEPT", "DROP", "REJECT", "DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "TPROXY", "QUEUE"})
 HOOKS = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"})
 PER_SERVICE = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "KUBE-XLB-")
 FIXED = frozenset().union(*names.FIXED.values()) | {names.FIREWALL, "KUBE-MARK-DROP"}
@@ -50,10 +51,8 @@ def _is_scratch(table: str, chain: str) -> bool:
 def next_chain(target: Target | None) -> str:
     """The chain that a target leads to; empty: to none."""
     match target:
-        case r.Jump(chain):
+        case r.Jump(chain) | r.Goto(chain):
             return chain
-        case r.UnknownTarget(text) if text.startswith("-g "):
-            return text.split()[1]
         case _:
             return ""
 
@@ -68,7 +67,9 @@ class Graph:
             (table, name): chain for table, chains in dump.tables.items() for name, chain in chains.items()
         }
         self.referrers: dict[Place, list[tuple[str, SavedRule]]] = {}
-        self._fates: dict[Place, frozenset[str]] = {}
+        self._leading: dict[Place, set[Place]] = {}
+        self._fates: dict[Place, set[str]] | None = None
+        self._ending: set[Place] | None = None
         for (table, name), chain in self.chains.items():
             for saved in chain.rules:
                 if to := next_chain(saved.rule.target):
@@ -98,37 +99,96 @@ class Graph:
             waiting += [(table, to) for saved in self.chains[place].rules if (to := next_chain(saved.rule.target))]
         return met
 
-    def is_reached(self, start: Place, chain: str) -> bool:
-        return (start[0], chain) in self.below(start)
+    def leads(self, start: Place, chain: str) -> bool:
+        """Whether a packet in ``start`` may come to ``chain``."""
+        goal = (start[0], chain)
+        if goal not in self._leading:
+            self._leading[goal] = self._above({goal}, lambda _place, _saved: True)
+        return start in self._leading[goal]
 
     def fates(self, start: Place) -> frozenset[str]:
-        """What rules from ``start`` on can do to a packet: ACCEPT, DROP, REJECT, DNAT, ...; without proxies' own."""
-        if start not in self._fates:
-            self._fates[start] = frozenset(
-                fate
-                for place in self.below(start)
-                if not is_proxys(place[1])
-                for saved in self.chains[place].rules
-                if (fate := fate_of(saved.rule))
-            )
-        return self._fates[start]
+        """What rules from ``start`` on can do to a packet (ACCEPT, DROP, DNAT, ...), proxies' own left out."""
+        if self._fates is None:
+            self._fates = self._find_fates()
+        return frozenset(self._fates.get(start, ()))
+
+    def ends_all(self, start: Place) -> bool:
+        """Whether no packet comes back from ``start``, whatever it is."""
+        if self._ending is None:
+            ending = {place for place, chain in self.chains.items() if _ends_by_itself(chain)}
+            self._ending = self._above(ending, self._is_met_by_all)
+        return start in self._ending
+
+    def _is_met_by_all(self, place: Place, saved: SavedRule) -> bool:
+        return is_unconditional(saved.rule) and saved in _unconditional(self.chains[place])
+
+    def _find_fates(self) -> dict[Place, set[str]]:
+        holding: dict[str, set[Place]] = {}
+        for place, chain in self.chains.items():
+            if not is_proxys(place[1]):
+                for saved in chain.rules:
+                    if fate := fate_of(saved.rule):
+                        holding.setdefault(fate, set()).add(place)
+        found: dict[Place, set[str]] = {}
+        for fate, places in holding.items():
+            for place in self._above(places, lambda place, _saved: not is_proxys(place[1])):
+                found.setdefault(place, set()).add(fate)
+        return found
+
+    def _above(self, places: set[Place], passes: Callable[[Place, SavedRule], bool]) -> set[Place]:
+        """``places``, and all from which rules that ``passes`` takes lead there; each rule is looked at once."""
+        met = set(places)
+        waiting = list(places)
+        while waiting:
+            place = waiting.pop()
+            for name, saved in self.referrers.get(place, ()):
+                source = (place[0], name)
+                if source not in met and passes(source, saved):
+                    met.add(source)
+                    waiting.append(source)
+        return met
 
     def proxy_chains(self) -> Iterator[tuple[Place, SavedChain]]:
         return ((place, chain) for place, chain in self.chains.items() if is_proxys(place[1]))
 
 
+_FATES: tuple[tuple[type, str], ...] = (
+    (r.RejectWith, "REJECT"),
+    (r.Dnat, "DNAT"),
+    (r.DnatRange, "DNAT"),
+    (r.Snat, "SNAT"),
+    (r.Masquerade, "MASQUERADE"),
+    (r.Redirect, "REDIRECT"),
+    (r.Tproxy, "TPROXY"),
+    (r.Notrack, "NOTRACK"),
+    (r.Queue, "QUEUE"),
+)
+
+
 def fate_of(rule: Rule) -> str:
-    """The name of the verdict or rewriting target; empty for everything that lets the packet go on."""
-    match rule.target:
-        case r.Verdict() as verdict:
-            return verdict.value
-        case r.RejectWith():
-            return "REJECT"
-        case r.Dnat():
-            return "DNAT"
-        case r.Masquerade():
-            return "MASQUERADE"
-        case r.UnknownTarget(text) if text.startswith("-j "):
-            return text.split()[1]
-        case _:
-            return ""
+    """The name of the verdict or rewriting target; empty for everything that lets the packet go on as it is."""
+    target = rule.target
+    if isinstance(target, r.Verdict):
+        return target.value
+    if isinstance(target, r.UnknownTarget):
+        return target.text.removeprefix("-j ").partition(" ")[0]
+    return next((name for kind, name in _FATES if isinstance(target, kind)), "")
+
+
+def is_unconditional(rule: Rule) -> bool:
+    return all(isinstance(match, r.Comment | r.Nfacct) for match in rule.matches)
+
+
+def _ends_by_itself(chain: SavedChain) -> bool:
+    return any(fate_of(saved.rule) in ENDINGS for saved in _unconditional(chain))
+
+
+def _unconditional(chain: SavedChain) -> list[SavedRule]:
+    """The rules that every packet meets that no rule before took, up to where none goes on."""
+    found = []
+    for saved in chain.rules:
+        if is_unconditional(saved.rule):
+            found.append(saved)
+            if fate_of(saved.rule) in {*ENDINGS, "RETURN"} or isinstance(saved.rule.target, r.Goto):
+                break
+    return found

@@ -15,10 +15,9 @@ from kproxy.backend.iptables.parse import SavedRule
 from kproxy.backend.iptables.rules import Rule
 from kproxy.explain import answer
 from kproxy.explain.answer import Severity
-from kproxy.explain.graph import Graph, Place, fate_of, is_proxys, next_chain
+from kproxy.explain.graph import ENDINGS, Graph, Place, fate_of, is_proxys, is_unconditional, next_chain
 
 _NAT, _FILTER = r.Table.NAT.value, r.Table.FILTER.value
-ENDINGS = frozenset({"ACCEPT", "DROP", "REJECT", "DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "TPROXY", "QUEUE"})
 _OF_OLD = frozenset({"RELATED", "ESTABLISHED", "INVALID", "UNTRACKED"})
 
 
@@ -72,7 +71,7 @@ def _is_old(graph: Graph) -> bool:
 
 def _look_at(graph: Graph, way: _Way) -> Iterator[answer.Warning]:
     base = (way.table, way.hook)
-    if not _leads(graph, base, way.chain):
+    if not graph.leads(base, way.chain):
         yield answer.Warning(
             "entry-missing",
             way.severity,
@@ -90,49 +89,16 @@ def _look_at(graph: Graph, way: _Way) -> Iterator[answer.Warning]:
         )
 
 
-def _leads(graph: Graph, base: Place, chain: str) -> bool:
-    rules = graph.rules(*base)
-    direct = any(next_chain(saved.rule.target) == chain for saved in rules)
-    return direct or graph.is_reached(base, chain)
-
-
 def _ends_before(graph: Graph, base: Place, chain: str) -> SavedRule | None:
     """The rule that lets no packet come as far as the jump."""
     for saved in graph.rules(*base):
         to = next_chain(saved.rule.target)
-        if to == chain or (to and graph.is_reached((base[0], to), chain)):
+        if to == chain or (to and graph.leads((base[0], to), chain)):
             return None
-        if is_unconditional(saved.rule) and (
-            fate_of(saved.rule) in {*ENDINGS, "RETURN"} or (to and ends_all(graph, (base[0], to)))
-        ):
+        ends = fate_of(saved.rule) in {*ENDINGS, "RETURN"} or (to and graph.ends_all((base[0], to)))
+        if ends and is_unconditional(saved.rule):
             return saved
     return None
-
-
-def is_unconditional(rule: Rule) -> bool:
-    return all(isinstance(match, r.Comment | r.Nfacct) for match in rule.matches)
-
-
-def ends_all(graph: Graph, start: Place) -> bool:
-    """Whether no packet comes back from a chain."""
-    seen: set[Place] = set()
-    place = start
-    while place not in seen:
-        seen.add(place)
-        for saved in graph.rules(*place):
-            if not is_unconditional(saved.rule):
-                continue
-            fate = fate_of(saved.rule)
-            if fate == "RETURN":
-                return False
-            if fate in ENDINGS:
-                return True
-            if to := next_chain(saved.rule.target):
-                place = (place[0], to)  # a chain with two such jumps: the first decides, which is nearly always right
-                break
-        else:
-            return False
-    return False
 
 
 # --- policies -------------------------------------------------------------------------------------------------
@@ -183,7 +149,10 @@ def _accepts_new(rule: Rule) -> bool:
 def is_spared(rule: Rule) -> bool:
     """Whether no first packet to a Service from elsewhere can meet its target."""
     is_known = any(
-        isinstance(match, r.Conntrack) and not match.negated and _OF_OLD.issuperset(match.states)
+        isinstance(match, r.Conntrack | r.State)
+        and not match.negated
+        and match.states
+        and _OF_OLD.issuperset(match.states)
         for match in rule.matches
     )
     return is_known or r.InInterface("lo") in rule.matches or rule.target is r.Verdict.RETURN

@@ -70,11 +70,9 @@ _CAN = {
     "SNAT": "change the source of",
     "MASQUERADE": "change the source of",
     "NOTRACK": "keep from connection tracking",
-    "CT": "keep from connection tracking",
-    "NFQUEUE": "hand to a program",
     "QUEUE": "hand to a program",
 }
-_HARM = frozenset({"DROP", "REJECT", "DNAT", "REDIRECT", "NETMAP", "TPROXY", "NOTRACK", "CT", "NFQUEUE", "QUEUE"})
+_HARM = frozenset({"DROP", "REJECT", "DNAT", "REDIRECT", "NETMAP", "TPROXY", "NOTRACK", "QUEUE"})
 _EARLIER = frozenset({"raw", "mangle"})  # their PREROUTING and OUTPUT are asked before nat's
 
 

@@ -101,8 +101,8 @@ def _orphans(graph: Graph) -> Iterator[answer.Warning]:
             kind = "the chain of an endpoint" if name.startswith("KUBE-SEP-") else kind
         else:
             continue
-        below = len(graph.below(place)) - 1
-        with_it = f", nor by this way the {below} below it" if below else ""
+        below = len({to for to, _ in _steps(graph, place)})
+        with_it = f", nor by this way {below} that it leads to" if below else ""
         yield answer.Warning(
             "orphaned-chain",
             Severity.NOTE,
@@ -140,6 +140,4 @@ def _strange(rule: r.Rule) -> str:
     for match in rule.matches:
         if isinstance(match, r.Unknown):
             return match.text
-    if isinstance(rule.target, r.UnknownTarget) and not next_chain(rule.target):
-        return rule.target.text
-    return ""
+    return rule.target.text if isinstance(rule.target, r.UnknownTarget) else ""
