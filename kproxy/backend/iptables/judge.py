@@ -10,73 +10,17 @@ Source of the rules: the match functions of net/netfilter/xt_*.c and net/ipv{4,6
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-from ipaddress import IPv4Address, ip_address, ip_network
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, ip_address
 from typing import Any
-
-from msgspec import Struct
 
 from kproxy.backend.iptables import rules as r
 from kproxy.backend.iptables.rules import Match, Rule
+from kproxy.backend.iptables.state import Host, State, is_known, is_within, number
 from kproxy.backend.iptables.text import render_rule
-from kproxy.model.enums import IPFamily
-from kproxy.model.packet import Packet
+from kproxy.model.enums import Protocol
 
 Answer = bool | float | str  # a float: a probability; a text: what it depends on
-
-SOME_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 -- stands for "one of the node's, which the kernel chooses"
-
-
-def some_address(family: IPFamily) -> str:
-    return "::" if family is IPFamily.IPV6 else "0.0.0.0"  # noqa: S104 -- see SOME_ADDRESS
-
-
-class Tracked(Struct, frozen=True):
-    """A flow that conntrack knows: nat is not asked about its packets, what it did to the first one is repeated.
-
-    ``states``: NEW as long as nobody has answered, which is what conntrack(8) calls UNREPLIED.
-    """
-
-    destination: str = ""  # that DNAT wrote; empty: it wrote none
-    port: int = 0
-    source: str = ""  # that SNAT or MASQUERADE wrote; empty: they wrote none
-    states: tuple[str, ...] = ("ESTABLISHED",)
-    mark: int = 0  # of the flow (CONNMARK)
-
-
-class Host(Struct, frozen=True):
-    """What the rules ask of the node."""
-
-    addresses: frozenset[str] = frozenset()  # local addresses besides loopback
-    remembered: frozenset[str] = frozenset()  # xt_recent lists that hold the packet's source
-    routes: tuple[tuple[str, str], ...] = ()  # (CIDR, interface); where none fits, the way out is not known
-    flow: Tracked | None = None  # of which the packet is; None: it is the first of its flow
-
-    def is_local(self, address: str) -> bool:
-        return address in self.addresses or address in SOME_ADDRESS or ip_address(address).is_loopback
-
-    def interface_to(self, address: str) -> str | None:
-        """By which interface a packet leaves; None: not known."""
-        if self.is_local(address):
-            return "lo"
-        fitting = [(network(cidr)[2], name) for cidr, name in self.routes if is_within(address, cidr)]
-        return max(fitting)[1] if fitting else None
-
-
-class State(Struct, frozen=True):
-    """A packet on its way, as far as rules can see it."""
-
-    packet: Packet
-    hook: str = ""  # PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING
-    way_in: str | None = ""  # the interface; empty: none; None: not known
-    way_out: str | None = ""
-    states: frozenset[str] = frozenset({"INVALID"})  # NEW, DNAT, ...; before conntrack has seen it: INVALID
-    flow_mark: int = 0
-    recorded: frozenset[str] = frozenset()  # xt_recent lists that hold the source by now
-    rewritten: bool = False  # it went through DNAT
-    source: str = ""  # what SNAT made of it, such as 192.0.2.1-192.0.2.9
-    masquerade: bool = False  # its source is replaced
 
 
 def judge(match: Match, state: State, host: Host) -> Answer:
@@ -100,7 +44,7 @@ def _destination(match: r.Destination, state: State, _: Host) -> Answer:
 
 
 def _address(address: str, cidr: str, match: r.Source | r.Destination) -> Answer:
-    if address in SOME_ADDRESS:
+    if not is_known(address):
         return words(match)
     try:
         return is_within(address, cidr) != match.negated
@@ -108,28 +52,28 @@ def _address(address: str, cidr: str, match: r.Source | r.Destination) -> Answer
         return words(match)  # somebody edited this dump
 
 
-@lru_cache(maxsize=65536)
-def network(cidr: str) -> tuple[int, int, int]:
-    """(version, address, mask); a mask may be any pattern of bits, as in 10.0.0.1/255.0.0.255. Raises ValueError."""
-    text, _, mask = cidr.partition("/")
-    address = ip_address(text)
-    if mask and not mask.isdecimal():
-        bits = int(ip_address(mask))
-        return address.version, int(address) & bits, bits
-    found = ip_network(cidr, strict=False)
-    return found.version, int(found.network_address), int(found.netmask)
+def _ip_range(match: r.IpRange, state: State, _: Host) -> Answer:
+    asked = (
+        (state.packet.source, match.source, match.source_negated),
+        (state.packet.destination, match.destination, match.destination_negated),
+    )
+    return all_of(match, [_in_range(address, pair, negated) for address, pair, negated in asked if pair])
 
 
-@lru_cache(maxsize=65536)
-def number(address: str) -> tuple[int, int]:
-    parsed = ip_address(address)
-    return parsed.version, int(parsed)
+def _in_range(address: str, pair: tuple[str, str], negated: bool) -> bool | None:
+    if not is_known(address):
+        return None
+    try:
+        first, last = (number(end) for end in pair)
+    except ValueError:
+        return None
+    return (first <= number(address) <= last) != negated
 
 
-def is_within(address: str, cidr: str) -> bool:
-    version, start, mask = network(cidr)
-    own_version, own = number(address)
-    return version == own_version and own & mask == start
+def all_of(match: Match, answers: Iterable[bool | None]) -> Answer:
+    """Of several questions in one match; None: not known."""
+    found = set(answers)
+    return False if False in found else words(match) if None in found else True
 
 
 def _in_interface(match: r.InInterface, state: State, _: Host) -> Answer:
@@ -149,60 +93,96 @@ def _interface(match: r.InInterface | r.OutInterface, name: str | None) -> Answe
 
 
 def _address_type(match: r.AddressType, state: State, host: Host) -> Answer:
-    answers = [
-        _has_type(address, kinds, host)
-        for address, kinds in ((state.packet.source, match.source), (state.packet.destination, match.destination))
-        if kinds
-    ]
-    if False in answers:
-        return False
-    return words(match) if None in answers else True
+    asked = (
+        (state.packet.source, match.source, match.source_negated),
+        (state.packet.destination, match.destination, match.destination_negated),
+    )
+    answers = [_has_type(address, kinds, match.limit, host) for address, kinds, _ in asked if kinds]
+    negations = [negated for _, kinds, negated in asked if kinds]
+    pairs = zip(answers, negations, strict=True)
+    return all_of(match, (None if answer is None else answer != negated for answer, negated in pairs))
 
 
 _TOLD_BY_ADDRESS = {"LOCAL", "UNICAST", "MULTICAST", "BROADCAST"}
 
 
-def _has_type(address: str, kinds: str, host: Host) -> bool | None:
+def _has_type(address: str, kinds: str, limit: str, host: Host) -> bool | None:
     """None: routes decide, which are not known."""
+    if not address:
+        return None
     wanted = set(kinds.split(","))
     parsed = ip_address(address)
     if host.is_local(address):
+        if limit and not parsed.is_loopback:
+            return None  # local, but of which interface?
         # IPv6 asks the address alone whether it is unicast, IPv4 the routes, which say local.
         return "LOCAL" in wanted or (parsed.version == 6 and "UNICAST" in wanted)
-    if parsed.is_multicast:
-        return "MULTICAST" in wanted
-    if parsed == IPv4Address("255.255.255.255"):
-        return "BROADCAST" in wanted
-    if "UNICAST" in wanted:
-        return True
-    return None if wanted - _TOLD_BY_ADDRESS else False
+    broadcast = parsed == IPv4Address("255.255.255.255")
+    kind = "MULTICAST" if parsed.is_multicast else "BROADCAST" if broadcast else "UNICAST"
+    return kind in wanted or (None if kind == "UNICAST" and wanted - _TOLD_BY_ADDRESS else False)
 
 
 # --- protocols and ports --------------------------------------------------------------------------------------
+
+NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 
 
 def _protocol(match: r.OfProtocol, state: State, _: Host) -> Answer:
     return (state.packet.protocol is match.protocol) != match.negated
 
 
+def _other_protocol(match: r.OtherProtocol, state: State, _: Host) -> Answer:
+    return (match.number == NUMBERS[state.packet.protocol]) != match.negated
+
+
+def _fragment(match: r.Fragment, _: State, __: Host) -> Answer:
+    return match.negated
+
+
 def _ports(match: r.Ports, state: State, _: Host) -> Answer:
     packet = state.packet
     if packet.protocol is not match.protocol:
         return False
-    if (match.low or match.high) and (match.low <= packet.port <= match.high) == match.negated:
-        return False
-    if not (match.source_low or match.source_high):
-        return True
-    if packet.source_port == 0:
-        return words(match)
-    return match.source_low <= packet.source_port <= match.source_high
+    if not (match.source_low or match.source_high or match.flags) and packet.port:
+        return not match.high or (match.low <= packet.port <= match.high) != match.negated
+    answers: list[bool | None] = []
+    if match.high:
+        answers.append(_has_port(packet.port, ((match.low, match.high),), match.negated))
+    if match.source_low or match.source_high:
+        answers.append(_has_port(packet.source_port, ((match.source_low, match.source_high),), match.source_negated))
+    if match.flags:
+        answers.append(_has_flags(match.flags, state))
+    return all_of(match, answers)
 
 
-# --- the flow, the mark, chance, memory -----------------------------------------------------------------------
+def _has_port(port: int, ranges: Iterable[tuple[int, int]], negated: bool) -> bool | None:
+    return any(low <= port <= high for low, high in ranges) != negated if port else None
 
 
-def _conntrack(match: r.Conntrack, state: State, _: Host) -> Answer:
-    return (not state.states.isdisjoint(match.states)) != match.negated
+_FLAGS = frozenset({"FIN", "SYN", "RST", "PSH", "ACK", "URG"})
+
+
+def _has_flags(flags: r.TcpFlags, state: State) -> bool | None:
+    """A flow begins with SYN alone; later packets have ACK and not SYN, and any of the others."""
+    begins = "ESTABLISHED" not in state.states
+    on = {"SYN"} if begins else {"ACK"}
+    known = _FLAGS if begins else {"SYN", "ACK"}
+    mask, wanted = set(flags.mask), set(flags.set)
+    if on & mask & known != wanted & mask & known:
+        return flags.negated
+    return not flags.negated if mask <= known else None
+
+
+def _multiport(match: r.Multiport, state: State, _: Host) -> Answer:
+    packet = state.packet
+    sides = {"dports": (packet.port,), "sports": (packet.source_port,), "ports": (packet.source_port, packet.port)}
+    found = {_has_port(port, match.ranges, negated=False) for port in sides.get(match.side, (0,))}
+    if True in found:
+        return not match.negated
+    return words(match) if None in found else match.negated
+
+
+# --- the mark, chance, memory ---------------------------------------------------------------------------------
 
 
 def _mark(match: r.Mark, state: State, _: Host) -> Answer:
@@ -211,6 +191,13 @@ def _mark(match: r.Mark, state: State, _: Host) -> Answer:
 
 def _statistic(match: r.Statistic, _: State, __: Host) -> Answer:
     return match.probability if 0 < match.probability < 1 else match.probability >= 1
+
+
+def _nth(match: r.Nth, _: State, __: Host) -> Answer:
+    """One of so many, in turn: for a packet of which we do not know how many came before it, that is chance."""
+    share = 1 / max(match.every, 1)
+    probability = 1 - share if match.negated else share
+    return probability if 0 < probability < 1 else probability >= 1
 
 
 def _recent_check(match: r.RecentCheck, state: State, host: Host) -> Answer:
@@ -225,17 +212,87 @@ def _depends(match: Match, _: State, __: Host) -> Answer:
     return words(match)
 
 
+# --- the flow -------------------------------------------------------------------------------------------------
+
+
+def _state(match: r.State, state: State, _: Host) -> Answer:
+    return (not state.states.isdisjoint(match.states)) != match.negated
+
+
+def _connmark(match: r.ConnMark, state: State, _: Host) -> Answer:
+    return state.has_flow and (state.flow_mark & match.mask == match.value) != match.negated
+
+
+def _conntrack(match: r.Conntrack, state: State, host: Host) -> Answer:
+    if match.states and (not state.states.isdisjoint(match.states)) == match.negated:
+        return False
+    if not match.criteria:
+        return True
+    if not state.has_flow:
+        return bool(match.states)  # the kernel asks no further
+    return all_of(match, [_meets(each, state, host) for each in match.criteria])
+
+
+def _meets(criterion: r.Criterion, state: State, host: Host) -> bool | None:
+    value = criterion.value
+    packet, first = state.packet, state.original
+    addresses = {
+        "--ctorigsrc": first.source,
+        "--ctorigdst": first.destination,
+        "--ctreplsrc": packet.destination,
+        "--ctrepldst": packet.source,
+    }
+    ports = {
+        "--ctorigsrcport": first.source_port,
+        "--ctorigdstport": first.port,
+        "--ctreplsrcport": packet.port,
+        "--ctrepldstport": packet.source_port,
+    }
+    try:
+        if (address := addresses.get(criterion.option)) is not None:
+            return is_within(address, value) != criterion.negated if is_known(address) else None
+        if (port := ports.get(criterion.option)) is not None:
+            low, _, high = value.partition(":")
+            return _has_port(port, ((int(low), int(high or low)),), criterion.negated)
+        match criterion.option:
+            case "--ctproto":
+                return (int(value) == NUMBERS[packet.protocol]) != criterion.negated
+            case "--ctdir":
+                return (value == "ORIGINAL") != criterion.negated
+            case "--ctstatus":
+                answer = _has_status(set(value.split(",")), state, host)
+                return None if answer is None else answer != criterion.negated
+    except ValueError:
+        pass
+    return None
+
+
+def _has_status(wanted: set[str], state: State, host: Host) -> bool | None:
+    """Of the first packet's flow nothing is set; of one that goes on we do not know whether it is ASSURED."""
+    if host.flow is None and state.way_in != "lo":
+        return False
+    certain = {"CONFIRMED", *(("SEEN_REPLY",) if "ESTABLISHED" in state.states else ())}
+    return True if wanted & certain else None if wanted & {"ASSURED", "EXPECTED"} else False
+
+
 JUDGES: dict[type, Callable[[Any, State, Host], Answer]] = {
     r.Source: _source,
     r.Destination: _destination,
+    r.IpRange: _ip_range,
     r.InInterface: _in_interface,
     r.OutInterface: _out_interface,
     r.AddressType: _address_type,
     r.OfProtocol: _protocol,
+    r.OtherProtocol: _other_protocol,
+    r.Fragment: _fragment,
     r.Ports: _ports,
+    r.Multiport: _multiport,
     r.Conntrack: _conntrack,
+    r.State: _state,
+    r.ConnMark: _connmark,
     r.Mark: _mark,
     r.Statistic: _statistic,
+    r.Nth: _nth,
     r.RecentCheck: _recent_check,
     r.RecentSet: _always,
     r.Nfacct: _always,

@@ -16,16 +16,17 @@ row do not make 2^100 ways. What is still too much is left out and counted (``Wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from kproxy.backend.iptables import rules as r
-from kproxy.backend.iptables.judge import Host, State, Tracked
-from kproxy.backend.iptables.rewrite import change, translate
+from kproxy.backend.iptables.rewrite import UNTRACKED, change, steer, translate, translations
 from kproxy.backend.iptables.rules import Rule, Verdict
+from kproxy.backend.iptables.state import Host, State, Tracked
+from kproxy.backend.iptables.text import render_rule
 from kproxy.backend.iptables.ways import Condition, Met, Way, join, split
 from kproxy.model.packet import Packet
 
@@ -43,7 +44,6 @@ MOST_STEPS = 20_000_000  # rules asked in all: half a minute
 _MANY = 1000  # ways that may pile up until they are joined
 MOST_DEEP = 150  # chains in chains; nf_tables takes 16
 
-_UNTRACKED = frozenset({"UNTRACKED"})
 _NEW = frozenset({"NEW"})
 
 
@@ -160,12 +160,12 @@ class _Walker:
 
     def walk(self, packet: Packet) -> None:
         if packet.from_host:
-            start = [Way(State(packet, "OUTPUT", way_out=self.host.interface_to(packet.destination)))]
+            start = [Way(State(packet, packet, "OUTPUT", way_out=self.host.interface_to(packet.destination)))]
             ways = self._nat(self._pass(("mangle",), self._track(self._pass(("raw",), start))))
             ways = self._leave(self._pass(("filter", "security"), ways))
             self._arrive(self._return_by_lo(ways))
             return
-        start = [Way(State(packet, "PREROUTING", way_in=packet.in_interface or None))]
+        start = [Way(State(packet, packet, "PREROUTING", way_in=packet.in_interface or None))]
         ways = self._nat(self._pass(("mangle",), self._track(self._pass(("raw",), start))))
         local = self._enter([way for way in ways if self._is_local(way)], "INPUT")
         self._arrive(self._nat(self._pass(("mangle", "filter", "security"), local)))
@@ -182,7 +182,7 @@ class _Walker:
         return [*gone, *self._pass(("mangle", "filter", "security"), self._enter(back, "INPUT"))]
 
     def _is_local(self, way: Way) -> bool:
-        return self.host.is_local(way.state.packet.destination)
+        return way.state.steered or self.host.is_local(way.state.packet.destination)
 
     def _enter(self, ways: list[Way], hook: str) -> list[Way]:
         return [replace(way, state=self._at(hook, way.state)) for way in ways]
@@ -206,15 +206,15 @@ class _Walker:
             states, mark = frozenset((*flow.states, *done)), flow.mark
         return [
             way
-            if way.state.states == _UNTRACKED
+            if way.state.states == UNTRACKED
             else replace(way, state=replace(way.state, states=states, flow_mark=mark))
             for way in ways
         ]
 
     def _nat(self, ways: list[Way]) -> list[Way]:
         """Only a flow's first packet asks; packets without a flow are not translated."""
-        untracked = [way for way in ways if way.state.states == _UNTRACKED]
-        tracked = [way for way in ways if way.state.states != _UNTRACKED]
+        untracked = [way for way in ways if way.state.states == UNTRACKED]
+        tracked = [way for way in ways if way.state.states != UNTRACKED]
         if self.host.flow is None:
             return [*untracked, *self._pass(("nat",), tracked)]
         return [*untracked, *(replace(way, state=translate(way.state, self.host.flow)) for way in tracked)]
@@ -290,12 +290,12 @@ class _Walker:
     def _target(self, table: str, rule: Rule, ways: list[Way], above: tuple[str, ...], ends: _Ends) -> list[Way]:
         """Those that go on to the next rule; the others are added to ``ends``, or have ended."""
         match rule.target:
-            case None:
-                return ways
-            case r.Jump(chain):
+            case r.Jump(chain) | r.Goto(chain):
                 below = self._chain(table, chain, ways, above)
                 ends.accepted.extend(below.accepted)
-                return below.returned
+                if isinstance(rule.target, r.Jump):
+                    return below.returned
+                ends.returned.extend(below.returned)
             case Verdict.ACCEPT:
                 ends.accepted.extend(ways)
             case Verdict.RETURN:
@@ -304,17 +304,46 @@ class _Walker:
                 self._end(Dropped(), ways)
             case r.RejectWith():
                 self._end(Refused(), ways)
-            case r.UnknownTarget(text):
-                self._end(Dropped(), [way.given(Condition((f"{text} drops it",), holds=True)) for way in ways])
-                ends.accepted.extend(way.given(Condition((f"{text} accepts it",), holds=True)) for way in ways)
-                return [way.given(Condition((f"{text} lets it go on",), holds=True)) for way in ways]
+            case r.Tproxy() | r.Queue():
+                ends.accepted.extend(self._hand_over(rule.target, ways))
             case target:
                 return self._change(target, ways, ends)
         return []
 
-    def _change(self, target: r.Target, ways: list[Way], ends: _Ends) -> list[Way]:
-        changed = [replace(way, state=change(target, way.state)) for way in ways]
-        if isinstance(target, r.SetMark):
-            return changed
-        ends.accepted.extend(changed)
-        return []
+    def _hand_over(self, target: r.Tproxy | r.Queue, ways: list[Way]) -> list[Way]:
+        """Those that a program of the node accepts."""
+        said = render_rule("-", Rule((), target)).removeprefix("-A - ")
+        if isinstance(target, r.Queue):
+            self._end(Dropped(), _given(ways, f"{said} drops it"))
+            return _given(ways, f"{said} accepts it")
+        self._end(Dropped(), _given(ways, f"no socket listens for {said}"))
+        found = [replace(way, state=steer(target, way.state)) for way in ways]
+        return _given(found, f"a socket listens for {said}")
+
+    def _change(self, target: r.Target | None, ways: list[Way], ends: _Ends) -> list[Way]:
+        if target is None:
+            return ways
+        if (translated := self._translate(target, ways)) is not None:
+            ends.accepted.extend(translated)
+            return []
+        if isinstance(target, r.UnknownTarget):
+            self._end(Dropped(), _given(ways, f"{target.text} drops it"))
+            ends.accepted.extend(_given(ways, f"{target.text} accepts it"))
+            return _given(ways, f"{target.text} lets it go on")
+        return [replace(way, state=change(target, way.state)) for way in ways]
+
+    def _translate(self, target: r.Target, ways: list[Way]) -> list[Way] | None:
+        """None: the target does no such thing."""
+        found: list[Way] = []
+        for way in ways:
+            choices = translations(target, way.state)
+            if choices is None:
+                return None
+            for state, condition in choices:
+                after = replace(way, state=state)
+                found.append(after.given(Condition((condition,), holds=True)) if condition else after)
+        return found
+
+
+def _given(ways: Iterable[Way], text: str) -> list[Way]:
+    return [way.given(Condition((text,), holds=True)) for way in ways]

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kproxy.backend.iptables.judge import Host, State, judge
-from kproxy.backend.iptables.rules import Rule
+from kproxy.backend.iptables.judge import judge
+from kproxy.backend.iptables.rules import RecentSet, Rule
+from kproxy.backend.iptables.state import Host, State
 
 MOST_ALIKE = 8  # ways to one place that stay apart because they differ in their conditions
 _SHOWN = 3  # conditions of which the text is kept where they are joined
@@ -127,6 +128,9 @@ def split(rule: Rule, way: Way, host: Host, taken: list[Way], missed: list[Way])
             texts.append(answer)
         elif answer is not True:
             chance *= answer
+    recorded = {match.name for match in rule.matches if isinstance(match, RecentSet)}
+    if not recorded <= way.state.recorded:
+        way = replace(way, state=replace(way.state, recorded=way.state.recorded | recorded))
     likely = way.probability * chance
     if texts:
         condition = Condition(tuple(texts), holds=True)
