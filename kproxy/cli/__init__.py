@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(command, problems)
     except Usage as usage:
         _complain(str(usage))
-        return MISUNDERSTOOD
+        return usage.status
     except InvalidConfig as invalid:
         _complain(f"{name} cannot start with {means}:", *(f"  {problem}" for problem in invalid.problems))
         _complain(*getattr(invalid, "__notes__", ()))
@@ -160,15 +160,9 @@ def _check(_command: Command, settings: Settings, _file: ConfigFile | None) -> i
 
 
 def _explain(command: Command) -> int:
-    from kproxy.explain.packet import explain
+    from kproxy.cli.explain import explain
 
-    try:
-        for line in explain(command.dump, command.source, command.destination, command.from_interface, command.local):
-            print(line)
-    except KproxyError as error:
-        _complain(f"kproxy: {error}")
-        return MISUNDERSTOOD
-    return DONE
+    return explain(command)
 
 
 def _cleanup(settings: Settings) -> int:

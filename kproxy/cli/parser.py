@@ -13,6 +13,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Never
 
+from kproxy.cli import questions
 from kproxy.settings.kinds import short_duration
 from kproxy.settings.resolve import PORTS
 from kproxy.settings.table import BY_FLAG, GROUPS, SETTINGS, Setting
@@ -22,7 +23,8 @@ exit status:
   0  done; for check: the kernel agrees with the cluster; for run: ended by SIGTERM or SIGINT, rules stay
   1  could not be done, and why is on standard error; for check: something differs;
      for plan: something was left out, all else is printed
-  2  the command line is not understood; for check and explain: no answer could be found
+  2  the command line is not understood; for check: no answer could be found
+explain has its own: see `kproxy explain --help`
 """
 
 _DESCRIPTION = """\
@@ -51,17 +53,23 @@ _HELP = {
 _OF_A_PLAN = {title: group for title, group in GROUPS.items() if title in {"the cluster", "which traffic"}}
 _OF_FILES = "%(prog)s -f PATH [--family {4,6,both}] [FLAG ...]"
 _FILES = "a file of manifests, or a directory of such files; - for standard input"
-_WITHOUT_FLAGS = {"explain", "sandbox", "version"}  # of the configuration
+_WITHOUT_FLAGS = {"sandbox", "version"}  # of the configuration
 _VERBOSITY = (BY_FLAG["v"],)
 
 
 class Usage(Exception):
-    """The command line has no meaning; ``text`` is what to print."""
+    """The command line has no meaning; the text is what to print. ``status``: the exit status."""
+
+    def __init__(self, text: str, status: int = 2) -> None:
+        self.status = status
+        super().__init__(text)
 
 
 class _Parser(argparse.ArgumentParser):
+    misunderstood = 2
+
     def error(self, message: str) -> Never:
-        raise Usage(f"{self.prog}: {message}\nTry `{self.prog} --help`.")
+        raise Usage(f"{self.prog}: {message}\nTry `{self.prog} --help`.", self.misunderstood)
 
 
 class _Collect(argparse.Action):
@@ -93,11 +101,21 @@ class Command(argparse.Namespace):
     files: str
     family: str
     # explain
-    dump: str
-    source: str
-    destination: str
-    from_interface: str
+    words: list[str]
+    source: str | None
+    destination: str | None
+    interface: str | None
+    mark: str | None
     local: list[str]
+    node: str | None
+    objects: list[str]
+    conntrack: str | None
+    schema: bool
+    html: str | None
+    redact: bool
+    all: bool
+    width: int | None
+    colour: str
     # sandbox
     keep: bool
     demo: bool
@@ -110,11 +128,22 @@ def parse(argv: Sequence[str]) -> tuple[Command, list[str]]:
         words = _kube_proxy_style(words)
     elif words[:1] == ["run"]:
         words = _kube_proxy_style(words[1:])
-    parser = _build()
+    parser, commands = _build()
+    if words[:1] == ["explain"]:
+        return _parse_question(commands.choices["explain"], words[1:]), []
     found, unknown = parser.parse_known_args(words, Command())
     if not getattr(found, "command", None):
         raise Usage(parser.format_help())
-    return found, _unknown(unknown, found.command)
+    known = [] if found.command in _WITHOUT_FLAGS else [*BY_FLAG, *ACTIONS]
+    return found, _unknown(unknown, found.command, known)
+
+
+def _parse_question(parser: argparse.ArgumentParser, words: list[str]) -> Command:
+    """Of explain, the only command with words that may stand among its flags."""
+    found, unknown = parser.parse_known_intermixed_args(words, Command(command="explain"))
+    if problems := _unknown(unknown, "explain", questions.FLAGS):
+        raise Usage("\n".join(f"kproxy explain: {problem}" for problem in problems), questions.MISUNDERSTOOD)
+    return found
 
 
 def settings_of(command: Command) -> list[tuple[str, str]]:
@@ -153,14 +182,13 @@ def _kube_proxy_style(words: list[str]) -> list[str]:
     return ["cleanup" if cleanup else "run", *left]
 
 
-def _unknown(words: Sequence[str], command: str) -> list[str]:
+def _unknown(words: Sequence[str], command: str, known: Sequence[str]) -> list[str]:
     """One sentence for each flag that nobody knows; a word behind it is taken for its value."""
     problems = []
     behind_a_flag = False
     for word in words:
         if word.startswith("-"):
             name = word.lstrip("-").partition("=")[0]
-            known = [] if command in _WITHOUT_FLAGS else [*BY_FLAG, *ACTIONS]
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean --{close[0]}?" if close else f"see `kproxy {command} --help`"
             problems.append(f"{word.partition('=')[0]}: there is no such flag; {hint}")
@@ -170,7 +198,7 @@ def _unknown(words: Sequence[str], command: str) -> list[str]:
     return problems
 
 
-def _build() -> argparse.ArgumentParser:
+def _build() -> tuple[argparse.ArgumentParser, Any]:
     parser = _Parser(
         prog="kproxy",
         description=_DESCRIPTION,
@@ -200,12 +228,17 @@ def _build() -> argparse.ArgumentParser:
 
     _add(commands, "check", "compare the kernel with what the cluster implies", _OF_A_PLAN)
 
-    explain = _add(commands, "explain", "say what rules do with a packet; reads a dump, needs no node", {})
-    explain.add_argument("dump", metavar="DUMP", help="output of iptables-save or ip6tables-save; - for standard input")
-    explain.add_argument("--from", dest="source", required=True, metavar="IP|host", help="who sends; host: this node")
-    explain.add_argument("--to", dest="destination", required=True, metavar="IP:PORT/PROTO", help="what is dialled")
-    explain.add_argument("--from-interface", default="eth0", metavar="NAME", help="where it comes in (eth0)")
-    explain.add_argument("--local", action="append", default=[], metavar="IP", help="an address of the node; repeat")
+    explain = commands.add_parser(
+        "explain",
+        usage=questions.USAGE,
+        help="say what rules do with a packet, and what is wrong; reads a dump, needs no node",
+        description=questions.DESCRIPTION,
+        epilog=questions.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    questions.offer(explain)
+    explain.misunderstood = questions.MISUNDERSTOOD
 
     _add(commands, "cleanup", "remove the rules of kproxy and kube-proxy, and nothing else", {"the node": _VERBOSITY})
 
@@ -216,7 +249,7 @@ def _build() -> argparse.ArgumentParser:
     version = _add(commands, "version", "print the version", {})
     version.add_argument("--raw", action="store_true", help="and what it is made of, as JSON")
     version.add_argument("--release", action="store_true", help="as `kube-proxy --version` does it")
-    return parser
+    return parser, commands
 
 
 def _add(

@@ -89,7 +89,7 @@ def test_all_mistakes_are_listed_and_the_status_is_1(started: list[Run], capsys:
     assert not started
 
 
-@pytest.mark.parametrize("line", ["", "dance", "plan", "explain dump", "run --v"])
+@pytest.mark.parametrize("line", ["", "dance", "plan", "run --v"])
 def test_what_is_not_understood_is_status_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(line.split()) == 2
     assert "kproxy" in capsys.readouterr().err

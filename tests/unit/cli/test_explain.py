@@ -1,0 +1,264 @@
+"""``explain`` as it is typed: every form, what goes where, and the exit status. What answers say is in unit/explain."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kproxy import cli
+from tests.unit.cli.examples import CLUSTER
+
+TO_WEB = ("--from=10.244.0.1", "--to=10.96.0.80:80/tcp")
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What ``kproxy plan`` prints of a cluster of one Service, both families."""
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "web.yaml").write_text(CLUSTER, encoding="utf-8")
+    out, kept = io.StringIO(), sys.stdout
+    sys.stdout = out
+    try:
+        cli.main(["plan", "-f", str(folder), "--cluster-cidr=10.244.0.0/16"])
+    finally:
+        sys.stdout = kept
+    return out.getvalue()
+
+
+@pytest.fixture
+def dump(tmp_path: Path, planned: str) -> str:
+    path = tmp_path / "dump.txt"
+    path.write_text(planned, encoding="utf-8")
+    return str(path)
+
+
+class Said(str):
+    """What stands on standard output, with the rest."""
+
+    __slots__ = ("err", "status")
+    status: int
+    err: str
+
+
+Explain = Callable[..., Said]
+
+
+@pytest.fixture
+def explain(capsys: pytest.CaptureFixture[str]) -> Explain:
+    """Runs it with these words."""
+
+    def run(*words: str) -> Said:
+        capsys.readouterr()
+        status = cli.main(["explain", *words])
+        captured = capsys.readouterr()
+        said = Said(captured.out)
+        said.status, said.err = status, captured.err
+        return said
+
+    return run
+
+
+# --- forms and statuses ---------------------------------------------------------------------------------------
+
+
+def test_a_dump_alone_is_summed_up(explain: Explain, dump: str) -> None:
+    said = explain(dump)
+    assert said.status == 0
+    assert "IPv4: 1 service port in " in said
+    (row,) = (line for line in said.splitlines() if line.startswith("default/web"))
+    assert row == "default/web   2          cluster 10.96.0.80:80/tcp, node port *:30080/tcp"
+
+
+def test_a_packet_that_is_delivered(explain: Explain, dump: str) -> None:
+    said = explain(dump, *TO_WEB)
+    assert said.status == 0
+    first, *_ = said.splitlines()
+    assert first == (
+        "Delivered: a new flow from 10.244.0.1 by eth0 to 10.96.0.80:80/tcp goes to one of 2 endpoints of default/web"
+    )
+    assert " 50%  10.244.0.8:8080" in said
+    assert "-A KUBE-SERVICES -d 10.96.0.80/32" in said
+
+
+def test_a_packet_that_is_refused(explain: Explain, tmp_path: Path) -> None:
+    path = tmp_path / "dump"
+    path.write_text("*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -j REJECT\nCOMMIT\n", encoding="utf-8")
+    said = explain(str(path), "--from=10.0.0.1", "--to=10.0.0.2:80", "--local=10.0.0.2")
+    assert said.status == 1
+    assert said.startswith("Refused: ")
+
+
+def test_a_packet_of_no_service(explain: Explain, dump: str) -> None:
+    said = explain(dump, "--from=host", "--to=10.96.0.81:80")
+    assert said.status == 2
+    assert said.startswith("Not a service packet: a new flow from a process on the node to 10.96.0.81:80/tcp ")
+
+
+def test_one_thing(explain: Explain, dump: str) -> None:
+    assert explain(dump, "service", "default/web").startswith("default/web tcp, IPv4\n  cluster 10.96.0.80:80/tcp")
+    assert explain(dump, "endpoint", "10.244.0.7:8080").startswith("10.244.0.7:8080 serves 1 service port")
+    said = explain(dump, "chain", "KUBE-SVC-LOLE4ISW44XBNF3G")
+    assert said.startswith("KUBE-SVC-LOLE4ISW44XBNF3G of table nat: ")
+    assert said.status == 0
+
+
+def test_flags_may_stand_among_the_words(explain: Explain, dump: str) -> None:
+    assert explain("--width=0", dump, "--family=4", "service", "--all", "default/web").status == 0
+
+
+def test_two_dumps_are_compared_as_diff_does(explain: Explain, dump: str, tmp_path: Path, planned: str) -> None:
+    other = tmp_path / "other"
+    other.write_text(planned.replace("10.244.0.8", "10.244.0.9"), encoding="utf-8")
+    same = explain("diff", dump, dump)
+    assert same.status == 0
+    assert "0 service ports changed" in same
+    changed = explain("diff", dump, str(other))
+    assert changed.status == 1
+    assert "10.244.0.9:8080" in changed
+
+
+def test_standard_input_is_a_dump(planned: str, dump: str) -> None:
+    command = (sys.executable, "-m", "kproxy", "explain", "-", *TO_WEB)
+    done = subprocess.run(command, input=planned, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("Delivered: ")
+    assert dump
+
+
+def test_a_reader_that_stops_early_is_no_error(dump: str) -> None:
+    line = f"{sys.executable} -m kproxy explain {dump} --json | head -c 1"
+    done = subprocess.run(("sh", "-c", line), capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("{", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ((), "which dump? give a file"),
+        (("none.txt",), "none.txt"),
+        (("diff", "a"), "diff: give two dumps"),
+        (("a", "b"), "b: not expected here"),
+        (("a", "service"), "service: give one name"),
+        (("a", "--to=10.0.0.1:80"), "--to: who asks?"),
+        (("a", "--from=10.0.0.1"), "--from: asks for what?"),
+        (("a", "service", "x", *TO_WEB), "ask about one packet"),
+        (("a", "--mark=1"), "--mark: belongs to a packet"),
+        (("a", "--node=n1"), "--node: its addresses are in the API's objects"),
+        (("a", "--width=-1"), "--width: give a number of columns"),
+        (("a", "--width=x"), "--width"),
+        (("a", "--family=5"), "--family"),
+        (("a", "--html=x", "--json"), "give one of them"),
+        (("a", "--html=x", *TO_WEB), "--html is a page of the summary"),
+        (("-", "--objects=-"), "standard input can be read once"),
+        (("a", "--form=10.0.0.1"), "--form: there is no such flag; did you mean --from?"),
+    ],
+)
+def test_what_is_not_understood_is_a_sentence(explain: Explain, words: tuple[str, ...], problem: str) -> None:
+    said = explain(*words)
+    assert said.status == 3
+    assert problem in said.err
+    assert said == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--from=x", "--to=y"), "--from=x: give an IP address"),
+        (("--from=10.0.0.1", "--to=10.0.0.1:80/icmp"), "--to=10.0.0.1:80/icmp"),
+        (("--from=10.0.0.1", "--to=[fd00::1]:80"), "another IP family"),
+        (("service", "default/wbe"), "default/web"),
+        (("--family=6", "--objects=/none"), "/none"),
+    ],
+)
+def test_what_cannot_be_answered_is_a_sentence(
+    explain: Explain, dump: str, words: tuple[str, ...], problem: str
+) -> None:
+    said = explain(dump, *words)
+    assert said.status == 3
+    assert problem in said.err
+
+
+def test_what_is_no_dump_is_told_with_its_line(explain: Explain, tmp_path: Path) -> None:
+    path = tmp_path / "dump"
+    path.write_text("*nat\n:INPUT ACCEPT [0:0]\nhello\n", encoding="utf-8")
+    said = explain(str(path))
+    assert said.status == 3
+    assert "line 3" in said.err
+    assert "Traceback" not in said.err
+
+
+def test_a_mistake_of_ours_is_a_sentence_with_its_place(
+    explain: Explain, dump: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise IndexError("tuple index out of range")
+
+    monkeypatch.setattr("kproxy.explain.survey.survey", fail)
+    said = explain(dump)
+    assert said.status == 3
+    assert "IndexError at test_explain.py:" in said.err
+    assert "please report it" in said.err
+
+
+# --- output ---------------------------------------------------------------------------------------------------
+
+
+def test_json_says_what_it_is(explain: Explain, dump: str) -> None:
+    found = json.loads(explain(dump, "--json"))
+    assert (found["kproxy"], found["type"]) == ("explain/v1", "summary")
+    assert [each["service"] for each in found["services"]] == ["default/web"]
+    asked = json.loads(explain(dump, *TO_WEB, "--json"))
+    assert (asked["type"], asked["fate"]) == ("packet", "delivered")
+
+
+def test_the_schema_needs_no_dump(explain: Explain) -> None:
+    assert json.loads(explain("--schema"))["title"] == "kproxy explain/v1"
+
+
+def test_redacted_output_names_nothing(explain: Explain, dump: str) -> None:
+    for words in (("--json",), (), TO_WEB, ("service", "default/web")):
+        said = explain(dump, *words, "--redact")
+        assert said.status == 0
+        for name in ("web", "10.96.0.80", "10.244.0.7", "LOLE4ISW44XBNF3G"):
+            assert name not in said
+        assert "30080" in said or "8080" in said
+
+
+def test_a_page_is_written_whole(explain: Explain, dump: str, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("old", encoding="utf-8")
+    assert explain(dump, f"--html={page}") == f"Wrote {page}\n"
+    assert "default/web" in page.read_text(encoding="utf-8")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["dump.txt", "report.html"]
+    explain(dump, f"--html={page}", "--redact")
+    assert "default/web" not in page.read_text(encoding="utf-8")
+    assert "dump.txt" not in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "problem"), [("", "plain file"), ("none/report.html", "folder that can be written")])
+def test_a_page_that_cannot_be_written_is_a_sentence(
+    explain: Explain, dump: str, tmp_path: Path, name: str, problem: str
+) -> None:
+    said = explain(dump, f"--html={tmp_path / name}")
+    assert said.status == 3
+    assert problem in said.err
+
+
+def test_colour_is_asked_for_or_seen(explain: Explain, dump: str) -> None:
+    assert "\x1b[" not in explain(dump)
+    assert "\x1b[" in explain(dump, "--colour=always")
+    assert "\x1b[" not in explain(dump, "--color=never")
+
+
+def test_a_terminal_that_lacks_a_letter_sees_its_code(dump: str) -> None:
+    command = (sys.executable, "-m", "kproxy", "explain", dump, "--from=host", "--to=ü")
+    environment = {"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
