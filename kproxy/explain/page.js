@@ -97,19 +97,20 @@ function sorted(list) {
 let inOrder = sorted(all);
 
 // An address that is asked for exactly comes before one that begins with it, and a name before what it leads to.
-function rank(row, asked) {
-  if (["\n", ":", "/"].some((end) => row.words.includes(`\n${asked}${end}`))) return 0;
-  return row.name.toLowerCase().includes(asked) ? 1 : 2;
+function ranked(matching, asked) {
+  const exact = ["\n", ":", "/"].map((end) => `\n${asked}${end}`);
+  const ranks = [[], [], []];
+  for (const row of matching) {
+    const named = row.words.indexOf("\n", 1) > row.words.indexOf(asked);  // the name is the first line
+    ranks[exact.some((each) => row.words.includes(each)) ? 0 : named ? 1 : 2].push(row);
+  }
+  return ranks.flat();
 }
 
 function search() {
   const asked = query.value.toLowerCase().split(/\s+/).filter(Boolean);
   shown = asked.length ? inOrder.filter((row) => asked.every((word) => row.words.includes(word))) : inOrder;
-  if (asked.length === 1) {
-    const ranked = [[], [], []];
-    shown.forEach((row) => ranked[rank(row, asked[0])].push(row));
-    shown = ranked.flat();
-  }
+  if (asked.length === 1) shown = ranked(shown, asked[0]);
   const total = several(all.length, "service port");
   found.textContent = asked.length ? `${count(shown.length)} of ${total}` : total;
   rows.replaceChildren();
@@ -129,7 +130,9 @@ function tableRow(row, asked) {
   const link = make("a", {href: address(row.name)}, ...nameOf(row.name));
   const why = reason(row, asked);
   const failing = row.frontends.find((each) => each.fate);
-  const number = row.endpoints || !failing ? count(row.endpoints) : make("span", {class: "bad"}, failing.fate);
+  const relayed = row.parts.some((part) => part.relayed);
+  const ends = relayed ? "relay" : count(row.endpoints);
+  const number = row.endpoints || !failing ? ends : make("span", {class: "bad"}, failing.fate);
   const drawn = make("tr", {},
     make("td", {}, link, " ", make("span", {class: "soft"}, row.protocols), why),
     make("td", {class: "wide"}, ...row.frontends.slice(0, 2).map((each) => mono(answers(each))), rest(row)),
@@ -179,7 +182,8 @@ function withLink({message, service}) {
 
 // The first ones of each kind, and the others when asked for: a dump can have thousands of one kind.
 function showWarnings() {
-  const said = data.warnings ?? [];
+  const worst = Object.keys(KIND);
+  const said = (data.warnings ?? []).sort((a, b) => worst.indexOf(a.severity) - worst.indexOf(b.severity));
   const phone = matchMedia("(max-width: 40rem)").matches;
   const by = new Map();
   for (const each of said) {
@@ -193,7 +197,7 @@ function showWarnings() {
     items.append(...first.map((each, at) => warningItem(each, {linked: true, advised: !one || at === first.length - 1})));
     if (same.length > first.length) items.append(moreItem(same.slice(first.length), !one));
   }
-  const counts = Object.keys(KIND).map((kind) => [said.filter((each) => each.severity === kind).length, kind]);
+  const counts = worst.map((kind) => [said.filter((each) => each.severity === kind).length, kind]);
   const title = counts.filter(([number]) => number).map(([number, kind]) => several(number, kind)).join(", ");
   const open = said.some((each) => each.severity === "error") || (!phone && said.some((each) => each.severity !== "note"));
   warnings.append(make("details", {open}, make("summary", {}, title), items));
@@ -326,7 +330,7 @@ window.addEventListener("beforeprint", () => extend(Math.max(PRINTED - made, 0))
 window.addEventListener("hashchange", choose);
 window.addEventListener("popstate", choose);
 
-facts.append(...(data.dumps ?? []).map((dump) => make("p", {}, said(dump))));
+facts.append(...data.headlines.map((headline) => make("p", {}, headline)));
 document.querySelectorAll(".counted").forEach((each) => { each.hidden = !counted; });
 document.querySelector("main").hidden = false;
 document.getElementById("keys").hidden = false;

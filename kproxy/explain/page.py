@@ -65,12 +65,33 @@ def _hash(content: str) -> str:
     return f"sha256-{b64encode(sha256(content.encode('ascii')).digest()).decode('ascii')}"
 
 
+def _headlines(summary: Summary) -> list[str]:
+    """What each dump is, as the command line says it."""
+    return [_headline(each, summary.services) for each in summary.dumps]
+
+
+def _headline(facts: DumpFacts, services: Iterable[ServicePort]) -> str:
+    found = sum(each.family is facts.family and each.variant in {"", facts.variant} for each in services)
+    written = f"by {facts.writer}" if facts.writer else "nobody's that is known here"
+    version = " ".join(word for word in ("iptables", facts.version, f"({facts.variant})" * bool(facts.variant)) if word)
+    return (
+        f"{facts.family}: {_count(found, 'service port')} in {_count(facts.rules, 'rule')} and "
+        f"{_count(facts.chains, 'chain')}, written {written}; {version}, {_count(facts.lines, 'line')}, "
+        f"{'with' if facts.counters else 'without'} counters"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 # --- for the script -------------------------------------------------------------------------------------------
 
 
 def _data(summary: Summary, title: str) -> str:
     """JSON with the nouns of ``--json``, without what holds its default."""
-    text = json.dumps({"title": title, **_bare(summary)}, separators=(",", ":"), ensure_ascii=True, default=_element)
+    page = {"title": _visible(title), "headlines": [_visible(each) for each in _headlines(summary)], **_bare(summary)}
+    text = json.dumps(page, separators=(",", ":"), ensure_ascii=True, default=_element)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -116,11 +137,11 @@ def _text(text: str) -> str:
 
 
 def _plain_page(summary: Summary) -> Iterator[str]:
-    yield from (f"<p>{_text(_dump(each))}</p>\n" for each in summary.dumps)
+    yield from (f"<p>{_text(each)}</p>\n" for each in _headlines(summary))
     if summary.warnings:
         yield "<h2>Warnings</h2>\n<ul>\n"
         yield from (
-            f"<li>{_text(each.severity)}: {_text(each.message)} {_text(each.remedy)}</li>\n"
+            f"<li>{_text(each.severity)}: {_text('; '.join(filter(None, (each.message, each.remedy))))}</li>\n"
             for each in summary.warnings[:_PLAIN]
         )
         yield "</ul>\n"
@@ -160,9 +181,3 @@ def _endpoint(endpoint: Endpoint) -> str:
 
 def _address(ip: str, port: int) -> str:
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
-
-
-def _dump(facts: DumpFacts) -> str:
-    program = " ".join(part for part in ("iptables", facts.version, facts.variant and f"({facts.variant})") if part)
-    writer = f", written by {facts.writer}" if facts.writer else ""
-    return f"{facts.family} rules of {program}{writer}: {facts.rules:,} rules in {facts.chains:,} chains"

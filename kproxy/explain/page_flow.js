@@ -54,7 +54,10 @@ function chart(part) {
   endpoints(graph, part);
   const [addresses, gates, lists, ends, endings] = graph.columns;
   const skipping = graph.edges.filter(({from, to}) => gates.length && addresses.includes(from) && lists.includes(to));
-  if (skipping.length) gates.lower = skipping.length * (TALL + GAP) + GAP * 3;  // out of the way of what passes them by
+  if (skipping.length) {  // chains stand out of the way of lines that pass them by
+    gates.lower = skipping.length * (TALL + GAP) + GAP;
+    lists.upper = (skipping.length - 1) * (TALL + GAP) / 2;
+  }
   graph.columns = [addresses, gates, lists, [...ends, ...endings]].filter((column) => column.length);
   return graph;
 }
@@ -95,7 +98,7 @@ function listNode(graph, part, which) {
   const prefix = which === "local" ? "KUBE-SVL-" : "KUBE-SVC-";
   const known = part.frontends.find((each) => !each.fate && (each.chain ?? "").startsWith(prefix));
   const sub = known?.chain ?? (part.hash ? prefix + part.hash : "");
-  return node(graph, 2, which, {words: which === "local" ? "this node\u2019s endpoints" : "all endpoints", sub, which});
+  return node(graph, 2, which, {words: which === "local" ? "endpoints of this node" : "all endpoints", sub, which});
 }
 
 function endpoints(graph, part) {
@@ -142,7 +145,7 @@ function columns(graph, sizes, gap) {
   const height = Math.max(...heights.map((each, number) => each + (graph.columns[number].lower ?? 0)));
   let left = 0;
   graph.columns.forEach((column, number) => {
-    const top = Math.max(Math.min((height - heights[number]) / 2, HIGHEST), column.lower ?? 0);
+    const top = Math.max(Math.min((height - heights[number]) / 2, column.upper ?? HIGHEST), column.lower ?? 0);
     column.forEach((each, row) => Object.assign(each, {x: left, y: top + row * (TALL + GAP), width: sizes[number]}));
     left += sizes[number] + gap;
   });

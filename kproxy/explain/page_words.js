@@ -18,10 +18,10 @@ function draw(tag, attributes, ...children) {
 // --- words -------------------------------------------------------------------------------------------------
 
 const count = (number) => number.toLocaleString("en");
-const several = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
+const several = (number, noun, nouns = `${noun}s`) => `${count(number)} ${number === 1 ? noun : nouns}`;
 const percent = (odds) => `${Number((odds * 100).toPrecision(odds < 0.1 ? 2 : 3))}%`;
 const place = (ip, port) => ip.includes(":") ? `[${ip}]:${port}` : `${ip}:${port}`;
-const answers = (frontend) => place(frontend.address || "node", frontend.port);
+const answers = (frontend) => place(frontend.address || "*", frontend.port);
 const mono = (text) => make("span", {class: "mono"}, text);
 
 function duration(seconds) {
@@ -30,13 +30,6 @@ function duration(seconds) {
   return several(seconds / size, noun);
 }
 
-
-function said(dump) {
-  const program = ["iptables", dump.version, dump.variant && `(${dump.variant})`].filter(Boolean).join(" ");
-  const writer = dump.writer ? `, written by ${dump.writer}` : "";
-  const size = `${several(dump.rules ?? 0, "rule")} in ${several(dump.chains ?? 0, "chain")}`;
-  return `${dump.family} rules of ${program}${writer}: ${size}${dump.counters ? ", with counters" : ""}`;
-}
 
 // --- everything about one service -------------------------------------------------------------------------
 
@@ -61,18 +54,14 @@ function showDetail(detail, row, name) {
 const kindOf = (part) => [part.family, part.protocol, part.variant].filter(Boolean).join(" \u00b7 ");
 
 function showPart(part) {
-  const sections = [];
-  const source = {objects: "Its name was recomputed from the objects that were given.",
-    chain: "Nothing in the dump names it: only the hash of its chains is known."}[part.named_by];
-  if (source) sections.push(make("p", {}, source));
-  if (part.relayed) sections.push(make("p", {}, "kproxy\u2019s relay takes these packets and chooses an endpoint itself."));
-  const facts = [["Internal traffic policy", part.internal_policy], ["External traffic policy", part.external_policy],
-    ["Session affinity", part.affinity_seconds &&
-      `${duration(part.affinity_seconds)}: a client goes on to the endpoint it had; the odds are a new client\u2019s`],
-    ["Source ranges", (part.source_ranges ?? []).join(", ")]].filter(([, value]) => value);
-  if (facts.length) sections.push(make("dl", {}, ...facts.flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, value)])));
-  sections.push(figure(part), frontendTable(part), endpointTable(part));
-  return sections.filter(Boolean);
+  const affinity = part.affinity_seconds && `a client keeps its endpoint for ${duration(part.affinity_seconds)}; `
+    + "the odds are those of a new client";
+  const facts = [["Named by", {objects: "the objects", chain: "nothing: only the hash of its chains is known"}[part.named_by]],
+    ["Internal traffic policy", part.internal_policy], ["External traffic policy", part.external_policy],
+    ["Only from", (part.source_ranges ?? []).join(", ")], ["Affinity", affinity],
+    ["Served by", part.relayed && "kproxy\u2019s relay (userspace mode)"]].filter(([, value]) => value);
+  const listed = make("dl", {}, ...facts.flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, make("bdi", {}, value))]));
+  return [facts.length && listed, figure(part), frontendTable(part), endpointTable(part)].filter(Boolean);
 }
 
 function plainTable(title, columns, items) {
@@ -100,7 +89,7 @@ const packets = (each) => each.packets >= 0 ? count(each.packets) : "";
 const code = "mono";
 
 function frontendTable(part) {
-  return part.frontends.length ? plainTable(several(part.frontends.length, "address").replace("addresss", "addresses"), [
+  return part.frontends.length ? plainTable(several(part.frontends.length, "address", "addresses"), [
     ["Address", answers, code], ["Kind", (each) => each.kind], ["Leads to", goal], ["Chain", (each) => each.chain ?? "", code],
     ["Line", line, "number"], ["Packets", packets, "number"]], part.frontends) : undefined;
 }
@@ -113,7 +102,7 @@ function endpointTable(part) {
   return plainTable(several(part.endpoints.length, "endpoint"), [
     ["Endpoint", (each) => place(each.ip, each.port), code],
     ["Odds", (each) => isCluster.has(each) ? percent(each.probability ?? 0) : "", "number"],
-    ["Odds of this node\u2019s", (each) => ofLocal(each) ? percent(ofLocal(each).probability ?? 0) : "", "number"],
+    ["Odds of this node", (each) => ofLocal(each) ? percent(ofLocal(each).probability ?? 0) : "", "number"],
     ["Observed", (each) => (each.observed ?? -1) >= 0 ? percent(each.observed) : "", "number"],
     ["Packets", packets, "number"], ["Pod", (each) => each.pod ?? ""], ["Node", (each) => each.node ?? ""],
     ["State", (each) => each.state ?? ""], ["Chain", (each) => each.chain ?? "", code], ["Line", line, "number"],
@@ -122,5 +111,5 @@ function endpointTable(part) {
 
 function goal(each) {
   if (each.fate) return `${each.fate}${each.why ? `: ${each.why}` : ""}`;
-  return each.endpoints === "local" ? "this node\u2019s endpoints" : "all endpoints";
+  return each.endpoints === "local" ? "endpoints of this node" : "all endpoints";
 }

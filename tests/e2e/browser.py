@@ -63,6 +63,7 @@ class Browser:
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def close(self) -> None:
         os.killpg(self._pid, signal.SIGKILL)
@@ -80,11 +81,15 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url="about:blank")  # the same address with another fragment would not load anew
-        self.events.clear()
-        self.call("Page.navigate", url=url)
-        self.wait("Page.loadEventFired")
+        self.load(url)
         self.settle()
+
+    def load(self, url: str) -> None:
+        """From nowhere: the same address with another fragment would not load anew."""
+        for each in ("about:blank", url):
+            self.events.clear()
+            loader = self.call("Page.navigate", url=each)["loaderId"]
+            self._wait({"name": "load", "loaderId": loader})
 
     def evaluate(self, expression: str) -> Any:
         """Its value; a promise is waited for."""
@@ -137,8 +142,9 @@ class Browser:
         assert "error" not in answer, (method, answer["error"])
         return dict(answer["result"])
 
-    def wait(self, method: str) -> None:
-        while all(each["method"] != method for each in self.events):
+    def _wait(self, moment: Json) -> None:
+        """For a moment in the life of a page."""
+        while not any(moment.items() <= each.get("params", {}).items() for each in self.events):
             self.events.append(self._next())
 
     def _next(self) -> Json:

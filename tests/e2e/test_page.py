@@ -97,7 +97,7 @@ def _quiet(browser: Browser, url: str) -> Iterator[None]:
     assert browser.evaluate("document.images.length") == 0
 
 
-@pytest.mark.parametrize("width", [1280, 768, 360])
+@pytest.mark.parametrize("width", [1280, 360])
 def test_search_choose_and_come_back_by_keys_alone(browser: Browser, url: str, width: int) -> None:
     browser.open(url, width=width)
     browser.press("/")
@@ -114,7 +114,7 @@ def test_search_choose_and_come_back_by_keys_alone(browser: Browser, url: str, w
     assert browser.evaluate("location.hash") == "#default/web:http"
     told = browser.evaluate(DETAIL)
     assert "3 hours" in told
-    assert "node:30080" in told
+    assert "*:30080" in told
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert browser.evaluate("getComputedStyle(document.querySelector('#list')).display") == (
         "block" if width > 1000 else "none"
@@ -133,10 +133,10 @@ def test_the_drawing_leads_from_addresses_over_chains_to_endpoints_with_their_od
     browser.open(f"{url}#default/web:http", width=width)
     assert browser.evaluate(DRAWN) == [
         ["10.96.0.7:80", "cluster IP"],
-        ["node:30080", "node port"],
+        ["*:30080", "node port"],
         ["from outside", "KUBE-EXT-7"],
         ["all endpoints", "KUBE-SVC-0000000000000007"],
-        ["this node\u2019s endpoints", "KUBE-SVL-0000000000000007"],
+        ["endpoints of this node", "KUBE-SVL-0000000000000007"],
         ["10.244.0.0:8080", "KUBE-SEP-0000000000000000", "100%", "50%"],
         ["10.244.0.1:8080", "KUBE-SEP-0000000000000001", "50%"],
     ]
@@ -177,8 +177,7 @@ def test_names_that_would_be_html_are_names(browser: Browser, url: str) -> None:
     assert browser.evaluate(SHOWN) == [f"evil/{EVIL}:{EVIL}"]
     browser.press("Enter")
     assert browser.evaluate("document.querySelector('#detail h2').textContent") == f"evil/{EVIL}:{EVIL}"
-    browser.call("Page.reload")  # the deep link
-    browser.settle()
+    browser.open(browser.evaluate("location.href"))
     assert browser.evaluate("document.title") == f"evil/{EVIL}:{EVIL} \u2013 node-1.txt"
     browser.evaluate("[...document.querySelectorAll('#warnings button')].forEach((each) => each.click())")
 
@@ -234,10 +233,7 @@ def test_on_paper_all_rows_stand_and_what_is_to_be_clicked_does_not(browser: Bro
 def test_without_script_the_table_is_there(browser: Browser, url: str) -> None:
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     try:
-        browser.call("Page.navigate", url="about:blank")
-        browser.events.clear()
-        browser.call("Page.navigate", url=url)
-        browser.wait("Page.loadEventFired")
+        browser.load(url)
         told = browser.evaluate("document.body.innerText")
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)

@@ -27,6 +27,10 @@ from kproxy.explain.answer import (
 from kproxy.model.enums import IPFamily, Protocol
 
 FACTS = DumpFacts(IPFamily.IPV4, "nft", "1.8.9", "kube-proxy", 100, 20, 80, counters=False)
+HEADLINE = (
+    "IPv4: 1 service port in 80 rules and 20 chains, written by kube-proxy; iptables 1.8.9 (nft), 100 lines, "
+    "without counters"
+)
 
 
 def service(name: str = "default/web", port: str = "http", endpoints: int = 2) -> ServicePort:
@@ -75,6 +79,7 @@ def embedded(text: str) -> Any:
 def test_the_data_are_the_nouns_of_json_without_what_holds_its_default() -> None:
     assert embedded(page.render(Summary((FACTS,), (service(endpoints=1),)), title="a.txt")) == {
         "title": "a.txt",
+        "headlines": [HEADLINE],
         "dumps": [
             {
                 "family": "IPv4",
@@ -183,5 +188,5 @@ def test_without_script_there_is_a_table_up_to_a_limit() -> None:
     assert "10.244.0.7:8080 10%<br>and 2 more" in plain
     assert plain.count("<tr>") == 1 + 500
     assert "<p>and 12 more service ports, which need JavaScript</p>" in plain
-    assert "<li>error: two proxies end one</li>" in plain
-    assert "IPv4 rules of iptables 1.8.9 (nft), written by kube-proxy: 80 rules in 20 chains" in plain
+    assert "<li>error: two proxies; end one</li>" in plain
+    assert f"<p>{HEADLINE.replace('1 service port', '512 service ports')}</p>" in plain
