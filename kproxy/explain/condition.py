@@ -38,7 +38,7 @@ _WORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], bool], str]], ...]
     (re.compile(r"-m owner (?P<no>! )?--(?P<kind>uid|gid)-owner (?P<name>\S+)"), _owner),
     (re.compile(r"-m limit (?P<no>! )?--limit (?P<name>\S+)(?: --limit-burst \d+)?"), _limit),
 )
-_TARGET = re.compile(r"-[jg] (?P<name>\S+)")
+_TARGET = re.compile(r"(?P<target>-[jg] .*) (?P<does>drops it|accepts it|lets it go on)")
 
 
 def in_words(text: str) -> str:
@@ -50,6 +50,6 @@ def in_words(text: str) -> str:
     for pattern, words in _WORDS:
         if found := pattern.fullmatch(bare):
             return words(found, holds == (found["no"] is None))
-    if found := _TARGET.match(bare):
-        return f"target {found['name']} lets it go on (`{bare}`)"
+    if found := _TARGET.fullmatch(bare):
+        return f"`{found['target']}` {found['does']}"
     return f"`{bare}` {'holds' if holds else 'does not hold'}"

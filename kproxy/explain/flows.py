@@ -88,7 +88,8 @@ def flows_of(lines: Iterable[str], name: str, warn: Callable[[str], None] = lamb
                 break
     if unread:
         number, line = unread[0]
-        shown = ascii(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}...")
+        shown = ascii(line)
+        shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 4]}...'"
         if not flows and not passed_over:
             raise InvalidConfig(f"{name}: line {number}: {shown} is no conntrack entry; {_REMEDY}")
         lines_are = (

@@ -116,8 +116,8 @@ class Journey(Struct, frozen=True):
 
 def _replaces(target: r.Target | None) -> bool:
     if isinstance(target, r.UnknownTarget):
-        return target.text.split()[1:2] in (["SNAT"], ["NETMAP"])
-    return type(target).__name__ in {"Masquerade", "Snat"}
+        return target.text.split()[1:2] == ["NETMAP"]
+    return isinstance(target, r.Masquerade | r.Snat)
 
 
 def _why_from(match: r.Match, rewritten: Collection[str]) -> str:

@@ -18,6 +18,7 @@ from kproxy.backend.iptables import rules as r
 from kproxy.backend.iptables.rules import Rule, Table
 from kproxy.backend.iptables.text import render_rule
 from kproxy.explain.answer import Frontend, FrontendKind, Line, Nearest, ServicePort
+from kproxy.explain.graph import next_chain
 from kproxy.explain.journey import join_address
 from kproxy.explain.survey import Survey
 from kproxy.model.packet import Packet
@@ -101,9 +102,17 @@ class _Search(Struct, frozen=True):
         if each.service.source_ranges and each.frontend.kind is FrontendKind.LOAD_BALANCER_IP:
             ranges = _list(each.service.source_ranges)
             return Nearest(f"{self.packet.source} is in none of the source ranges of {name}: {ranges}", line)
-        hook = "OUTPUT" if self.packet.from_host else "PREROUTING"
-        if line is not None and not self._leads(line.table, hook, line.chain):
-            return Nearest(f"no rule of {line.table} {hook} leads to {line.chain}, where {name} is answered", line)
+        refusing = line is not None and line.table == Table.FILTER
+        hooks = ["OUTPUT"] if self.packet.from_host else ["INPUT", "FORWARD"] if refusing else ["PREROUTING"]
+        where = f"{line.table} {' or '.join(hooks)}" if line else ""
+        leads = line is None or any(self._leads(line.table, hook, line.chain) for hook in hooks)
+        if line is not None and refusing:
+            told = f"{name} {each.frontend.why or 'is not served'}"
+            if not leads:
+                return Nearest(f"{told}, but no rule of {where} leads to {line.chain}, where it is refused", line)
+            return Nearest(f"{told}, but the packet did not come to the rule that says so", line)
+        if line is not None and not leads:
+            return Nearest(f"no rule of {where} leads to {line.chain}, where {name} is answered", line)
         return Nearest(f"the rule of {name} gives the packet back: none of its endpoints took it", line)
 
     def _leads(self, table: str, start: str, chain: str) -> bool:
@@ -115,7 +124,7 @@ class _Search(Struct, frozen=True):
                 return True
             if name not in seen and name in chains:
                 seen.add(name)
-                waiting += [_next(saved.rule) for saved in chains[name].rules]
+                waiting += [next_chain(saved.rule.target) for saved in chains[name].rules]
         return False
 
     # --- an address of the node ---------------------------------------------------------------------------------
@@ -240,16 +249,6 @@ class _Search(Struct, frozen=True):
                 if saved.line == number:
                     return dump.line(table, words[0], saved)
         return None
-
-
-def _next(rule: Rule) -> str:
-    match rule.target:
-        case r.Jump(chain):
-            return chain
-        case r.UnknownTarget(text) if text.startswith("-g "):
-            return text.split()[1]
-        case _:
-            return ""
 
 
 def _predicate(match: r.Match) -> str:
