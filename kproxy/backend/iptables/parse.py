@@ -2,20 +2,28 @@
 
 What is not understood stays in the rule as ``Unknown`` text, for a dump of a broken cluster is read because something
 unusual is in it.
+
+A dump of a large cluster says few things many times: ``-p tcp``, ``-m tcp --dport 80``, a Service's comment in each of
+its rules. So a rule is cut into fragments, one for each match and one for the target, and every distinct fragment is
+read once in a dump; equal fragments are one object. Rejected: reading word by word, which took thrice as long, and
+keeping rules as text until somebody asks, for every question asks about all of them.
 """
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from msgspec import Struct
 
-from kproxy.backend.iptables import rules as r
-from kproxy.backend.iptables.rules import Match, Rule, Target, Verdict
+from kproxy.backend.iptables.matches import read_match
+from kproxy.backend.iptables.options import WORD
+from kproxy.backend.iptables.rules import Match, Rule, Target
+from kproxy.backend.iptables.targets import read_target
 from kproxy.errors import UnreadableDump
-from kproxy.model.enums import Protocol
 
 
 class SavedRule(NamedTuple):
@@ -41,7 +49,26 @@ def parse_save(lines: Iterable[str], *, first: int = 1, into: SavedTables | None
     ``first``: the number of the first line. ``into``: what was read before, of which this is another part.
     """
     tables: SavedTables = {} if into is None else into
+    with _no_collection():
+        _read(lines, first, tables)
+    return tables
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the garbage collector's rounds: each looks at every rule that was read, and no rule is in a cycle."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _read(lines: Iterable[str], first: int, tables: SavedTables) -> None:
     chains: dict[str, SavedChain] | None = None
+    reader = _Reader()
     for number, raw in enumerate(lines, first):
         line = raw.rstrip("\r\n")
         if not line or line.startswith("#"):
@@ -55,10 +82,9 @@ def parse_save(lines: Iterable[str], *, first: int = 1, into: SavedTables | None
         elif line.startswith(":"):
             _read_chain(chains, line, number)
         elif line.startswith(("-A ", "[")):
-            _read_rule(chains, line, number)
+            _read_rule(chains, reader, line, number)
         else:
             raise UnreadableDump(number, f"{shorten(line)} is neither a chain nor a rule")
-    return tables
 
 
 _TABLE = re.compile(r"\*([a-z][a-z0-9_-]*)\s*", re.ASCII | re.IGNORECASE)
@@ -72,10 +98,7 @@ def table_of(line: str) -> str:
 
 def parse_rule(text: str) -> tuple[str, Rule]:
     """``-A CHAIN ...`` → (chain, rule). Raises ValueError where the line has another form."""
-    words = _split(text)
-    if len(words) < 2 or words[0] != "-A":
-        raise ValueError("no -A CHAIN at its beginning")
-    return words[1], _RuleReader(words[2:]).read()
+    return _Reader().read(text)
 
 
 def _read_chain(chains: dict[str, SavedChain], line: str, number: int) -> None:
@@ -85,15 +108,18 @@ def _read_chain(chains: dict[str, SavedChain], line: str, number: int) -> None:
     chains[words[0]] = SavedChain(words[0], words[1], number, [])
 
 
-_COUNTED = re.compile(r"\[(\d+):(\d+)\] (.*)")
+_COUNTED = re.compile(r"\[([0-9]{1,20}):([0-9]{1,20})\] ")
 
 
-def _read_rule(chains: dict[str, SavedChain], line: str, number: int) -> None:
+def _read_rule(chains: dict[str, SavedChain], reader: _Reader, line: str, number: int) -> None:
     packets = octets = -1
-    if counted := _COUNTED.fullmatch(line):
-        packets, octets, line = int(counted[1]), int(counted[2]), counted[3]
+    text = line
+    if line.startswith("["):
+        if (counted := _COUNTED.match(line)) is None:
+            raise UnreadableDump(number, f"{shorten(line)} does not begin as a rule does, with or without counters")
+        packets, octets, text = int(counted[1]), int(counted[2]), line[counted.end() :]
     try:
-        name, rule = parse_rule(line)
+        name, rule = reader.read(text)
     except ValueError as problem:
         raise UnreadableDump(number, f"{shorten(line)}: {problem}") from problem
     if name not in chains:
@@ -106,241 +132,59 @@ def shorten(line: str) -> str:
     return text if len(text) <= 80 else f"{text[:76]}...'"
 
 
-_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
+# --- one rule -------------------------------------------------------------------------------------------------
+
+# A match reaches to the next option of one letter, a target to the end. What is free text may look like an option;
+# iptables-save quotes it only where it holds more than letters, digits, - and _.
+_NEXT = r"(?! (?:! )?-[A-Za-z](?: |$))"
+_FREE = r"--(?:comment|name|string|hex-string|helper|nfacct-name|hashlimit-name)"
+_OFTEN = r"""-m comment --comment "[^"\\]*"|(?:! )?-[sdp] [^ "]+"""
+_FRAGMENT = re.compile(rf"-[jg] .+|(?:{_OFTEN})(?= -)|(?:! )?{WORD}(?: {_FREE} {WORD}|{_NEXT} {WORD})*")
+_WORD = re.compile(WORD)
 
 
-def _split(text: str) -> list[str]:
-    if '"' not in text:
-        return text.split()
-    return [
-        re.sub(r"\\(.)", r"\1", quoted) if quoted or not bare else bare
-        for quoted, bare in (found.groups(default="") for found in _WORD.finditer(text))
-    ]
+class _Matches(dict[str, Match]):
+    def __missing__(self, fragment: str) -> Match:
+        match = self[fragment] = read_match(fragment)
+        return match
 
 
-class _RuleReader:
-    """One rule's words, read from left to right."""
-
-    def __init__(self, words: list[str]) -> None:
-        self.words = words
-        self.at = 0
-        self.matches: list[Match] = []
-
-    def read(self) -> Rule:
-        negated = False
-        while self.at < len(self.words):
-            word = self._next()
-            if word == "!":
-                negated = True
-                continue
-            if word in {"-j", "-g"}:
-                return Rule(tuple(self.matches), self._target(word))
-            if word == "-m":
-                self._extension(self._next())
-            elif word in _PLAIN:
-                self.matches.append(_PLAIN[word](self._next(), negated))
-            else:
-                self._unknown([*(["!"] if negated else []), word])
-            negated = False
-        return Rule(tuple(self.matches), None)
-
-    def _next(self) -> str:
-        if self.at >= len(self.words):
-            raise ValueError(f"nothing after {self.words[-1]}")
-        self.at += 1
-        return self.words[self.at - 1]
-
-    def _rest(self) -> list[str]:
-        """The options up to the next match or target."""
-        start = self.at
-        while self.at < len(self.words) and not self._at_boundary():
-            self.at += 2 if self.words[self.at] == "--comment" else 1  # a comment may look like an option
-        return self.words[start : self.at]
-
-    def _at_boundary(self) -> bool:
-        word = self.words[self.at]
-        if word == "!":
-            following = self.words[self.at + 1 : self.at + 2]
-            return bool(following) and following[0] in _PLAIN
-        return word in {"-m", "-j", "-g"} or word in _PLAIN
-
-    def _extension(self, name: str) -> None:
-        options = self._rest()
-        reader = _EXTENSIONS.get(name)
-        match = reader(name, _Options(options)) if reader else None
-        self.matches.append(match or r.Unknown(" ".join(["-m", name, *options])))
-
-    def _unknown(self, words: list[str]) -> None:
-        self.matches.append(r.Unknown(" ".join([*words, *self._rest()])))
-
-    def _target(self, how: str) -> Target:
-        name = self._next()
-        options = self.words[self.at :]
-        self.at = len(self.words)
-        if how == "-g":
-            return r.UnknownTarget(" ".join(["-g", name, *options]))
-        if not options and name in Verdict.__members__:
-            return Verdict(name)
-        reader = _TARGETS.get(name)
-        if reader is None:
-            return r.UnknownTarget(" ".join(["-j", name, *options])) if options else _jump(name)
-        return reader(_Options(options)) or r.UnknownTarget(" ".join(["-j", name, *options]))
+class _Targets(dict[str, Target]):
+    def __missing__(self, fragment: str) -> Target:
+        target = self[fragment] = read_target(fragment)
+        return target
 
 
-# Targets that are programs of the kernel, not chains; a jump to anything else is a jump to a chain.
-_KERNEL_TARGETS = frozenset({
-    *("AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "CT", "DSCP", "HL", "IDLETIMER", "LED", "LOG"),
-    *("NETMAP", "NFLOG", "NFQUEUE", "NOTRACK", "QUEUE", "RATEEST", "REDIRECT", "SECMARK", "SET", "SNAT"),
-    *("SYNPROXY", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TPROXY", "TRACE", "TTL"),
-})  # fmt: skip
+class _Reader:
+    """Rules to values; whatever is read a second time is the value of the first."""
+
+    def __init__(self) -> None:
+        self._matches = _Matches()
+        self._targets = _Targets()
+
+    def read(self, text: str) -> tuple[str, Rule]:
+        option, _, rest = text.partition(" ")
+        name, _, rest = rest.partition(" ")
+        if option != "-A" or not name:
+            raise ValueError("no -A CHAIN at its beginning")
+        fragments = _cut(rest)
+        target = None
+        if fragments and fragments[-1].startswith(("-j", "-g")):
+            target = self._targets[fragments.pop()]
+        return name, Rule(tuple(map(self._matches.__getitem__, fragments)), target)
 
 
-def _jump(name: str) -> Target:
-    return r.UnknownTarget(f"-j {name}") if name in _KERNEL_TARGETS else r.Jump(name)
-
-
-class _Options:
-    """``--name value`` pairs with ``!``; every option must be taken, or the whole match stays unknown."""
-
-    def __init__(self, words: list[str]) -> None:
-        self.values: dict[str, tuple[str, bool]] = {}
-        negated = False
-        name = ""
-        for word in words:
-            if name == "--comment" and not self.values[name][0]:
-                self.values[name] = (word, False)
-            elif word == "!":
-                negated = True
-            elif word.startswith("--"):
-                name = word
-                self.values[name] = ("", negated)
-                negated = False
-            elif name:
-                value, was = self.values[name]
-                self.values[name] = (f"{value} {word}".lstrip(), was)
-
-    def take(self, name: str) -> tuple[str, bool]:
-        return self.values.pop(name, ("", False))
-
-    def text(self, name: str) -> str:
-        return self.take(name)[0]
-
-    def flag(self, name: str) -> bool:
-        return self.values.pop(name, None) is not None
-
-    @property
-    def empty(self) -> bool:
-        return not self.values
-
-
-_PLAIN: dict[str, Callable[[str, bool], Match]] = {
-    "-s": r.Source,
-    "-d": r.Destination,
-    "-i": r.InInterface,
-    "-o": r.OutInterface,
-    "-p": lambda value, negated: (
-        r.OfProtocol(Protocol(value.upper()), negated)
-        if value.upper() in Protocol.__members__
-        else r.Unknown(f"{'! ' if negated else ''}-p {value}")
-    ),
-}
-
-
-def _ports(name: str, options: _Options) -> Match | None:
-    destination, negated = options.take("--dport")
-    source, source_negated = options.take("--sport")
-    if not options.empty or source_negated:
-        return None
-    low, high = _range(destination)
-    source_low, source_high = _range(source)
-    return r.Ports(Protocol(name.upper()), low, high, source_low, source_high, negated)
-
-
-def _range(text: str) -> tuple[int, int]:
-    if not text:
-        return 0, 0
-    low, _, high = text.partition(":")
-    return int(low), int(high or low)
-
-
-def _conntrack(_: str, options: _Options) -> Match | None:
-    states, negated = options.take("--ctstate")
-    return r.Conntrack(tuple(states.split(",")), negated) if states and options.empty else None
-
-
-def _mark(_: str, options: _Options) -> Match | None:
-    value, negated = options.take("--mark")
-    number, mask = _value_and_mask(value)
-    return r.Mark(number, mask, negated) if value and options.empty else None
-
-
-def _value_and_mask(text: str) -> tuple[int, int]:
-    value, _, mask = text.partition("/")
-    return int(value or "0", 0), int(mask or "0xffffffff", 0)
-
-
-def _address_type(_: str, options: _Options) -> Match | None:
-    source, source_negated = options.take("--src-type")
-    destination, negated = options.take("--dst-type")
-    if not options.empty or source_negated or negated:
-        return None
-    return r.AddressType(source, destination)
-
-
-def _statistic(_: str, options: _Options) -> Match | None:
-    mode, _negated = options.take("--mode")
-    probability, negated = options.take("--probability")
-    return r.Statistic(float(probability)) if mode == "random" and not negated and options.empty else None
-
-
-def _recent(_: str, options: _Options) -> Match | None:
-    name = options.text("--name")
-    options.take("--mask")
-    if not options.flag("--rsource"):
-        return None
-    if options.flag("--set"):
-        return r.RecentSet(name) if options.empty else None
-    check, reap, seconds = options.flag("--rcheck"), options.flag("--reap"), options.text("--seconds")
-    return r.RecentCheck(name, int(seconds), reap) if check and seconds and options.empty else None
-
-
-_EXTENSIONS: dict[str, Callable[[str, _Options], Match | None]] = {
-    "tcp": _ports,
-    "udp": _ports,
-    "sctp": _ports,
-    "comment": lambda _, options: r.Comment(options.text("--comment")),
-    "conntrack": _conntrack,
-    "mark": _mark,
-    "addrtype": _address_type,
-    "statistic": _statistic,
-    "recent": _recent,
-    "nfacct": lambda _, options: r.Nfacct(options.text("--nfacct-name")),
-}
-
-
-def _dnat(options: _Options) -> Target | None:
-    ip, _, port = options.text("--to-destination").rpartition(":")
-    return r.Dnat(ip.strip("[]"), int(port)) if ip and port.isdecimal() and options.empty else None
-
-
-def _set_mark(options: _Options) -> Target | None:
-    text = options.text("--set-xmark")
-    return r.SetMark(*_value_and_mask(text)) if text and options.empty else None
-
-
-def _masquerade(options: _Options) -> Target | None:
-    random_fully = options.flag("--random-fully")
-    return r.Masquerade(random_fully) if options.empty else None
-
-
-def _reject(options: _Options) -> Target | None:
-    kind = options.text("--reject-with") or "icmp-port-unreachable"
-    return r.RejectWith(kind) if options.empty else None
-
-
-_TARGETS: dict[str, Callable[[_Options], Target | None]] = {
-    "DNAT": _dnat,
-    "MARK": _set_mark,
-    "MASQUERADE": _masquerade,
-    "REJECT": _reject,
-}
+def _cut(rest: str) -> list[str]:
+    """A rule's fragments."""
+    fragments = _FRAGMENT.findall(rest)
+    if " ".join(fragments) == rest:
+        return fragments
+    # Some programs print a space too many. Whatever else is between words is not as iptables-save prints it.
+    words = _WORD.findall(rest)
+    if "".join(words).replace(" ", "") != rest.replace(" ", ""):
+        raise ValueError("a quotation has no end")
+    text = " ".join(words)
+    fragments = _FRAGMENT.findall(text)
+    if " ".join(fragments) != text:
+        raise ValueError("these are no options and values")
+    return fragments

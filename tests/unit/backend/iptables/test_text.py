@@ -64,9 +64,9 @@ def test_reading_undoes_rendering(line: str) -> None:
 
 
 def test_what_is_not_understood_stays_as_text() -> None:
-    _, rule = parse_rule("-A X ! -p icmp -m set --match-set foo src -j NFQUEUE --queue-num 0")
-    assert rule.matches == (r.Unknown("! -p icmp"), r.Unknown("-m set --match-set foo src"))
-    assert rule.target == r.UnknownTarget("-j NFQUEUE --queue-num 0")
+    _, rule = parse_rule("-A X -m set --match-set foo src -m later --option -j NETMAP --to 10.0.0.0/8")
+    assert rule.matches == (r.Unknown("-m set --match-set foo src"), r.Unknown("-m later --option"))
+    assert rule.target == r.UnknownTarget("-j NETMAP --to 10.0.0.0/8")
 
 
 def test_a_saved_line_is_compared_without_the_program_s_own_habits() -> None:
