@@ -31,10 +31,12 @@ DONE, FAILED, MISUNDERSTOOD = 0, 1, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the result is the exit status."""
-    name, means = "kproxy", "these flags"
+    name, means, not_understood = "kproxy", "these flags", FAILED
     try:
         command, problems = parser.parse(sys.argv[1:] if argv is None else argv)
         name = "kproxy" if command.command == "run" else f"kproxy {command.command}"
+        if command.command == "trace":
+            not_understood = MISUNDERSTOOD
         if file := parser.action(command, "config"):
             means = f"{means} and {file}" if parser.settings_of(command) or problems else file
         return _dispatch(command, problems)
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InvalidConfig as invalid:
         _complain(f"{name} cannot start with {means}:", *(f"  {problem}" for problem in invalid.problems))
         _complain(*getattr(invalid, "__notes__", ()))
-        return FAILED
+        return not_understood
     except KproxyError as error:
         _complain(f"kproxy: {error}")
         return FAILED
@@ -165,6 +167,12 @@ def _explain(command: Command) -> int:
     return explain(command)
 
 
+def _trace(command: Command) -> int:
+    from kproxy.cli.trace import trace
+
+    return trace(command)
+
+
 def _cleanup(settings: Settings) -> int:
     from kproxy.daemon.cleanup import clean_up
     from kproxy.daemon.processes import find_proxies
@@ -199,6 +207,7 @@ def _complain(*lines: str) -> None:
 _WITHOUT_SETTINGS: Mapping[str, Callable[[Command], int]] = {
     "explain": _explain,
     "sandbox": _sandbox,
+    "trace": _trace,
     "version": _version,
 }
 _WITH_SETTINGS: Mapping[str, Callable[[Command, Settings, ConfigFile | None], int]] = {

@@ -13,7 +13,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Never
 
-from kproxy.cli import questions
+from kproxy.cli import questions, scope
 from kproxy.settings.kinds import short_duration
 from kproxy.settings.resolve import PORTS
 from kproxy.settings.table import BY_FLAG, GROUPS, SETTINGS, Setting
@@ -53,7 +53,7 @@ _HELP = {
 _OF_A_PLAN = {title: group for title, group in GROUPS.items() if title in {"the cluster", "which traffic"}}
 _OF_FILES = "%(prog)s -f PATH [--family {4,6,both}] [FLAG ...]"
 _FILES = "a file of manifests, or a directory of such files; - for standard input"
-_WITHOUT_FLAGS = {"sandbox", "version"}  # of the configuration
+_WITHOUT_FLAGS = {"sandbox", "trace", "version"}  # of the configuration
 _VERBOSITY = (BY_FLAG["v"],)
 
 
@@ -116,6 +116,11 @@ class Command(argparse.Namespace):
     all: bool
     width: int | None
     colour: str
+    # trace
+    service: str | None
+    limit: str
+    rate: str
+    time: str
     # sandbox
     keep: bool
     demo: bool
@@ -239,6 +244,17 @@ def _build() -> tuple[argparse.ArgumentParser, Any]:
     )
     questions.offer(explain)
     explain.misunderstood = questions.MISUNDERSTOOD
+
+    trace = commands.add_parser(
+        "trace",
+        usage=scope.USAGE,
+        help="watch live packets pass through the rules, with the names of Services",
+        description=scope.DESCRIPTION,
+        epilog=scope.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    scope.offer(trace)
 
     _add(commands, "cleanup", "remove the rules of kproxy and kube-proxy, and nothing else", {"the node": _VERBOSITY})
 

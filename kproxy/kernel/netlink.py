@@ -146,22 +146,34 @@ class NetfilterSocket:
         return [results[first + index] for index in range(len(messages))]
 
     def change_nft(self, kind: int, family: int, body: bytes, purpose: str) -> None:
-        """One change of nf_tables, which takes changes in transactions only. Raises as ``ask``."""
-        self._sequence += 1
+        """One change of nf_tables. Raises as ``ask``."""
+        self.transact([(kind, 0, family, body)], purpose)
+
+    def transact(self, changes: Sequence[tuple[int, int, int, bytes]], purpose: str) -> None:
+        """Changes of nf_tables (type, flags, family, body), which takes them in transactions: all or none.
+
+        Raises as ``ask``.
+        """
         frame = NFGEN.pack(0, 0, socket.htons(_NFT_SUBSYSTEM))
         first, last = (HEADER.pack(BODY, edge, REQUEST, 0, 0) + frame for edge in (_BATCH_BEGIN, _BATCH_END))
+        waiting = set()
+        packed = []
+        for kind, flags, family, body in changes:
+            self._sequence += 1
+            waiting.add(self._sequence)
+            packed.append(message(kind, flags | ACK, family, body, self._sequence))
         self._begin()
         try:
-            self.raw.send(first + message(kind, ACK, family, body, self._sequence) + last)
+            self.raw.send(first + b"".join(packed) + last)
         except OSError as error:
             raise failure(error.errno or 0, purpose) from error
-        while True:
+        while waiting:
             for part in split(self.receive(purpose)):
                 _, answer, _, sequence, _ = HEADER.unpack_from(part)
-                if answer == ERROR and (number := error_number(part)):  # of the change, or of the whole transaction
+                if answer == ERROR and (number := error_number(part)):  # of a change, or of the whole transaction
                     raise failure(number, purpose)
-                if answer == ERROR and sequence == self._sequence:
-                    return
+                if answer == ERROR:
+                    waiting.discard(sequence)
 
     def _begin(self) -> None:
         self._until = time.monotonic() + self._deadline

@@ -1,0 +1,104 @@
+"""Sightings strung together: which of them are one packet's, and when its way is over.
+
+nf_tables numbers its packets, and tells what a packet looks like once for each built-in chain. The legacy tables give
+no number but the packet, whose sender and identification nobody rewrites before its last rule. A packet that a node
+sends to itself leaves through lo and comes in again with another number; it is the same one all the same.
+No sighting says that it is the last, so a packet that was silent for a moment is through: the kernel tells all of its
+way within microseconds.
+
+Only packets that the trace rule marked begin a passage; whatever else is traced on the node is somebody else's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from kproxy.model.sighting import Header, Sighting
+
+SILENCE = 0.25  # seconds after which a packet is taken to be through
+PATIENCE = 10.0  # seconds of a full rate that may come at once, when this program was held up
+_LOOPBACK = "lo"
+
+
+class Passage(Struct):
+    """One packet's way through the rules, as far as it was told; every sighting has the header of its moment."""
+
+    header: Header
+    in_interface: str  # empty: a process of the node sent it
+    sightings: list[Sighting]
+    last: float  # when it was last heard of
+
+    @property
+    def flow(self) -> tuple[str, str, int, str, int]:
+        head = self.header
+        return (head.protocol, head.source, head.source_port, head.destination, head.port)
+
+
+class Passages:
+    """Those that are not over; times are any clock's, in seconds."""
+
+    def __init__(self, own_table: str, *, rate: float, now: float) -> None:
+        """``own_table``: of the trace rule, whose own sightings are nobody's news.
+
+        ``rate``: packets a second, which the kernel keeps to as well; the second limit is for when it does not.
+        """
+        self._own_table = own_table
+        self._rate = rate
+        self._allowed = rate * PATIENCE
+        self._at = now
+        self._open: list[Passage] = []
+        self._by_number: dict[int, Passage] = {}
+        self._by_sender: dict[tuple[object, ...], Passage] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, sighting: Sighting, now: float) -> None:
+        passage = self._passage(sighting, now)
+        if passage is None:
+            return
+        passage.last = now
+        if sighting.table == self._own_table:
+            return
+        if sighting.header is None:
+            before = passage.sightings[-1].header if passage.sightings else None
+            sighting = replace(sighting, header=before or passage.header)
+        passage.sightings.append(sighting)
+
+    def _passage(self, sighting: Sighting, now: float) -> Passage | None:
+        header = sighting.header
+        known = self._by_number.get(sighting.packet) if sighting.packet else None
+        if header is None:
+            return known
+        again = sighting.in_interface == _LOOPBACK
+        if sighting.is_mark:
+            known = (self._by_sender.get(header.sender) if again else None) or self._begin(sighting, header, now)
+        elif known is None and (again or not sighting.packet):
+            known = self._by_sender.get(header.sender)
+        if known is not None and sighting.packet:
+            self._by_number[sighting.packet] = known
+        return known
+
+    def _begin(self, sighting: Sighting, header: Header, now: float) -> Passage | None:
+        self._allowed = min(self._allowed + (now - self._at) * self._rate, self._rate * PATIENCE)
+        self._at = now
+        if self._allowed < 1:
+            return None
+        self._allowed -= 1
+        passage = Passage(header, sighting.in_interface, [], now)
+        self._open.append(passage)
+        self._by_sender[header.sender] = passage
+        return passage
+
+    def over(self, now: float) -> Iterator[Passage]:
+        """Those that have been silent, oldest first; they are forgotten here."""
+        done = [passage for passage in self._open if now - passage.last >= SILENCE]
+        if done:
+            self._open = [passage for passage in self._open if now - passage.last < SILENCE]
+            kept = {id(passage) for passage in self._open}
+            self._by_number = {number: each for number, each in self._by_number.items() if id(each) in kept}
+            self._by_sender = {sender: each for sender, each in self._by_sender.items() if id(each) in kept}
+        yield from done

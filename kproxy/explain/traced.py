@@ -1,0 +1,208 @@
+"""One packet that was seen on its way: which Service took it, which endpoint got it, and by which rules.
+
+The outcome is read from what happened, not from what the rules would do: the rule that rewrote the destination says
+the endpoint, and what the packet looked like afterwards confirms it, or says it alone where the flow was known already
+and no rule was asked. The survey gives the names: the owner of a chain, or the frontend whose rule was met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from msgspec import Struct
+
+from kproxy.backend.iptables import rules as r
+from kproxy.backend.iptables.parse import SavedRule
+from kproxy.backend.iptables.rules import Rule
+from kproxy.explain.answer import Fate, Frontend, Line, Masquerade, ServicePort
+from kproxy.explain.graph import next_chain
+from kproxy.explain.masquerade import Journey, Step
+from kproxy.explain.passages import Passage
+from kproxy.explain.survey import Survey
+from kproxy.model.enums import IPFamily, family_of
+from kproxy.model.sighting import Kind, Sighting
+
+_NAT = "nat"
+_FOREIGN = "(a rule that nft(8) made; see `nft -a list ruleset`)"
+_CHANGED = "(this rule is not in the tables any more, or was not when they were read)"
+
+
+class Rulebook(Struct, frozen=True):
+    """The rules of one family and variant, and how to find the one of a sighting."""
+
+    survey: Survey
+    place: Callable[[Sighting], int]  # of a rule in its chain, from 0; -1: not known
+    frontends: Mapping[int, tuple[ServicePort, Frontend]]  # by the line of their rule
+    rules: Mapping[tuple[str, str], Sequence[Rule]]  # by table and chain
+
+
+def open_book(survey: Survey, place: Callable[[Sighting], int]) -> Rulebook:
+    frontends = {
+        frontend.line: (service, frontend)
+        for service in survey.services
+        for frontend in service.frontends
+        if frontend.line
+    }
+    rules = {
+        (table, name): [saved.rule for saved in chain.rules]
+        for table, chains in survey.dump.tables.items()
+        for name, chain in chains.items()
+    }
+    return Rulebook(survey, place, frontends, rules)
+
+
+class TracedRule(Struct, frozen=True):
+    line: Line  # number 0: the rule is not known; its text says why
+    verdict: str  # accept, drop, jump, return, ...; empty where the rules are legacy iptables'
+    leads_to: str = ""  # a chain
+    comment: str = ""  # without it the text of the line is easier to read
+
+
+class TracedPacket(Struct, frozen=True, tag="traced"):
+    """``kproxy trace``: one packet of live traffic."""
+
+    family: IPFamily
+    variant: str  # of the rules it met: "nft", "legacy", "nft, legacy"; empty: none
+    protocol: str
+    source: str  # IP:PORT, [IPv6]:PORT
+    destination: str  # as dialled
+    interface: str  # where it came in; empty: a process of the node sent it
+    fate: Fate
+    service: str = ""  # ServicePort.name; empty: none
+    endpoint: str = ""  # where it went instead of its destination; IP:PORT
+    masquerade: Masquerade = Masquerade(wanted=False)
+    known_flow: bool = False  # rewritten without a rule: the flow was known already
+    why: str = ""  # of a packet that was dropped or refused
+    rules: tuple[TracedRule, ...] = ()
+
+
+class _Met(Struct):
+    sighting: Sighting
+    line: Line
+    saved: SavedRule | None
+    book: Rulebook | None
+
+
+def describe(passage: Passage, books: Mapping[tuple[IPFamily, str], Rulebook]) -> TracedPacket:
+    """``books``: by family and variant."""
+    met = [found for sighting in passage.sightings if (found := _look_up(sighting, books)) is not None]
+    endpoint = _endpoint(passage, met)
+    service, frontend = _service(met)
+    fate, why = _end(met) or (Fate.DELIVERED if endpoint else Fate.UNTOUCHED, "")
+    return TracedPacket(
+        family=family_of(passage.header.source),
+        variant=", ".join(dict.fromkeys(sighting.variant for sighting in passage.sightings)),
+        protocol=passage.header.protocol,
+        source=_address(passage.header.source, passage.header.source_port),
+        destination=_address(passage.header.destination, passage.header.port),
+        interface=passage.in_interface,
+        fate=fate,
+        service=service.name if service else "",
+        endpoint=endpoint,
+        masquerade=_masquerade(met, frontend),
+        known_flow=bool(endpoint) and not any(each.line.table == _NAT for each in met),
+        why=why,
+        rules=tuple(map(_traced, met)),
+    )
+
+
+def _traced(met: _Met) -> TracedRule:
+    if met.saved is None:
+        return TracedRule(met.line, met.sighting.verdict)
+    comments = [match.text for match in met.saved.rule.matches if isinstance(match, r.Comment)]
+    return TracedRule(met.line, met.sighting.verdict, next_chain(met.saved.rule.target), ", ".join(comments))
+
+
+# --- where sightings lead -------------------------------------------------------------------------------------
+
+
+def _look_up(sighting: Sighting, books: Mapping[tuple[IPFamily, str], Rulebook]) -> _Met | None:
+    """None for the ends of chains that decide nothing."""
+    book = books.get((sighting.family, sighting.variant))
+    chains = book.survey.dump.tables.get(sighting.table, {}) if book else {}
+    chain = chains.get(sighting.chain)
+    if sighting.kind is Kind.POLICY:
+        if sighting.verdict != "drop" and (chain is None or sighting.variant == "nft" or chain.policy != "DROP"):
+            return None
+        return _Met(sighting, _note(sighting, "-P DROP"), None, book)
+    if sighting.kind is Kind.RETURN:
+        return None
+    place = book.place(sighting) if book else -1
+    if book is None or chain is None or not 0 <= place < len(chain.rules):
+        return _Met(sighting, _note(sighting, _CHANGED if book else _FOREIGN), None, book)
+    saved = chain.rules[place]
+    return _Met(sighting, book.survey.dump.line(sighting.table, sighting.chain, saved), saved, book)
+
+
+def _note(sighting: Sighting, text: str) -> Line:
+    return Line(0, sighting.table, sighting.chain, text)
+
+
+# --- what became of it ----------------------------------------------------------------------------------------
+
+
+def _end(met: Sequence[_Met]) -> tuple[Fate, str] | None:
+    """Where it was dropped or refused, and by what."""
+    for each in met:
+        target = each.saved.rule.target if each.saved else None
+        where = f"{each.line.table} {each.line.chain}"
+        if isinstance(target, r.RejectWith):
+            return Fate.REFUSED, _comment(each.saved) or f"the rule at line {each.line.number}, of {where}, refuses it"
+        if target is r.Verdict.DROP or (each.sighting.verdict == "drop" and each.sighting.kind is Kind.RULE):
+            number = f"at line {each.line.number}, of {where}," if each.line.number else f"of {where}"
+            return Fate.DROPPED, f"the rule {number} drops it"
+        if each.sighting.kind is Kind.POLICY:
+            return Fate.DROPPED, f"the policy of {where} is to drop what no rule accepts"
+    return None
+
+
+def _comment(saved: SavedRule | None) -> str:
+    """The reason that kube-proxy's rules, and ours, give for refusing."""
+    comments = [match.text for match in saved.rule.matches if isinstance(match, r.Comment)] if saved else []
+    return next((text for text in comments if "has no" in text), "")
+
+
+def _endpoint(passage: Passage, met: Iterable[_Met]) -> str:
+    """What the packet looked like later is certain; one that was dropped before that is judged by its rule."""
+    first = passage.header
+    for sighting in passage.sightings:
+        head = sighting.header
+        if head is not None and (head.destination, head.port) != (first.destination, first.port):
+            return _address(head.destination, head.port)
+    for each in met:
+        if each.saved is not None and isinstance(target := each.saved.rule.target, r.Dnat):
+            return _address(target.ip, target.port or first.port)
+    return ""
+
+
+def _masquerade(met: Sequence[_Met], frontend: Frontend | None) -> Masquerade:
+    book = next((each.book for each in met if each.book and each.saved), None)
+    steps = [Step(each.line, each.saved.rule) for each in met if each.saved]
+    wanted = any(step.rule is not None and _hides(step.rule.target) for step in steps)
+    return Journey(steps, book.rules if book else {}, frontend, 0).explain(wanted)
+
+
+def _hides(target: r.Target | None) -> bool:
+    return isinstance(target, r.Masquerade) or (
+        isinstance(target, r.UnknownTarget) and target.text.startswith(("-j SNAT", "-j MASQUERADE"))
+    )
+
+
+def _service(met: Iterable[_Met]) -> tuple[ServicePort | None, Frontend | None]:
+    """The frontend whose rule was met; else the owner of a chain that was."""
+    owner: ServicePort | None = None
+    for each in met:
+        if each.book is None:
+            continue
+        if found := each.book.frontends.get(each.line.number):
+            return found
+        owners = each.book.survey.owners.get((each.line.table, each.line.chain), ())
+        if owner is None and len(owners) == 1:
+            owner = each.book.survey.services[owners[0]]
+    return owner, None
+
+
+def _address(ip: str, port: int) -> str:
+    if not port:
+        return ip
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
