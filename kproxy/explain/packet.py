@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -39,7 +40,6 @@ from kproxy.explain.flows import Flow
 from kproxy.explain.journey import Reader, join_address, joined
 from kproxy.explain.nearest import find_nearest
 from kproxy.explain.question import packet_of, read_question, resolve
-from kproxy.explain.spoken import describe, explain, read_packet
 from kproxy.explain.survey import Survey, relay_addresses
 from kproxy.model.enums import family_of
 from kproxy.model.packet import Packet
@@ -47,10 +47,11 @@ from kproxy.model.packet import Packet
 if TYPE_CHECKING:  # what reads objects is large, and most questions come without
     from kproxy.explain.objects import Objects
 
-__all__ = ["answer", "describe", "explain", "read_packet", "read_question"]
+__all__ = ["answer", "read_question"]
 
 WORST = (Fate.DROPPED, Fate.REFUSED, Fate.UNTOUCHED, Fate.DELIVERED)
 NO_FACTS = HostFacts()
+_MOST_GROUPS = 100  # sets of conditions, of which the odds are looked at
 
 
 def answer(
@@ -235,12 +236,17 @@ def _other_variants(others: Iterable[Survey], packet: Packet, facts: HostFacts, 
         )
 
 
-def endpoints_of(ways: Iterable[Way], service: ServicePort | None) -> tuple[Endpoint, ...]:
-    """With the odds of this packet, likeliest first."""
+def endpoints_of(ways: Sequence[Way], service: ServicePort | None) -> tuple[Endpoint, ...]:
+    """With the odds of this packet, likeliest first; where they depend on something, the best that can be."""
     odds: dict[str, float] = {}
-    for way in ways:
-        if way.endpoint:
-            odds[way.endpoint] = odds.get(way.endpoint, 0.0) + way.probability
+    groups = dict.fromkeys(way.depends for way in ways)
+    for given in islice(groups, _MOST_GROUPS):
+        under: dict[str, float] = {}
+        for way in ways:
+            if way.endpoint and set(way.depends).issubset(given):
+                under[way.endpoint] = under.get(way.endpoint, 0.0) + way.probability
+        for where, probability in under.items():
+            odds[where] = max(odds.get(where, 0.0), probability)
     known: Mapping[str, Endpoint] = (
         {join_address(each.ip, each.port): each for each in service.endpoints} if service else {}
     )
