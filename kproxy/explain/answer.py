@@ -109,8 +109,14 @@ class ServicePort(Struct, frozen=True):
     @property
     def name(self) -> str:
         """As kube-proxy writes it: namespace/name:port."""
-        known = self.service or f"chain {self.hash}"
+        known = self.service or (f"chain {self.hash}" if self.hash else self._somebody)
         return f"{known}:{self.port}" if self.port else known
+
+    @property
+    def _somebody(self) -> str:
+        """What to call one that has neither name nor chain: a refusal without a comment."""
+        at = self.frontends[0] if self.frontends else None
+        return f"port {at.port} of {at.address or 'the node'}" if at else "nobody"
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:

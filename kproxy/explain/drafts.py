@@ -105,6 +105,14 @@ class Drafts:
             found = self._by_place.get((entrance.address, entrance.port, entrance.protocol))
         return found or self._add(Draft(service, port, entrance.protocol, named_by))
 
+    def of_check(self, entrance: Entrance) -> Draft:
+        """Of a health-check node port, which is TCP whatever the service port is."""
+        for protocol in Protocol:
+            found = self._by_name.get((entrance.name.service, entrance.name.port, protocol))
+            if found is not None:
+                return found
+        return self.by_name(entrance)
+
     def put(self, entrance: Entrance, draft: Draft) -> None:
         """Remember whose an address is."""
         self._by_place.setdefault((entrance.address, entrance.port, entrance.protocol), draft)

@@ -21,7 +21,7 @@ from kproxy.errors import InvalidConfig, InvalidObject
 from kproxy.model.change import Rejection
 from kproxy.model.cluster import Snapshot
 from kproxy.model.endpoint import Endpoint, Endpoints, EndpointSlice
-from kproxy.model.enums import Kind
+from kproxy.model.enums import Kind, Protocol
 from kproxy.model.keys import ObjectKey, ServicePortKey
 from kproxy.model.node import Node, ServiceCIDR
 from kproxy.model.service import Service, ServicePort
@@ -342,4 +342,6 @@ def _frontends(objects: Objects) -> dict[tuple[str, int, str], ServicePortKey]:
             found.setdefault((ip, port.port, port.protocol.value), key)
         if port.node_port:
             found.setdefault(("", port.node_port, port.protocol.value), key)
+        if service.health_check_node_port:
+            found.setdefault(("", service.health_check_node_port, Protocol.TCP.value), key)
     return found

@@ -63,12 +63,11 @@ class _Surveyor:
         for entrance in entrances(self._nat, names.SERVICES):
             if isinstance(entrance.saved.rule.target, Jump):
                 self._serve(entrance, entrance.saved.rule.target.chain)
-        for root in (names.SERVICES, names.EXTERNAL_SERVICES, names.NODE_PORTS, names.PROXY_FIREWALL):
+        for root in (names.SERVICES, names.EXTERNAL_SERVICES, names.PROXY_FIREWALL):
             for entrance in entrances(self._filter, root):
-                if root == names.NODE_PORTS:
-                    self._let_in(entrance)
-                else:
-                    self._judge(entrance, root)
+                self._judge(entrance, root)
+        for entrance in entrances(self._filter, names.NODE_PORTS):
+            self._let_in(entrance)
         finisher = Finisher(self._dump.facts, self._ways, self._drafts.objects, relay_addresses(self._dump))
         found = sorted(map(finisher.finish, self._drafts), key=_sorting)
         owners: dict[tuple[str, str], tuple[int, ...]] = {}
@@ -116,7 +115,7 @@ class _Surveyor:
         saved = entrance.saved
         place = Place(entrance.address, entrance.port, checks=True)
         door = Door(FrontendKind.HEALTH_CHECK, place, Fate.DELIVERED, "", "", saved.line, saved.packets, None)
-        self._drafts.by_name(entrance).doors.setdefault(place, door)
+        self._drafts.of_check(entrance).doors.setdefault(place, door)
 
 
 def _sorting(found: tuple[ServicePort, Sequence[str]]) -> tuple[str, ...]:
