@@ -12,7 +12,7 @@ from kproxy.backend.iptables.dialect import INVALID_COUNTER, LOCALHOST_COUNTER
 from kproxy.config import Config, IptablesVariant
 from kproxy.daemon.log import Log
 from kproxy.errors import KernelError, ProgramFailed, ProgramMissing, XtablesLocked
-from kproxy.kernel.doors import Capabilities, NfacctDoor, SysctlDoor, Verdict
+from kproxy.kernel.doors import Capabilities, IptablesDoor, NfacctDoor, SysctlDoor, Verdict
 from kproxy.kernel.iptables import Iptables
 from kproxy.kernel.sysctl import TCP_BE_LIBERAL
 from kproxy.kernel.variant import detect_variant
@@ -98,7 +98,7 @@ def make_counters(config: Config, capabilities: Capabilities, nfacct: NfacctDoor
 
 
 def make_backend(
-    config: Config, door: Iptables, capabilities: Capabilities, counters: tuple[str, ...], sysctl: SysctlDoor
+    config: Config, door: IptablesDoor, capabilities: Capabilities, counters: tuple[str, ...], sysctl: SysctlDoor
 ) -> IptablesBackend:
     return IptablesBackend(
         config,

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from kproxy.config import Config
-from kproxy.daemon import events
+from kproxy.daemon import events, transactions
 from kproxy.daemon.family import now
 from kproxy.daemon.log import Log
 from kproxy.daemon.metrics import Metrics
@@ -33,6 +33,7 @@ class Front:
         self.cluster = Cluster(config.hostname)
         self.metrics = Metrics(config.feature_gates)
         self.health = Health(sync_period=config.iptables_sync_period)
+        self.transactions = transactions.Transactions(now)
         self.facts: dict[str, str] = {}  # lines for /statusz, by what they begin with
         self.is_relaying: Callable[[], bool] = lambda: False  # the rules lead to sockets that end with us
         self._config = config
@@ -52,7 +53,7 @@ class Front:
             pages = health_pages(self.health, self.metrics, self._node, now)
             reason = "FailedToStartProxierHealthcheck"
             group.create_task(self._serve("health", config.healthz_bind_address, pages, reason))
-        pages = metrics_pages(self.metrics, config, self._show_facts)
+        pages = metrics_pages(self.metrics, config, self._show_facts) | transactions.pages(self.transactions)
         group.create_task(self._serve("metrics", config.metrics_bind_address, pages, "FailedToStartMetricServer"))
 
     async def _serve(self, name: str, address: str, pages: Mapping[str, Page], reason: str) -> None:

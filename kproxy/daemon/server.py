@@ -30,6 +30,7 @@ _log = Log(__name__)
 _BACKLOG = 128
 _CONNECTIONS = 64  # at once, for each server; a kubelet, a load balancer and a collector need a handful
 _GOODBYE = 1.0  # seconds that an answer has which is being given when we end
+_FORWARDED = ("Forwarded", "X-Forwarded-For")  # headers by which proxies say for whom they ask
 _LARGEST = 4096  # bytes of a question's body; the only one that is read is a number
 
 
@@ -40,6 +41,7 @@ class Question(Struct, frozen=True):
     accept: str = ""  # the Accept header
     method: str = "GET"
     body: bytes = b""  # of PUT alone
+    client: str = ""  # who asks, an address; empty where a proxy asks for somebody else
 
 
 Page = Callable[[Question], Answer | Awaitable[Answer]]
@@ -56,10 +58,15 @@ def answer_by_path(pages: Mapping[str, Page]) -> Callable[[web.BaseRequest], Awa
             body = await request.content.read(_LARGEST) if request.method == "PUT" else b""
         except web.RequestPayloadError:
             return respond(UNREADABLE)
-        found = page(Question(request.query, request.headers.get("Accept", ""), request.method, body))
+        found = page(Question(request.query, request.headers.get("Accept", ""), request.method, body, _client(request)))
         return respond(found if isinstance(found, Answer) else await found)
 
     return answer
+
+
+def _client(request: web.BaseRequest) -> str:
+    """A proxy on this node, such as kube-rbac-proxy, has a local address and a stranger's question."""
+    return "" if any(name in request.headers for name in _FORWARDED) else request.remote or ""
 
 
 def respond(answer: Answer) -> web.Response:

@@ -184,7 +184,8 @@ class Daemon:
         for family, (door, capabilities) in found.items():
             made = make_counters(config, capabilities, nfacct)
             counters.update(made)
-            backend = make_backend(config, door, capabilities, made, sysctl)
+            watched = self._front.transactions.watch(door, door.restore_name)
+            backend = make_backend(config, watched, capabilities, made, sysctl)
             lanes[family] = Lane(family, self._shared, backend, Conntrack(family))
         self._metrics.observe_pending(lanes, lambda family: self._health.pending_seconds(family, now()))
         if LOCALHOST in config.nodeport_addresses:

@@ -5,6 +5,7 @@ Flushes are test_rules.py's, stale flows and bad objects test_faults.py's, anoth
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -55,15 +56,31 @@ async def test_one_service_that_the_kernel_refuses_costs_no_other_and_heals_by_i
     for name, number in (("bad", 66), ("good", 80)):
         api.create(service(name, f"10.96.0.{number}"))
         api.create(slice_of(name, f"10.244.0.{number}"))
-    async with running(tmp_path, *flags(tmp_path), "--iptables-sync-period=1s") as daemon:
+    act("ip", "address", "add", "192.0.2.9/32", "dev", "lo")
+    often = ("--iptables-sync-period=1s", "--metrics-bind-address=0.0.0.0:10249")
+    async with running(tmp_path, *flags(tmp_path), *often) as daemon:
         await eventually(lambda: "10.244.0.80:8080" in saved("nft"), daemon)
         assert "10.244.0.66:8080" not in saved("nft")
         await eventually(lambda: events(api, "Quarantined") == ["bad"], daemon)
+        await tell_of_the_refusal()
         assert (await get("http://127.0.0.1:10256/livez"))[0] == 200
         api.update(slice_of("good", "10.244.0.81"))
         await eventually(lambda: "10.244.0.81:8080" in saved("nft"), daemon)
         (tmp_path / "sick").unlink()
         await eventually(lambda: "10.244.0.66:8080" in saved("nft"), daemon)
+
+
+async def tell_of_the_refusal() -> None:
+    """What was written and what was not, to who is on the node."""
+    assert (await get("http://192.0.2.9:10249/debug/rules"))[0] == 403
+    status, body = await get("http://127.0.0.1:10249/debug/rules?format=json")
+    assert status == 200
+    told = {(each["family"], each["outcome"]): each for each in json.loads(body)}
+    failed = told["IPv4", "failed"]
+    assert (failed["program"], failed["status"], failed["why"]) == ("iptables-nft-restore", 1, "line 1 failed")
+    assert "default/bad" in failed["input"]
+    assert "default/bad" not in told["IPv4", "applied"]["input"]
+    assert told["IPv4", "applied"]["input"].endswith("COMMIT\n")
 
 
 @pytest.mark.parametrize("order", [("old", "young"), ("young", "old")])

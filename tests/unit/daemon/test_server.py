@@ -50,6 +50,16 @@ async def test_a_question_has_a_method_a_query_an_accept_header_and_with_put_a_b
             assert (answer.status, await answer.text()) == (404, "404 page not found\n")
 
 
+@pytest.mark.parametrize(
+    ("headers", "client"),
+    [({}, "127.0.0.1"), ({"x-forwarded-for": "10.0.0.9"}, ""), ({"forwarded": "for=10.0.0.9"}, "")],
+)
+async def test_a_question_has_its_clients_address_unless_a_proxy_asks(headers: dict[str, str], client: str) -> None:
+    page = {"/who": lambda question: Answer(200, question.client.encode(), {})}
+    async with serving(page) as url, _session() as http, http.get(f"{url}/who", headers=headers) as answer:
+        assert await answer.text() == client
+
+
 async def test_connections_that_say_nothing_give_way_to_newer_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kproxy.daemon.server._CONNECTIONS", 3)
     async with serving({"/echo": _echo}) as url, _session() as http, asyncio.timeout(10):
