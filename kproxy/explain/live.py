@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import sys
+import time
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple
 
+from kproxy.backend.iptables.rules import RecentCheck, Table
 from kproxy.config import Config, IptablesVariant
 from kproxy.errors import NotPermitted, ProgramMissing
 from kproxy.explain.answer import Question
@@ -31,6 +36,9 @@ from kproxy.model.enums import IPFamily, family_of
 
 _RECENT = Path("/proc/net/xt_recent")
 _RECENT_SIZE = Path("/sys/module/xt_recent/parameters/ip_list_tot")
+_TIMERS = Path("/proc/timer_list")
+_RATES = (100, 250, 300, 1000)  # CONFIG_HZ
+_BEGUN_BEFORE = 1 << 32
 _INTERFACES = Path("/proc/sys/net/ipv4/conf")
 _COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 _NAMES = {IPFamily.IPV4: "ip_tables_names", IPFamily.IPV6: "ip6_tables_names"}
@@ -141,10 +149,16 @@ def _route_localnet(sysctl: Sysctl) -> frozenset[str] | None:
     return frozenset(name for name in interfaces if sysctl.read(f"net/ipv4/conf/{name}/route_localnet") == 1)
 
 
-def remembered(source: str) -> frozenset[str]:
-    """The xt_recent lists of endpoints that hold a client, by their names; none where they cannot be read."""
+def remembered(source: str, dumps: Sequence[Dump] = ()) -> frozenset[str]:
+    """The xt_recent lists of endpoints that hold a client, by their names; none where they cannot be read.
+
+    A list keeps who was silent for too long until its rule is met again; those are left out by the times that rules of
+    ``dumps`` give, where this host says how it counts time.
+    """
     # The kernel writes IPv6 addresses in full (net/netfilter/xt_recent.c, recent_seq_show).
-    wanted = f"src={ip_address(source).exploded} ".encode()
+    entry = re.compile(rb"^src=%s .*last_seen: ([0-9]+)" % ip_address(source).exploded.encode(), re.MULTILINE)
+    limits = _limits(dumps)
+    ticks = _read_ticks(time.monotonic()) if limits else None
     found = set()
     try:
         lists = [path for path in _RECENT.iterdir() if path.name.startswith("KUBE-SEP-")]
@@ -152,11 +166,49 @@ def remembered(source: str) -> frozenset[str]:
         return frozenset()
     for path in lists:
         try:
-            if wanted in path.read_bytes():
-                found.add(path.name)
+            seen = entry.search(path.read_bytes())
         except OSError:  # gone with its rule, or not ours to read
             continue
+        limit = limits.get(path.name)
+        if seen and (ticks is None or limit is None or ticks.since(int(seen[1])) <= limit):
+            found.add(path.name)
     return frozenset(found)
+
+
+def _limits(dumps: Sequence[Dump]) -> dict[str, int]:
+    """List → seconds."""
+    return {
+        match.name: match.seconds
+        for dump in dumps
+        for chain in dump.tables.get(Table.NAT, {}).values()
+        for saved in chain.rules
+        for match in saved.rule.matches
+        if isinstance(match, RecentCheck)
+    }
+
+
+class _Ticks(NamedTuple):
+    """The kernel's own clock (jiffies), as it stood."""
+
+    now: int
+    a_second: int
+
+    def since(self, then: int) -> float:
+        """Seconds."""
+        return (self.now - then) / self.a_second
+
+
+def _read_ticks(uptime: float) -> _Ticks | None:
+    """None where it cannot be read. It began 300 seconds before it would have passed 2³² (INITIAL_JIFFIES)."""
+    try:
+        shown = re.search(r"^jiffies: ([0-9]+)", _TIMERS.read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:  # root's alone
+        return None
+    if shown is None or sys.maxsize <= _BEGUN_BEFORE:  # it passed that number, on a machine of 32 bits
+        return None
+    now = int(shown[1])
+    rate = min(_RATES, key=lambda rate: abs(_BEGUN_BEFORE + (uptime - 300) * rate - now))
+    return _Ticks(now, rate)
 
 
 # --- flows ----------------------------------------------------------------------------------------------------
