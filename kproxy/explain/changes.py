@@ -198,7 +198,9 @@ def _odds(which: str, old: Sequence[Endpoint], new: Sequence[Endpoint]) -> Itera
     before = {(each.ip, each.port): each for each in old}
     for other in new:
         one = before.get((other.ip, other.port))
-        if one and abs(one.probability * len(old) - other.probability * len(new)) > _SLACK:
+        if one is None or abs(one.probability - other.probability) < _SLACK / len(new):
+            continue
+        if abs(one.probability * len(old) - other.probability * len(new)) > _SLACK:
             where = f"{shown(other)} among {which}"
             yield "odds", f"{where}: {one.probability:.2%}", f"{where}: {other.probability:.2%}"
 

@@ -34,6 +34,7 @@ from kproxy.backend.iptables.rules import (
 
 MARKS = frozenset({"KUBE-MARK-MASQ", "KUBE-MARK-DROP"})
 _FREE = (Comment, OfProtocol, RecentSet, Nfacct)  # matches that let through every packet of the service port
+_ENDPOINTS_RULES = 8  # at most, of an endpoint's chain; kube-proxy writes two
 _DEEPEST = 16  # chains below each other; kproxy's trees need 4
 _STEPS_PER_RULE, _STEPS_AT_LEAST = 8, 10_000
 _ARROW = re.compile(r" -> (?:\[([^\]]+)\]|([^\[\]: ]+)):(\d{1,5})$")
@@ -201,22 +202,32 @@ class _Walk:
 
 
 def _rewrite_of(chain: SavedChain) -> _Rewrite | None:
-    """The first rule of an endpoint's chain that rewrites every packet; it is the last of two, if it is one at all."""
-    for saved in chain.rules[-1:] if len(chain.rules) > _DEEPEST else chain.rules:
+    """The one rule by which an endpoint's chain rewrites every packet; other chains choose among several, or none."""
+    if len(chain.rules) > _ENDPOINTS_RULES:
+        return None
+    found: _Rewrite | None = None
+    for saved in chain.rules:
         target = saved.rule.target
         if isinstance(target, Dnat):
-            ip, port = target.ip, target.port
+            to = _Rewrite(target.ip, target.port, saved.line)
         elif isinstance(target, UnknownTarget) and target.text.startswith("-j DNAT"):
             # "DNAT [unsupported revision]": this iptables cannot print what another version wrote
-            ip, port = _hairpin(chain), 0
+            to = _Rewrite(_hairpin(chain), 0, saved.line)
+        elif isinstance(target, Jump) and target.chain not in MARKS:
+            return None
         else:
             continue
-        for match in saved.rule.matches:
-            if not isinstance(match, _FREE) and not (isinstance(match, Ports) and not match.high):
-                break
-        else:
-            return _Rewrite(ip, port, saved.line)
-    return None
+        if found is not None or not _is_for_all(saved):
+            return None
+        found = to
+    return found
+
+
+def _is_for_all(saved: SavedRule) -> bool:
+    for match in saved.rule.matches:
+        if not isinstance(match, _FREE) and not (isinstance(match, Ports) and not match.high):
+            return False
+    return True
 
 
 def _hairpin(chain: SavedChain) -> str:

@@ -327,12 +327,14 @@ def test_without_comments_objects_give_the_names(data: st.DataObject, config: Co
     assert {each.named_by for each in named} <= {"objects"}
 
 
+@pytest.mark.parametrize("remote", [True, False])
 @pytest.mark.parametrize("count", [17, 300, 1200])
-def test_trees_of_endpoints_give_even_odds(count: int) -> None:
-    plan = plan_of(simple(1, targets(count)))
+def test_trees_of_endpoints_give_even_odds(count: int, *, remote: bool) -> None:
+    plan = plan_of(simple(1, targets(count, remote=remote)))
     flat, tree = (
         surveyed(written(plan, config)).services[0] for config in (FLAT, replace(TREES, large_cluster_endpoints=0))
     )
+    assert {not each.chain for each in tree.cluster} == {remote}
     assert odds(tree.cluster) == pytest.approx(dict.fromkeys(map(str, targets(count)), 1 / count), rel=1e-4)
     assert [(each.ip, each.port) for each in tree.cluster] == [(each.ip, each.port) for each in flat.cluster]
 
