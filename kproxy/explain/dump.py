@@ -69,7 +69,8 @@ def dumps_of(data: bytes, name: str = "") -> tuple[Dump, ...]:
 
 def _dumps(data: bytes) -> tuple[Dump, ...]:
     check_bytes(data)
-    lines = _visible(data.decode("utf-8-sig", errors="replace")).removesuffix("\n").split("\n")
+    text = data.decode("utf-8-sig", errors="replace")
+    lines = (text if _is_plain(data) else _visible(text)).removesuffix("\n").split("\n")
     check_start(lines)
     sections = list(_sections(lines))
     if not sections:
@@ -111,9 +112,15 @@ _SIGNS = _UNSEEN | dict.fromkeys(_TURNING, 0xFFFD)
 _FOOLING = re.compile(f"[{re.escape(''.join(map(chr, _SIGNS)))}]|\r(?!\n)(?!$)")
 
 
+def _is_plain(data: bytes) -> bool:
+    """The same as asking whether nothing would be replaced, of what nearly every dump is, in a tenth of the time."""
+    return data.isascii() and len(data.translate(None, _NOT_PLAIN)) == len(data)
+
+
+_NOT_PLAIN = bytes(code for code in (*range(32), 127) if code not in b"\t\n")
+
+
 def _visible(text: str) -> str:
-    if _FOOLING.search(text) is None:
-        return text
     return _FOOLING.sub(lambda found: chr(_SIGNS.get(ord(found[0]), 0x240D)), text)
 
 

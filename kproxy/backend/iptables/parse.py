@@ -74,6 +74,8 @@ def _read(lines: Iterable[str], first: int, tables: SavedTables) -> None:
         if not line or line.startswith("#"):
             continue
         if line.startswith("*") and (name := table_of(line)):
+            if chains is not None:
+                raise UnreadableDump(number, f"table {name} begins before the COMMIT of the table above")
             chains = tables.setdefault(name, {})
         elif chains is None:
             raise UnreadableDump(number, f"{shorten(line)} stands before any *table line")
@@ -102,9 +104,12 @@ def parse_rule(text: str) -> tuple[str, Rule]:
 
 
 def _read_chain(chains: dict[str, SavedChain], line: str, number: int) -> None:
-    words = line[1:].split()
-    if len(words) < 2:
+    words = line[1:].split(" ")
+    if len(words) < 2 or not (words[0] and words[1]):
         raise UnreadableDump(number, f"{shorten(line)} is not a chain line")
+    if (before := chains.get(words[0])) is not None:
+        why = f"chain {shorten(words[0])} is declared a second time, after line {before.line}"
+        raise UnreadableDump(number, why, remedy="give one dump of each family and variant")
     chains[words[0]] = SavedChain(words[0], words[1], number, [])
 
 
