@@ -57,9 +57,16 @@ _OWNERS = (
     _Owner(re.compile(r"f2b-"), "fail2ban", is_firewall=True),
     _Owner(re.compile(r"csf|LOCALINPUT|DENYIN"), "ConfigServer Firewall", is_firewall=True),
 )  # fmt: skip
+_SPEAKERS = (  # by comments
+    _Owner(re.compile(r"NodeLocal DNS"), "NodeLocal DNSCache"),
+    _Owner(re.compile(r"cali:"), "Calico"),
+    _Owner(re.compile(r"cilium"), "Cilium"),
+    _Owner(re.compile(r"flanneld"), "flannel"),
+    _Owner(re.compile(r"AWS|aws-"), "the Amazon VPC CNI"),
+)
 _NOBODY = _Owner(re.compile(""), "", is_firewall=True)
 
-_CAN = {
+_VERBS = {
     "ACCEPT": "accept",
     "DROP": "drop",
     "REJECT": "refuse",
@@ -67,11 +74,14 @@ _CAN = {
     "REDIRECT": "redirect",
     "NETMAP": "redirect",
     "TPROXY": "redirect",
-    "SNAT": "change the source of",
-    "MASQUERADE": "change the source of",
-    "NOTRACK": "keep from connection tracking",
-    "QUEUE": "hand to a program",
 }
+_DEEDS = {
+    "SNAT": "change their source",
+    "MASQUERADE": "change their source",
+    "NOTRACK": "keep them from connection tracking",
+    "QUEUE": "hand them to a program",
+}
+_CAN = frozenset({*_VERBS, *_DEEDS})
 _HARM = frozenset({"DROP", "REJECT", "DNAT", "REDIRECT", "NETMAP", "TPROXY", "NOTRACK", "QUEUE"})
 _EARLIER = frozenset({"raw", "mangle"})  # their PREROUTING and OUTPUT are asked before nat's
 
@@ -155,10 +165,10 @@ def _note(graph: Graph, place: Place, saved: SavedRule, found: dict[str, _Strang
     if not chain and table not in _EARLIER and is_spared(saved.rule):
         return
     fates = graph.fates((table, chain)) if chain else frozenset({fate_of(saved.rule)})
-    fates &= _HARM if table in _EARLIER else _CAN.keys()
+    fates &= _HARM if table in _EARLIER else _CAN
     if not fates:
         return
-    owner = _owner(chain) if chain else _NOBODY
+    owner = _owner(chain) if chain else _speaker(saved.rule)
     key = owner.name or (f"chain {chain}" if chain else f"rules in {table} {hook}")
     stranger = found.setdefault(key, _Stranger(owner, {}, {}, set(), []))
     stranger.where[f"{table} {hook}"] = None
@@ -169,14 +179,14 @@ def _note(graph: Graph, place: Place, saved: SavedRule, found: dict[str, _Strang
 
 
 def _ahead_of_ours(graph: Graph, name: str, stranger: _Stranger) -> answer.Warning:
-    can = " or ".join(dict.fromkeys(_CAN[fate] for fate in sorted(stranger.fates)))
     where = ", ".join(stranger.where)
     chains = list(stranger.chains)
     shown = ", ".join(chains[:4]) + (f" and {len(chains) - 4} more" if len(chains) > 4 else "")
     harmful = bool(stranger.fates & _HARM) and stranger.owner.is_firewall
     if not chains:
         number = len(stranger.lines)
-        subject = f"{number} rules stand" if number > 1 else "a rule stands"
+        whose = f" of {stranger.owner.name}" if stranger.owner.name else ""
+        subject = f"{number} rules{whose} stand" if number > 1 else f"a rule{whose} stands"
         subject = f"{subject} before the proxy's in {graph.place}{where}"
     elif stranger.owner.name:
         subject = f"chains of {name} ({shown}) stand before the proxy's in {graph.place}{where}"
@@ -185,7 +195,7 @@ def _ahead_of_ours(graph: Graph, name: str, stranger: _Stranger) -> answer.Warni
     return answer.Warning(
         "foreign-chain-ahead" if chains else "foreign-rule-ahead",
         Severity.WARNING if harmful and chains else Severity.NOTE,
-        f"{subject} and can {can} packets first",
+        f"{subject} and can {_show_deeds(stranger.fates)} first",
         "when a Service fails, look whether the packet meets it: --from and --to show the way",
         min(stranger.lines),
     )
@@ -194,6 +204,20 @@ def _ahead_of_ours(graph: Graph, name: str, stranger: _Stranger) -> answer.Warni
 def owner_of(chain: str) -> str:
     """The program whose chains have such names; empty: nobody known."""
     return _owner(chain).name
+
+
+def _show_deeds(fates: set[str]) -> str:
+    verbs = " or ".join(dict.fromkeys(_VERBS[fate] for fate in sorted(fates) if fate in _VERBS))
+    deeds = [f"{verbs} packets"] if verbs else []
+    deeds += dict.fromkeys(_DEEDS[fate] for fate in sorted(fates) if fate in _DEEDS)
+    said = " or ".join(deeds)
+    return said if verbs else said.replace("their", "packets'").replace("them", "packets")
+
+
+def _speaker(rule: r.Rule) -> _Owner:
+    """Who wrote a rule that stands in a built-in chain itself, by its comment."""
+    text = next((match.text for match in rule.matches if isinstance(match, r.Comment)), "")
+    return next((owner for owner in _SPEAKERS if owner.pattern.match(text)), _NOBODY)
 
 
 def _owner(chain: str) -> _Owner:

@@ -47,7 +47,7 @@ def test_amazons_chain_in_nat_can_change_the_source() -> None:
     rules = ("-A POSTROUTING -j AWS-SNAT-CHAIN-0", "-A AWS-SNAT-CHAIN-0 -j SNAT --to-source 192.0.2.1")
     (each,) = said(table("nat", *rules, *NAT, *WEB))
     assert "the Amazon VPC CNI (AWS-SNAT-CHAIN-0)" in each.message
-    assert "can change the source of packets first" in each.message
+    assert "can change packets' source first" in each.message
     assert each.severity is Severity.NOTE
 
 
@@ -91,6 +91,13 @@ def test_a_single_rule_ahead_is_a_note() -> None:
     (each,) = said(table("filter", "-A FORWARD -s 192.0.2.9/32 -j DROP", *FILTER))
     assert (each.code, each.severity) == ("foreign-rule-ahead", Severity.NOTE)
     assert "a rule stands before the proxy's in filter FORWARD and can drop" in each.message
+
+
+def test_a_rule_is_its_comments_authors() -> None:
+    skip = '-A PREROUTING -d 169.254.20.10/32 -m comment --comment "NodeLocal DNS Cache: skip conntrack" -j NOTRACK'
+    (each,) = said(table("raw", skip), table("nat", *NAT, *WEB))
+    assert "a rule of NodeLocal DNSCache stands before the proxy's in raw PREROUTING" in each.message
+    assert "can keep packets from connection tracking first" in each.message
 
 
 def test_tables_that_are_asked_before_nat_matter_if_they_take_packets_away() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kproxy.cli.plan import render_plan
 from kproxy.config import Config, ProxyMode
@@ -84,6 +86,37 @@ def test_of_our_own_rules_only_what_is_true_is_said(name: str, layout: str) -> N
         *(["affinity-cap"] if layout == "relay" else []),
     }
     assert not [each for each in found if each.severity is Severity.ERROR]
+
+
+# --- any dump -------------------------------------------------------------------------------------------------
+
+LINES = [
+    line
+    for name in ("lb-source-ranges", "affinity-client-ip", "etp-local-without-endpoints")
+    for path in sorted(RECORDED.glob(f"{name}.iptables-*.txt"))
+    for line in path.read_text(encoding="utf-8").split("\n")
+    if line.startswith("-A ")
+]
+CHAINS = sorted({word for line in LINES for word in line.split() if word.startswith("KUBE-")})
+
+
+@given(
+    st.lists(st.sampled_from(LINES), max_size=30),
+    st.lists(st.tuples(st.sampled_from(CHAINS), st.sampled_from(CHAINS), st.sampled_from("jg")), max_size=10),
+    st.sets(st.sampled_from(CHAINS), max_size=5),
+)
+def test_rules_in_any_order_and_of_any_part_are_told_about_in_order(
+    lines: list[str], jumps: list[tuple[str, str, str]], undeclared: set[str]
+) -> None:
+    rules = [*lines, *(f"-A {source} -{how} {to}" for source, to, how in jumps)]
+    sources = {rule.split()[1] for rule in rules}
+    heads = [f":{chain} - [0:0]" for chain in sorted({*CHAINS, *sources} - (undeclared - sources))]
+    text = "\n".join(line for table in ("nat", "filter") for line in (f"*{table}", *heads, *rules, "COMMIT"))
+    found = said(text + "\n")
+    severities = [list(Severity).index(each.severity) for each in found]
+    assert severities == sorted(severities)
+    assert len(set(found)) == len(found)
+    assert all(each.message and each.code == each.code.lower() for each in found)
 
 
 # --- order ----------------------------------------------------------------------------------------------------
