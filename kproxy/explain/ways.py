@@ -38,9 +38,6 @@ class Way(Struct, frozen=True):
         return is_local(self.main) if self.main else bool(self.others)
 
 
-NOWHERE = Way(Fate.UNTOUCHED)
-
-
 def is_local(chain: str) -> bool:
     """Whether a chain's list holds this node's endpoints alone."""
     return chain.startswith(_LOCAL)
@@ -64,8 +61,9 @@ class Ways:
 
     def _find(self, name: str) -> Way:
         chain = self._chains.get(name)
-        if chain is None:
-            return NOWHERE
+        if chain is None:  # it would be this Service's if it were there
+            is_list = not name.startswith((_FIREWALL, _EXTERNAL))
+            return Way(Fate.UNTOUCHED, main=name) if is_list else Way(Fate.UNTOUCHED, chains=(name,), is_external=True)
         if name.startswith(_FIREWALL):
             return self._firewall(chain)
         return self._external(chain) if name.startswith(_EXTERNAL) else self._list(chain)
