@@ -202,17 +202,32 @@ def _settle(sections: Sequence[_Section], lines: Sequence[str]) -> None:
     """Give every section its family."""
     for section in sections:
         section.family = section.family or _addressed(lines[section.first : section.end])
-    for way in (sections, sections[::-1]):
-        seen: set[tuple[IPFamily, str]] = {(each.family, each.table) for each in sections if each.family}
-        near: IPFamily | None = None
-        for section in way:
-            # The second table of a name, where one family has it, is the other's.
-            if section.family is None and near is not None and (near, section.table) not in seen:
-                section.family = near
-                seen.add((near, section.table))
-            near = section.family or near
+    near = next((section.family for section in sections if section.family), IPFamily.IPV4)
+    taken: set[tuple[IPFamily, str, str]] = set()
+    for run in _runs(sections):
+        near = next((section.family for section in run if section.family), near)
+        if any((near, section.header.variant, section.table) in taken for section in run):
+            near = IPFamily.IPV6  # no program prints a table twice
+        for section in run:
+            section.family = section.family or near
+            taken.add((section.family, section.header.variant, section.table))
+
+
+def _runs(sections: Sequence[_Section]) -> Iterator[list[_Section]]:
+    """Neighbours that one program may have printed at once: of one family and variant, and no table twice."""
+    run: list[_Section] = []
     for section in sections:
-        section.family = section.family or IPFamily.IPV4
+        families = {each.family for each in (*run, section) if each.family}
+        if run and (
+            len(families) > 1
+            or section.header.variant != run[0].header.variant
+            or any(section.table == each.table for each in run)
+        ):
+            yield run
+            run = []
+        run.append(section)
+    if run:
+        yield run
 
 
 def _addressed(lines: Sequence[str]) -> IPFamily | None:
@@ -232,11 +247,20 @@ _REMARK = re.compile(r"# *(?:Warning: |Table .* incompatible)", re.IGNORECASE)
 
 
 def _remarked(dumps: Sequence[Dump], lines: Sequence[str]) -> Iterator[Dump]:
-    """The dumps with what was said of their family, which need not be what stands near: it went to standard error."""
+    """The dumps with what was said of them, which need not be what stands near: it may come from standard error.
+
+    Only nft's programs remark anything: that legacy tables are there, too, or that nft(8) made rules they cannot print.
+    """
     remarks = list(dict.fromkeys(line.lstrip("# ").rstrip() for line in lines if _REMARK.match(line)))
     for dump in dumps:
-        mine = tuple(remark for remark in remarks if len(dumps) == 1 or _family_in(remark) is dump.facts.family)
-        yield replace(dump, warnings=mine) if mine else dump
+        mine = [remark for remark in remarks if len(dumps) == 1 or _concerns(remark, dump.facts)]
+        yield replace(dump, warnings=tuple(mine)) if mine else dump
+
+
+def _concerns(remark: str, facts: DumpFacts) -> bool:
+    if facts.variant == "legacy":
+        return False
+    return "tables-" not in remark or _family_in(remark) is facts.family
 
 
 # --- who wrote the rules --------------------------------------------------------------------------------------
