@@ -152,17 +152,17 @@ class Graph:
         return ((place, chain) for place, chain in self.chains.items() if is_proxys(place[1]))
 
 
-_FATES: tuple[tuple[type, str], ...] = (
-    (r.RejectWith, "REJECT"),
-    (r.Dnat, "DNAT"),
-    (r.DnatRange, "DNAT"),
-    (r.Snat, "SNAT"),
-    (r.Masquerade, "MASQUERADE"),
-    (r.Redirect, "REDIRECT"),
-    (r.Tproxy, "TPROXY"),
-    (r.Notrack, "NOTRACK"),
-    (r.Queue, "QUEUE"),
-)
+_FATES: dict[type, str] = {
+    r.RejectWith: "REJECT",
+    r.Dnat: "DNAT",
+    r.DnatRange: "DNAT",
+    r.Snat: "SNAT",
+    r.Masquerade: "MASQUERADE",
+    r.Redirect: "REDIRECT",
+    r.Tproxy: "TPROXY",
+    r.Notrack: "NOTRACK",
+    r.Queue: "QUEUE",
+}
 
 
 def fate_of(rule: Rule) -> str:
@@ -172,7 +172,7 @@ def fate_of(rule: Rule) -> str:
         return target.value
     if isinstance(target, r.UnknownTarget):
         return target.text.removeprefix("-j ").partition(" ")[0]
-    return next((name for kind, name in _FATES if isinstance(target, kind)), "")
+    return _FATES.get(type(target), "")
 
 
 def is_unconditional(rule: Rule) -> bool:

@@ -29,6 +29,7 @@ class _Owner(NamedTuple):
     is_firewall: bool = False  # that knows nothing of Services
 
 
+_IPVS = re.compile(r"KUBE-(?:IPVS|LOAD-BALANCER|NODE-PORT$|SOURCE-RANGES)")
 _OWNERS = (
     _Owner(re.compile(r"cali-|felix-"), "Calico"),
     _Owner(re.compile(r"(?:OLD_)?CILIUM_"), "Cilium"),
@@ -41,7 +42,7 @@ _OWNERS = (
     _Owner(re.compile(r"OVN-KUBE-"), "OVN-Kubernetes"),
     _Owner(re.compile(r"IP-MASQ"), "ip-masq-agent"),
     _Owner(re.compile(r"(?:KUBE-KUBELET-|KUBE-IPTABLES-HINT|KUBE-HOSTPORTS|KUBE-HP-)"), "the kubelet"),
-    _Owner(re.compile(r"KUBE-(?:IPVS|LOAD-BALANCER|NODE-PORT$|SOURCE-RANGES)"), "kube-proxy's ipvs mode"),
+    _Owner(_IPVS, "kube-proxy's ipvs mode"),
     _Owner(re.compile(r"ISTIO_"), "Istio"),
     _Owner(re.compile(r"PROXY_INIT_"), "Linkerd"),
     _Owner(re.compile(r"DOCKER"), "Docker"),
@@ -243,7 +244,7 @@ def _eras(graph: Graph) -> Iterator[answer.Warning]:
                 "" if used else "it does no harm; a restart of the node removes it",
                 graph.chains[nat, chain].line,
             )
-    ipvs = [place for place in graph.chains if _owner(place[1]).name == "kube-proxy's ipvs mode"]
+    ipvs = [place for place in graph.chains if _IPVS.match(place[1])]
     if ipvs:
         yield answer.Warning(
             "ipvs-chains",

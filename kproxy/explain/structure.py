@@ -17,6 +17,7 @@ from kproxy.explain.answer import Severity
 from kproxy.explain.graph import PER_SERVICE, Graph, Place, hash_of, is_branch, is_proxys, next_chain
 
 _WHOLE = "give the whole output of iptables-save, of all tables and unfiltered"
+_SHOWN = 8  # chains of a circle
 _UNSUPPORTED = "[unsupported revision]"
 
 
@@ -65,22 +66,24 @@ def _loops(graph: Graph) -> Iterator[answer.Warning]:
     for start in graph.chains:
         if start in done:
             continue
-        path: dict[Place, Iterator[tuple[Place, int]]] = {start: _steps(graph, start)}
-        while path:
-            last = next(reversed(path))
-            found = next(path[last], None)
+        way, depth = [(start, _steps(graph, start))], {start: 0}
+        while way:
+            last, steps = way[-1]
+            found = next(steps, None)
             if found is None:
                 done.add(last)
-                del path[last]
+                del depth[last]
+                way.pop()
                 continue
             to, line = found
-            if to in path:
-                chains = list(path)
-                way = " → ".join(name for _, name in (*chains[chains.index(to) :], to))
-                message = f"chains of {graph.place}{to[0]} lead in a circle: {way}; no kernel takes that"
-                yield answer.Warning("chain-loop", Severity.ERROR, message, _WHOLE, line)
+            if to in depth:
+                circle = [name for (_, name), _ in way[depth[to] : depth[to] + _SHOWN]]
+                circle += ["…"] if len(way) - depth[to] > _SHOWN else []
+                message = f"chains of {graph.place}{to[0]} lead in a circle: {' → '.join((*circle, to[1]))}"
+                yield answer.Warning("chain-loop", Severity.ERROR, f"{message}; no kernel takes that", _WHOLE, line)
             elif to not in done:
-                path[to] = _steps(graph, to)
+                depth[to] = len(way)
+                way.append((to, _steps(graph, to)))
 
 
 def _steps(graph: Graph, place: Place) -> Iterator[tuple[Place, int]]:
