@@ -26,12 +26,19 @@ from kproxy.model.packet import Packet
 if TYPE_CHECKING:  # what reads objects is large, and most questions come without
     from kproxy.explain.objects import Objects
 
+_OF_NODES = {FrontendKind.NODE_PORT, FrontendKind.HEALTH_CHECK}
 _MOST = 12  # ports or services that one sentence names
 
 
-def find_nearest(survey: Survey, packet: Packet, addresses: frozenset[str], objects: Objects | None = None) -> Nearest:
-    """``addresses``: those of the node."""
-    return _Search(survey, packet, addresses, objects).find()
+def find_nearest(
+    survey: Survey,
+    packet: Packet,
+    addresses: frozenset[str],
+    met: Sequence[Line] = (),
+    objects: Objects | None = None,
+) -> Nearest:
+    """``addresses``: those of the node; ``met``: the rules that the packet met."""
+    return _Search(survey, packet, addresses, met, objects).find()
 
 
 class _Found(Struct, frozen=True):
@@ -47,6 +54,7 @@ class _Search(Struct, frozen=True):
     survey: Survey
     packet: Packet
     addresses: frozenset[str]
+    met: Sequence[Line]
     objects: Objects | None
 
     def find(self) -> Nearest:
@@ -54,25 +62,24 @@ class _Search(Struct, frozen=True):
             return Nearest("the nat table is not in this dump; give the whole output of iptables-save, of all tables")
         if not self.survey.services:
             return Nearest("no Service is in this dump")
-        at_address, at_node = [], []
+        at_node, at_address = [], []
         for each in self._frontends():
-            if each.frontend.address == self.packet.destination:
-                at_address.append(each)
-            elif not each.frontend.address:
+            if each.frontend.kind in _OF_NODES:
                 at_node.append(each)
+            elif each.frontend.address == self.packet.destination:
+                at_address.append(each)
         if at_address:
-            return self._byjoin_address(at_address)
+            return self._by_address(at_address)
         return self._by_node_port(at_node) or self._by_endpoint() or self._by_range()
 
     def _frontends(self) -> Iterator[_Found]:
         for service in self.survey.services:
             for frontend in service.frontends:
-                if frontend.kind is not FrontendKind.HEALTH_CHECK:
-                    yield _Found(service, frontend)
+                yield _Found(service, frontend)
 
     # --- an address of a Service --------------------------------------------------------------------------------
 
-    def _byjoin_address(self, found: Sequence[_Found]) -> Nearest:
+    def _by_address(self, found: Sequence[_Found]) -> Nearest:
         packet = self.packet
         there = packet.destination
         of_port = [each for each in found if each.frontend.port == packet.port]
@@ -113,7 +120,16 @@ class _Search(Struct, frozen=True):
             return Nearest(f"{told}, but the packet did not come to the rule that says so", line)
         if line is not None and not leads:
             return Nearest(f"no rule of {where} leads to {line.chain}, where {name} is answered", line)
+        if line is not None and line not in self.met and (taking := self._taking()):
+            where = f"at line {taking.number}, in {taking.table} {taking.chain},"
+            before = f"before it comes to {line.chain}, where {name} is answered"
+            return Nearest(f"the rule {where} takes the packet {before}", taking)
         return Nearest(f"the rule of {name} gives the packet back: none of its endpoints took it", line)
+
+    def _taking(self) -> Line | None:
+        """The rule of nat that ended the packet's way through that table before its Service's came."""
+        here = [each for each in self.met if each.table == Table.NAT and "POSTROUTING" not in each.chain]
+        return next((each for each in reversed(here) if each.text.endswith((" -j ACCEPT", " -j RETURN"))), None)
 
     def _leads(self, table: str, start: str, chain: str) -> bool:
         chains = self.survey.dump.tables.get(table, {})
@@ -132,24 +148,36 @@ class _Search(Struct, frozen=True):
     def _by_node_port(self, found: Sequence[_Found]) -> Nearest | None:
         packet = self.packet
         there = packet.destination
+        ports = [each for each in found if each.frontend.kind is FrontendKind.NODE_PORT]
+        only = sorted({each.frontend.address for each in ports} - {""}, key=ip_address)
+        local = there in self.addresses or there in only or ip_address(there).is_loopback
         of_port = [each for each in found if each.frontend.port == packet.port]
         exact = next((each for each in of_port if each.service.protocol is packet.protocol), None)
-        loopback = ip_address(there).is_loopback
-        if exact is not None:
-            return self._not_here(exact) if loopback or there in self.addresses else self._outside(exact)
-        if not loopback and there not in self.addresses:
+        if exact is not None and (local or exact.frontend.kind is FrontendKind.NODE_PORT):
+            return self._by_exact_port(exact, local, only)
+        if not local:
             return None
-        if of_port:
-            near = of_port[0]
-            message = (
-                f"node port {packet.port} is for {near.service.protocol} ({near.service.name}), not {packet.protocol}"
-            )
-            return self._nearest(message, near, f"-p {near.service.protocol.lower}")
-        if not found:
+        if not ports:
             return Nearest(f"{there} is an address of this node, and no Service has a node port here")
-        near = min(found, key=self._distance)
+        if of_port and of_port[0].frontend.kind is FrontendKind.NODE_PORT:
+            near = of_port[0]
+            answered = f"node port {packet.port} of {near.service.name} is answered for {near.service.protocol}"
+            return self._nearest(f"{answered}, not for {packet.protocol}", near, f"-p {near.service.protocol.lower}")
+        near = min(ports, key=self._distance)
         message = f"{packet.port} is no node port; the nearest is {near.port} of {near.service.name}"
         return self._nearest(message, near, f"--dport {near.frontend.port}")
+
+    def _by_exact_port(self, found: _Found, local: bool, only: Sequence[str]) -> Nearest:
+        """``only``: where node ports are answered; empty: at every address of the node."""
+        if found.frontend.kind is FrontendKind.HEALTH_CHECK:
+            whose = found.service.service or found.service.name
+            what = f"{self.packet.port} is the health check node port of {whose}"
+            return Nearest(f"{what}: the service proxy itself answers there", self._line(found.frontend.line))
+        if only and self.packet.destination not in only:
+            return self._not_here(found, only)
+        if only:
+            return self._in_the_way(found)
+        return self._not_at(found) if local else self._outside(found)
 
     def _outside(self, found: _Found) -> Nearest:
         there = self.packet.destination
@@ -165,22 +193,22 @@ class _Search(Struct, frozen=True):
         entry = next(self._entries(), None)
         return Nearest(message, entry[0] if entry else self._line(found.frontend.line), "--dst-type LOCAL")
 
-    def _not_here(self, each: _Found) -> Nearest:
-        """A node port that this address of the node does not answer (nodePortAddresses)."""
-        there, what = self.packet.destination, f"node port {each.port} of {each.service.name}"
-        entries = list(self._entries())
-        if not entries:
-            return Nearest(f"{what} is not answered: no rule of nat KUBE-SERVICES leads to {names.NODE_PORTS}")
-        line, rule = entries[0]
-        negated = next((m for m in rule.matches if isinstance(m, r.Destination) and m.negated), None)
-        if negated is not None:
-            return Nearest(f"{what} is not answered on addresses within {negated.cidr}", line, _predicate(negated))
-        only = [m for _, rule in entries for m in rule.matches if isinstance(m, r.Destination)]
-        if only:
-            where = _list([match.cidr.removesuffix("/32").removesuffix("/128") for match in only])
-            message = f"{what} is not answered on {there}: node ports are answered on {where} (nodePortAddresses)"
-            return Nearest(message, line, _predicate(only[0]))
-        return self._in_the_way(each)
+    def _not_here(self, found: _Found, only: Sequence[str]) -> Nearest:
+        """Node ports are answered at some of the node's addresses (nodePortAddresses)."""
+        what, there = f"node port {found.port} of {found.service.name}", self.packet.destination
+        message = f"{what} is answered at {_list(only)} (nodePortAddresses), not at {there}"
+        entry = next(self._entries(), None)
+        return Nearest(message, entry[0] if entry else self._line(found.frontend.line), f"-d {only[0]}")
+
+    def _not_at(self, found: _Found) -> Nearest:
+        """A node port that this address of the node does not answer."""
+        what = f"node port {found.port} of {found.service.name}"
+        for line, rule in self._entries():
+            for match in rule.matches:
+                if isinstance(match, r.Destination) and match.negated:
+                    message = f"{what} is not answered at addresses within {match.cidr}"
+                    return Nearest(message, line, _predicate(match))
+        return self._in_the_way(found)
 
     def _entries(self) -> Iterator[tuple[Line, Rule]]:
         """Rules by which packets come to node ports."""
@@ -221,16 +249,17 @@ class _Search(Struct, frozen=True):
 
     def _by_range(self) -> Nearest:
         found = [
-            int(ip_address(each.frontend.address))
+            ip_address(each.frontend.address)
             for each in self._frontends()
             if each.frontend.kind is FrontendKind.CLUSTER_IP
         ]
         message = f"{self.packet.destination} is no address of any Service in this dump"
         if not found:
             return Nearest(message)
-        low, high = _block(min(found), max(found))
-        family = type(ip_address(self.packet.destination))
-        return Nearest(f"{message}; cluster IPs here are within {family(low)}–{family(high)}")  # noqa: RUF001 -- from-to
+        if len(set(found)) == 1:
+            return Nearest(f"{message}; the one cluster IP here is {found[0]}")
+        low, high = map(type(found[0]), _block([int(each) for each in found]))
+        return Nearest(f"{message}; cluster IPs here are within {low}–{high}")  # noqa: RUF001 -- from-to
 
     # --- lines --------------------------------------------------------------------------------------------------
 
@@ -255,8 +284,9 @@ def _predicate(match: r.Match) -> str:
     return render_rule("-", Rule((match,), None)).removeprefix("-A - ")
 
 
-def _block(low: int, high: int) -> tuple[int, int]:
-    """The smallest CIDR block that holds both."""
+def _block(addresses: Sequence[int]) -> tuple[int, int]:
+    """The smallest CIDR block that holds them, from its first to its last address."""
+    low, high = min(addresses), max(addresses)
     mask = (1 << (low ^ high).bit_length()) - 1
     return low & ~mask, high | mask
 

@@ -203,10 +203,11 @@ class _Asked(Struct, frozen=True):
 
     # --- besides ------------------------------------------------------------------------------------------------
 
-    def nearest(self, ways: Iterable[Way], service: ServicePort | None, objects: Objects | None) -> Nearest | None:
+    def nearest(self, ways: Sequence[Way], service: ServicePort | None, objects: Objects | None) -> Nearest | None:
         if self.flow is not None or (service is not None and all(way.fate is not Fate.UNTOUCHED for way in ways)):
             return None
-        return find_nearest(self.survey, self.packet, self.addresses, objects)
+        met = next((way.path for way in ways if way.fate is Fate.UNTOUCHED), ())
+        return find_nearest(self.survey, self.packet, self.addresses, met, objects)
 
     def warnings(self, ways: Sequence[Way]) -> Iterator[said.Warning]:
         enabled = self.facts.route_localnet

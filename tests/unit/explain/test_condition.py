@@ -1,0 +1,34 @@
+"""Conditions in words, those of what people meet most."""
+
+from __future__ import annotations
+
+import pytest
+
+from kproxy.explain.condition import in_words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("-o eth1", "it leaves by interface eth1"),
+        ("not -o eth1", "it does not leave by interface eth1"),
+        ("! -o eth1", "it does not leave by interface eth1"),
+        ("not ! -o eth1", "it leaves by interface eth1"),
+        ("-i cni+", "it comes in by interface cni+"),
+        ("! -i cni+", "it does not come in by interface cni+"),
+        ("-m set --match-set bad src", "its source is in ipset bad"),
+        ("not -m set --match-set bad src,dst", "its source and destination is not in ipset bad"),
+        ("-m set ! --match-set bad dst", "its destination is not in ipset bad"),
+        ("-m owner --uid-owner 1000", "the process belongs to user 1000"),
+        ("not -m owner --gid-owner 7", "the process does not belong to group 7"),
+        ("-m limit --limit 5/min", "its rate is within 5/min (limit)"),
+        ("not -m limit --limit 5/min --limit-burst 7", "its rate is above 5/min (limit)"),
+        ("-m u32 --u32 0x0=0x0", "`-m u32 --u32 0x0=0x0` holds"),
+        ("not -m u32 --u32 0x0=0x0", "`-m u32 --u32 0x0=0x0` does not hold"),
+        ("-j SECMARK x accepts it", "`-j SECMARK x` accepts it"),
+        ("not all of: -o a; -i b", "not all of: -o a; -i b"),
+        ("any of 9 conditions, such as: -o a", "any of 9 conditions, such as: -o a"),
+    ],
+)
+def test_a_condition_is_a_sentence(text: str, words: str) -> None:
+    assert in_words(text) == words

@@ -1,0 +1,275 @@
+"""One packet through rules that kube-proxy wrote: fate, odds, source, and the reasons for them.
+
+That answers are right for any plan is test_meaning.py's, sentences about what nobody takes are test_nearest.py's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from kproxy.errors import InvalidConfig
+from kproxy.explain.answer import Fate, FrontendKind, PacketAnswer, Severity
+from kproxy.explain.dump import dumps_of
+from kproxy.explain.facts import HostFacts
+from kproxy.explain.packet import answer, read_question
+from kproxy.explain.survey import Survey, survey
+from tests.unit.explain.dumps import survey_of, table
+
+RECORDED = Path(__file__).parents[1] / "backend" / "iptables" / "recorded"
+NODE = "192.168.100.11"
+IN_RANGE = "the source is within the pod range 10.244.0.0/16"
+STRANGER = "the source is outside of the pod range 10.244.0.0/16"
+OUTSIDE = "it comes to an external address of traffic policy Cluster"
+HAIRPIN = "the endpoint is the sender itself (hairpin)"
+LOCAL = "external traffic policy Local keeps it"
+
+
+def recorded(name: str) -> list[Survey]:
+    parts = (RECORDED / f"{name}.iptables-{part}.txt" for part in ("nat", "filter"))
+    return [survey(dump) for dump in dumps_of(b"".join(part.read_bytes() for part in parts))]
+
+
+def ask(
+    surveys: list[Survey], source: str, to: str, *, interface: str = "", mark: str = "", facts: HostFacts | None = None
+) -> PacketAnswer:
+    facts = facts or HostFacts(addresses=frozenset({NODE}))
+    return answer(surveys, read_question(source, to, interface, mark, facts.addresses), facts)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "to", "ends"),
+    [
+        ("etp-local-with-endpoints", "10.244.1.7", "10.96.3.1:80", {("10", 0.5, IN_RANGE), ("20", 0.5, IN_RANGE)}),
+        ("etp-local-with-endpoints", "10.244.1.10", "10.96.3.1:80", {("10", 0.5, HAIRPIN), ("20", 0.5, IN_RANGE)}),
+        ("etp-local-with-endpoints", "192.0.2.9", "10.96.3.1:80", {("10", 0.5, STRANGER), ("20", 0.5, STRANGER)}),
+        ("etp-local-with-endpoints", "192.0.2.9", "203.0.113.31:80", {("10", 1.0, LOCAL)}),
+        ("etp-local-with-endpoints", "192.0.2.9", f"{NODE}:30301", {("10", 1.0, LOCAL)}),
+        ("etp-local-with-endpoints", "10.244.1.7", "203.0.113.31:80", {("10", 0.5, IN_RANGE), ("20", 0.5, IN_RANGE)}),
+        (
+            "etp-local-with-endpoints",
+            "host",
+            "203.0.113.31:80",
+            {
+                (end, 0.5, "the node itself sends it to an external address of traffic policy Local")
+                for end in ("10", "20")
+            },
+        ),
+        ("lb-source-ranges", "192.168.100.9", "203.0.113.12:80", {("10", 0.5, OUTSIDE), ("20", 0.5, OUTSIDE)}),
+        (
+            "masquerade-all",
+            "10.244.1.7",
+            "default/kubernetes:https",
+            {("192.168.100.5:6443", 1.0, "all traffic to cluster IPs is masqueraded (masqueradeAll)")},
+        ),
+    ],
+)
+def test_every_end_has_its_odds_and_the_reason_for_what_becomes_of_the_source(
+    name: str, source: str, to: str, ends: set[tuple[str, float, str]]
+) -> None:
+    short = {"10.244.1.10:8080": "10", "10.244.2.10:8080": "20"}
+    said = ask(recorded(name), source, to)
+    assert said.fate is Fate.DELIVERED
+    found = {(short.get(way.endpoint, way.endpoint), way.probability, way.masquerade.why) for way in said.ways}
+    assert found == ends
+    assert {each.probability for each in said.endpoints} == {odds for _, odds, _ in ends}
+    for way in said.ways:
+        assert way.masquerade.wanted == (way.masquerade.why not in {IN_RANGE, LOCAL})
+        assert (way.masquerade.line in {line.number for line in way.path}) == way.masquerade.wanted
+        assert not way.depends
+
+
+def test_the_service_its_frontend_and_the_rules_are_named() -> None:
+    said = ask(recorded("etp-local-with-endpoints"), "192.0.2.9", "203.0.113.31:80")
+    assert said.service == "default/etl"
+    assert said.frontend is not None
+    assert (said.frontend.kind, said.frontend.line) == (FrontendKind.LOAD_BALANCER_IP, 45)
+    (way,) = said.ways
+    assert [line.chain for line in way.path[:5]] == [
+        "PREROUTING", "KUBE-SERVICES", "KUBE-EXT-LAHWZBDITIGHFEYH", "KUBE-SVL-LAHWZBDITIGHFEYH",
+        "KUBE-SEP-JMINAOAMINB4SGIX",
+    ]  # fmt: skip
+    assert way.path[4].text.endswith("-j DNAT --to-destination 10.244.1.10:8080")
+    assert said.endpoints[0].chain == "KUBE-SEP-JMINAOAMINB4SGIX"
+    assert said.nearest is None
+
+
+@pytest.mark.parametrize(("interface", "masqueraded"), [("cni0", False), ("", True), ("eth1", True)])
+def test_pods_may_be_told_by_their_interface(interface: str, masqueraded: bool) -> None:
+    said = ask(recorded("detect-local-bridge"), "10.244.1.7", "default/kubernetes:https", interface=interface)
+    (source,) = {way.masquerade for way in said.ways}
+    assert source.wanted == masqueraded
+    expected = (
+        "it does not come in by the pods' interface cni0" if masqueraded else "it comes in by the pods' interface cni0"
+    )
+    assert source.why == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "to", "fate", "why"),
+    [
+        (
+            "lb-source-ranges", "192.0.2.9", "203.0.113.12:80", Fate.DROPPED,
+            ("192.0.2.9 is in none of the source ranges of default/lbr: "
+            "192.168.100.0/24, 10.244.0.0/16, 203.0.113.12/32"),
+        ),
+        ("no-endpoints", "192.0.2.9", "203.0.113.37:80/udp", Fate.REFUSED, "default/empty:u has no endpoints"),
+        ("no-endpoints", "host", "default/empty:t", Fate.REFUSED, "default/empty:t has no endpoints"),
+    ],
+)  # fmt: skip
+def test_who_is_turned_away_is_told_why(name: str, source: str, to: str, fate: Fate, why: str) -> None:
+    said = ask(recorded(name), source, to)
+    assert said.fate is fate
+    assert [way.why for way in said.ways] == [why]
+    assert said.service in why
+    assert not said.endpoints
+
+
+def test_a_client_that_is_remembered_goes_where_it_went_before() -> None:
+    surveys = recorded("affinity-client-ip")
+    new = ask(surveys, "10.244.1.7", "default/aff")
+    assert [each.probability for each in new.endpoints] == pytest.approx([0.25] * 4)
+    unknown = "the client did not use default/aff in the last 10800 s (session affinity)"
+    assert {way.depends for way in new.ways} == {(unknown,)}
+    second = new.endpoints[1]
+    known = ask(surveys, "10.244.1.7", "default/aff", facts=HostFacts(remembered=frozenset({second.chain})))
+    assert known.endpoints == (replace(second, probability=1.0),)
+    assert known.ways[0].depends == ()
+
+
+# --- other people's rules -------------------------------------------------------------------------------------
+
+SERVICES = (
+    "-A PREROUTING -j KUBE-SERVICES",
+    "-A OUTPUT -j KUBE-SERVICES",
+    "-A POSTROUTING -j KUBE-POSTROUTING",
+    "-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN",
+    "-A KUBE-POSTROUTING -j MASQUERADE",
+    "-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000",
+    '-A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment "a/web cluster IP" -m tcp --dport 80 -j KUBE-SVC-W',
+    "-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS",
+    '-A KUBE-NODEPORTS -p tcp -m comment --comment "a/web" -m tcp --dport 30080 -j KUBE-SVC-W',
+    '-A KUBE-SVC-W -m comment --comment "a/web -> 10.244.1.1:8080" -j KUBE-SEP-1',
+    "-A KUBE-SEP-1 -s 10.244.1.1/32 -j KUBE-MARK-MASQ",
+    "-A KUBE-SEP-1 -p tcp -m tcp -j DNAT --to-destination 10.244.1.1:8080",
+)
+OPEN = table("filter", "-A FORWARD -j ACCEPT")
+TO_WEB = "10.96.0.1:80"
+
+
+def web(*more: str, filtering: str = OPEN) -> list[Survey]:
+    return [survey_of(table("nat", *more, *SERVICES) + filtering)]
+
+
+def test_a_stranger_that_masquerades_is_named() -> None:
+    said = ask(web("-A POSTROUTING -s 10.244.0.0/16 -j MASQUERADE"), "10.244.1.7", TO_WEB)
+    (way,) = said.ways
+    assert (way.masquerade.wanted, way.masquerade.why) == (True, "a rule of nat POSTROUTING asks for it")
+    assert "-s 10.244.0.0/16" in next(each.text for each in way.path if each.number == way.masquerade.line)
+    snat = ask(web("-A POSTROUTING -o eth7 -j SNAT --to-source 192.0.2.1"), "10.244.1.7", TO_WEB)
+    assert {(way.masquerade.wanted, way.depends) for way in snat.ways} == {
+        (True, ("it leaves by interface eth7",)),
+        (False, ("it does not leave by interface eth7",)),
+    }
+    assert [each.probability for each in snat.endpoints] == [1.0]
+
+
+def test_a_mark_may_come_with_the_packet() -> None:
+    said = ask(web(), "10.244.1.7", TO_WEB, mark="0x4000")
+    assert said.ways[0].masquerade.why == "it came with mark 0x4000"
+    assert ask(web(), "10.244.1.7", TO_WEB).ways[0].masquerade.why == "no rule asks to replace it"
+
+
+def test_a_mark_may_be_of_no_use() -> None:
+    here = HostFacts(addresses=frozenset({"10.244.1.1"}))
+    (way,) = ask(web(), "10.244.1.1", TO_WEB, interface="cni0", facts=here).ways
+    assert not way.masquerade.wanted
+    assert way.masquerade.why == "it is marked, but an address of this node is reached without nat POSTROUTING"
+    gone = [survey_of(table("nat", *(rule for rule in SERVICES if "-j MASQ" not in rule)) + OPEN)]
+    (way,) = ask(gone, "10.244.1.1", TO_WEB).ways
+    assert way.masquerade.why == "it is marked, but no rule of nat POSTROUTING masquerades it"
+
+
+@pytest.mark.parametrize(
+    ("rules", "fate", "why"),
+    [
+        (
+            (":FORWARD DROP [0:0]",), Fate.DROPPED,
+            "no rule of filter FORWARD accepts it, and the chain's policy is DROP",
+        ),
+        (
+            ('-A FORWARD -m comment --comment "nobody comes in" -j REJECT --reject-with icmp-port-unreachable',),
+            Fate.REFUSED, "in filter FORWARD, refuses it: nobody comes in",
+        ),
+        (("-A FORWARD -d 10.244.1.1/32 -j DROP",), Fate.DROPPED, "in filter FORWARD, drops it"),
+    ],
+)  # fmt: skip
+def test_who_else_turns_it_away_is_named(rules: tuple[str, ...], fate: Fate, why: str) -> None:
+    said = ask(web(filtering=table("filter", *rules)), "10.244.1.7", TO_WEB)
+    assert (said.fate, said.service) == (fate, "a/web")
+    assert why in said.ways[0].why
+    assert said.ways[0].path[-1].number > 0
+
+
+def test_what_rules_cannot_show_is_said_and_the_worst_is_the_fate() -> None:
+    said = ask(web(filtering=table("filter", "-A FORWARD -m set --match-set bad src -j DROP")), "10.244.1.7", TO_WEB)
+    assert said.fate is Fate.DROPPED
+    assert {(way.fate, way.depends) for way in said.ways} == {
+        (Fate.DROPPED, ("its source is in ipset bad",)),
+        (Fate.DELIVERED, ("its source is not in ipset bad",)),
+    }
+    assert [each.probability for each in said.endpoints] == [1.0]
+
+
+def test_a_table_that_was_not_given_is_said() -> None:
+    assert ask(web(filtering=""), "10.244.1.7", TO_WEB).ways[0].depends == (
+        "the filter table, which is not in this dump, lets it pass",
+    )
+
+
+@pytest.mark.parametrize(
+    ("known", "depends", "warned"),
+    [
+        (None, ("net.ipv4.conf.all.route_localnet is 1 on this node",), []),
+        (frozenset({"all"}), (), []),
+        (frozenset(), (), [("route-localnet-off", Severity.ERROR)]),
+    ],
+)
+def test_node_ports_on_loopback_need_a_setting(
+    known: frozenset[str] | None, depends: tuple[str, ...], warned: list[tuple[str, Severity]]
+) -> None:
+    said = ask(web(), "host", "127.0.0.1:30080", facts=HostFacts(route_localnet=known))
+    assert said.ways[0].depends == depends
+    assert [(each.code, each.severity) for each in said.warnings] == warned
+
+
+# --- which rules ----------------------------------------------------------------------------------------------
+
+
+def test_rules_of_another_family_are_told_apart() -> None:
+    with pytest.raises(InvalidConfig, match="a dump of iptables-save; give the output of ip6tables-save for an IPv6"):
+        ask(web(), "host", "[fd00::1]:80")
+
+
+def test_rules_that_no_kernel_holds_are_told() -> None:
+    broken = [survey_of(table("nat", *(rule for rule in SERVICES if not rule.startswith("-A KUBE-MARK"))) + OPEN)]
+    with pytest.raises(InvalidConfig, match="the dump is broken: nat has no chain"):
+        ask([survey_of(_without_chain(broken[0], "KUBE-MARK-MASQ"))], "10.244.1.1", TO_WEB)
+
+
+def _without_chain(given: Survey, chain: str) -> str:
+    return "\n".join(line for line in given.dump.lines if not line.startswith(f":{chain} "))
+
+
+def test_the_other_variant_is_asked_too() -> None:
+    dropping = survey_of(table("filter", "-A FORWARD -d 10.96.0.1/32 -j DROP"), variant="legacy")
+    quiet = survey_of(table("filter", "-A FORWARD -d 10.9.9.9/32 -j DROP"), variant="legacy")
+    nft = survey_of(table("nat", *SERVICES) + OPEN, variant="nft")
+    said = ask([dropping, nft], "10.244.1.7", TO_WEB)
+    assert said.fate is Fate.DELIVERED
+    (warning,) = said.warnings
+    assert warning.code == "other-variant"
+    assert "legacy" in warning.message
+    assert ask([quiet, nft], "10.244.1.7", TO_WEB).warnings == ()
