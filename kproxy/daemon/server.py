@@ -70,7 +70,8 @@ def _client(request: web.BaseRequest) -> str:
 
 
 def respond(answer: Answer) -> web.Response:
-    return web.Response(status=answer.status, body=answer.body, headers={**answer.headers, "Server": "kproxy"})
+    body = answer.body if answer.pieces is None else answer.pieces
+    return web.Response(status=answer.status, body=body, headers={**answer.headers, "Server": "kproxy"})
 
 
 class _Mistakes(logging.Filter):

@@ -11,7 +11,7 @@ until the round that read it has succeeded, so a change that arrives during a ro
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, Iterable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -38,6 +38,7 @@ class Answer(Struct, frozen=True):
     status: int
     body: bytes
     headers: dict[str, str]
+    pieces: AsyncIterable[bytes] | None = None  # instead of the body, where it is large
 
     @property
     def ok(self) -> bool:

@@ -16,7 +16,6 @@ which at a first sync are hundreds; a file, which somebody would have to remove.
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -35,6 +34,7 @@ from kproxy.model.enums import IPFamily
 
 LARGEST = 4 * 1024 * 1024  # bytes of one transaction that are kept; compressed, about a sixth of that
 PAUSE = 2.0  # seconds between two answers
+_PIECE = 64 * 1024  # bytes that are unpacked at once
 _NANOSECONDS = 1_000_000_000
 _JSON = {"Content-Type": "application/json"}
 _REFUSED = (
@@ -52,14 +52,20 @@ class Transaction(Struct, frozen=True):
     seconds: float
     lines: int  # as many as the program took, which is all unless it refused one of them
     size: int  # of these, in bytes
-    kept: bytes  # its beginning, whole lines, compressed by zlib
+    kept: bytes  # their beginning, whole lines, compressed by zlib
+    kept_size: int  # before that
     status: int | None = 0  # the program's; None: it did not come to an end of its own
     why: str = ""  # the program's words, or ours; empty: it was applied
     line: int = 0  # that the program named
 
-    @property
-    def input(self) -> str:
-        return zlib.decompress(self.kept).decode(errors="replace")
+    def pieces(self) -> Iterator[bytes]:
+        """What was kept, in pieces of whole lines."""
+        unpacker, packed, rest = zlib.decompressobj(), self.kept, b""
+        while piece := unpacker.decompress(packed, _PIECE):
+            packed = unpacker.unconsumed_tail
+            *whole, rest = (rest + piece).rpartition(b"\n")
+            yield b"".join(whole)
+        yield rest
 
 
 class Transactions:
@@ -70,7 +76,6 @@ class Transactions:
         self._last: dict[tuple[IPFamily, str], Transaction] = {}
         self._families: set[IPFamily] = set()
         self._answered = -PAUSE
-        self._is_busy = False
 
     def watch(self, door: IptablesDoor, program: str) -> IptablesDoor:
         """The same door, watched. ``program``: what its ``restore`` runs."""
@@ -80,7 +85,7 @@ class Transactions:
     def _note(self, family: IPFamily, transaction: Transaction) -> None:
         self._last[family, "failed" if transaction.why else "applied"] = transaction
 
-    async def page(self, question: Question) -> Answer:
+    def page(self, question: Question) -> Answer:
         if not _is_here(question.client):
             return Answer(403, _REFUSED, TEXT)
         form = question.query.get("format", "text")
@@ -88,17 +93,15 @@ class Transactions:
             return Answer(400, _UNKNOWN, TEXT)
         moment = self._now().monotonic
         wait = self._answered + PAUSE - moment
-        if self._is_busy or wait > 0:
-            seconds = max(ceil(wait), 1)
+        if wait > 0:
+            seconds = ceil(wait)
             return Answer(429, f"429: ask again in {seconds} s\n".encode(), {**TEXT, "Retry-After": str(seconds)})
-        self._answered, self._is_busy = moment, True
-        try:  # in a thread: unpacking megabytes must not make a health probe wait
-            body = await asyncio.to_thread(_json if form == "json" else _text, self._told())
-        finally:
-            self._is_busy = False
-        return Answer(200, body, _JSON if form == "json" else TEXT)
+        self._answered = moment
+        told = self._told()
+        pieces, headers = (_json(told), _JSON) if form == "json" else (_text(told), TEXT)
+        return Answer(200, b"", headers, _sent(pieces))
 
-    def _told(self) -> list[tuple[IPFamily, str, Transaction | None]]:
+    def _told(self) -> Told:
         kinds = ("applied", "failed")
         return [(family, kind, self._last.get((family, kind))) for family in sorted(self._families) for kind in kinds]
 
@@ -118,28 +121,34 @@ def _is_here(client: str) -> bool:
 
 # --- the answer -----------------------------------------------------------------------------------------------
 
+Told = Sequence[tuple[IPFamily, str, Transaction | None]]
 
-def _text(told: Sequence[tuple[IPFamily, str, Transaction | None]]) -> bytes:
+
+async def _sent(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """Each when the one before is on its way: an answer of megabytes is never in memory as a whole."""
+    for piece in pieces:
+        yield piece
+
+
+def _text(told: Told) -> Iterator[bytes]:
     """All but the inputs is comments, so that a part of it can be given to iptables-restore --test."""
-    return "\n".join(piece for each in told for piece in (*_pieces(*each), "")).encode()
+    for number, (family, kind, transaction) in enumerate(told):
+        name = f"{family}, last {kind}"
+        heading = (f"{name}: none since the start",) if transaction is None else _heading(name, transaction)
+        yield ("\n" * bool(number) + "".join(f"# {line}\n" for line in heading)).encode()
+        if transaction is not None:
+            yield from transaction.pieces()
+            if transaction.kept_size < transaction.size:
+                yield f"# cut here: {transaction.kept_size:,} bytes of it were kept\n".encode()
 
 
-def _pieces(family: IPFamily, kind: str, transaction: Transaction | None) -> Iterator[str]:
-    if transaction is None:
-        yield f"# {family}, last {kind}: none since the start"
-        return
+def _heading(name: str, transaction: Transaction) -> Iterator[str]:
     size = f"{transaction.lines:,} lines, {transaction.size:,} bytes"
-    yield f"# {family}, last {kind}: {_when(transaction)} by {transaction.program}, {transaction.seconds:.3f} s, {size}"
+    yield f"{name}: {_when(transaction)} by {transaction.program}, {transaction.seconds:.3f} s, {size}"
     if transaction.why:
         ended = "did not end by itself" if transaction.status is None else f"status {transaction.status}"
-        named = f", line {transaction.line}" if transaction.line else ""
-        yield f"# {ended}{named}"
-        yield from (f"# {_printable(each)}" for each in transaction.why.splitlines())
-    text = transaction.input
-    yield text.removesuffix("\n")
-    kept = len(text.encode())
-    if kept < transaction.size:
-        yield f"# cut here: {kept:,} bytes and {text.count(chr(10)):,} lines of it were kept"
+        yield f"{ended}, line {transaction.line}" if transaction.line else ended
+        yield from map(_printable, transaction.why.splitlines())
 
 
 def _printable(said: str) -> str:
@@ -147,9 +156,12 @@ def _printable(said: str) -> str:
     return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in said)
 
 
-def _json(told: Sequence[tuple[IPFamily, str, Transaction | None]]) -> bytes:
-    found = [
-        {
+def _json(told: Told) -> Iterator[bytes]:
+    before = b"["
+    for family, kind, each in told:
+        if each is None:
+            continue
+        facts = {
             "family": family,
             "outcome": kind,
             "at": _when(each),
@@ -160,12 +172,14 @@ def _json(told: Sequence[tuple[IPFamily, str, Transaction | None]]) -> bytes:
             "line": each.line,
             "lines": each.lines,
             "bytes": each.size,
-            "input": each.input,  # cut where it is shorter than ``bytes``
+            "bytesKept": each.kept_size,
         }
-        for family, kind, each in told
-        if each is not None
-    ]
-    return msgspec.json.encode(found) + b"\n"
+        yield before + msgspec.json.encode(facts)[:-1] + b',"input":"'
+        for piece in each.pieces():
+            yield msgspec.json.encode(piece.decode(errors="replace"))[1:-1]
+        yield b'"}'
+        before = b",\n"
+    yield b"[]\n" if before == b"[" else b"]\n"
 
 
 def _when(transaction: Transaction) -> str:
@@ -180,7 +194,8 @@ class _Copy:
 
     def __init__(self) -> None:
         self.lines = 0
-        self.bytes = 0
+        self.size = 0
+        self.kept_size = 0
         self._packer = zlib.compressobj(1)  # the fastest: five times smaller at 100 MB/s
         self._kept: list[bytes] = []
         self._is_full = False
@@ -202,11 +217,12 @@ class _Copy:
 
     def _take(self, chunk: bytes) -> None:
         if not self._is_full:
-            room = LARGEST - self.bytes
+            room = LARGEST - self.size
             self._is_full = len(chunk) > room
             part = chunk[: chunk.rfind(b"\n", 0, room) + 1] if self._is_full else chunk
             self._kept.append(self._packer.compress(part))
-        self.bytes += len(chunk)
+            self.kept_size += len(part)
+        self.size += len(chunk)
         self.lines += chunk.count(b"\n")
 
     def kept(self) -> bytes:
@@ -244,9 +260,18 @@ class _Watched:
 
     def _end(self, copy: _Copy, began: float, status: int | None = 0, why: str = "", line: int = 0) -> None:
         at = self._now()
-        seconds = at.monotonic - began
-        kept = copy.kept()
-        done = Transaction(at.wall_ns, self._program, seconds, copy.lines, copy.bytes, kept, status, why, line)
+        done = Transaction(
+            at=at.wall_ns,
+            program=self._program,
+            seconds=at.monotonic - began,
+            lines=copy.lines,
+            size=copy.size,
+            kept=copy.kept(),
+            kept_size=copy.kept_size,
+            status=status,
+            why=why,
+            line=line,
+        )
         self._note(self._door.family, done)
 
     @property
