@@ -88,14 +88,17 @@ class Numbers:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._turns: dict[tuple[int, int, int], int] = {}
+        self._aliases: dict[Address, Address] = {}
 
     def alias(self, address: Address) -> Address:
-        size, number, other = address.max_prefixlen, int(address), 0
-        for depth in range(size):
-            before = number >> (size - depth)
-            bit = number >> (size - depth - 1) & 1
-            other = other << 1 | bit ^ self._turn(size, depth, before)
-        return type(address)(other)
+        if (known := self._aliases.get(address)) is None:
+            size, number, other = address.max_prefixlen, int(address), 0
+            for depth in range(size):
+                before = number >> (size - depth)
+                bit = number >> (size - depth - 1) & 1
+                other = other << 1 | bit ^ self._turn(size, depth, before)
+            known = self._aliases[address] = type(address)(other)
+        return known
 
     def _turn(self, size: int, depth: int, before: int) -> int:
         """Whether the bit behind the ``depth`` bits ``before`` is the other one."""

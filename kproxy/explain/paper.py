@@ -1,11 +1,13 @@
 """How answers lie on a page: sentences and tables, for a terminal of some width or for a pipe.
 
-``text.py`` says what is to be read as a list of blocks; this module breaks lines and colours. For a terminal rich does
-it: columns are folded to the width, a cell's items stand below each other. Without a limit (width 0: a pipe, a file)
-nothing is broken, a row is one line, and rich is not even loaded, for it takes seconds for thousands of rows. There
-are no frames: they help nobody who has columns, and grep, cut and tickets suffer from them.
+Others say what is to be read, as a list of blocks; this module breaks lines and colours. For a terminal rich does it:
+columns are folded to the width, a cell's items stand below each other. Without a limit (width 0: a pipe, a file)
+nothing is broken, a row is one line, and rich is not even loaded, for it takes two milliseconds for a row. There are no
+frames: they help nobody who has columns, and grep, cut and tickets suffer from them.
 
-Below ``_NARROW`` columns a table becomes a list of records, because columns of five letters cannot be read.
+Below ``_NARROW`` columns a table that does not fit becomes a list of records, because columns of five letters cannot be
+read. A table of
+more than ``_LONG`` rows is not folded even for a terminal, which does so itself, if less well.
 
 All text comes from dumps and objects, so nobody here trusts it: what cannot be seen or would move a cursor is shown as
 its code, and rich is never asked to interpret markup.
@@ -13,6 +15,7 @@ its code, and rich is never asked to interpret markup.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,8 +27,12 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _NARROW = 64
-_ENDLESS = 1 << 20  # columns; more than any line has
+_LONG = 1000
+_LEAST = 8  # columns for text, however narrow the page
 _GAP = "  "
+_CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}  # ECMA-48, SGR
+_TIE = "\ue000"  # a blank at which no line is broken; as a private character it cannot stand in printable text
+_OPTION = re.compile(" (?=(?:! )?-(?!-comment))")
 
 
 class Span(NamedTuple):
@@ -45,6 +52,7 @@ class Prose(Struct, frozen=True):
     pieces: tuple[Piece, ...]
     indent: int = 0
     hang: int = 2
+    by_option: bool = False  # a rule: broken before its options, so that each stands beside its value
 
 
 class Grid(Struct, frozen=True):
@@ -64,6 +72,10 @@ def line(*pieces: Piece, indent: int = 0, hang: int = 2) -> Prose:
     return Prose(pieces, indent, hang)
 
 
+def rule(*pieces: Piece, indent: int, hang: int) -> Prose:
+    return Prose(pieces, indent, hang, by_option=True)
+
+
 def printable(text: str) -> str:
     """Text in which what a terminal would act upon or not show, such as an escape, is its code."""
     if text.isprintable():
@@ -73,35 +85,55 @@ def printable(text: str) -> str:
 
 def lay_out(blocks: Iterable[Block], *, width: int, colour: bool) -> str:
     """``width``: in columns; 0: no limit."""
-    if not width and not colour:
-        return "".join(f"{each}\n" for block in blocks for each in _plain(block))
+    if not width:
+        return "".join(f"{each}\n" for block in blocks for each in _plain(block, colour))
     return _rich(blocks, width, colour)
 
 
 # --- for a pipe -----------------------------------------------------------------------------------------------
 
 
-def _plain(block: Block) -> Iterator[str]:
+def _plain(block: Block, colour: bool) -> Iterator[str]:
     match block:
         case Prose(pieces, indent):
-            yield " " * indent + "".join(map(_text, pieces)) if pieces else ""
-        case Grid(indent=indent):
-            table = _dense(block)
-            rows = [list(table.head), *([", ".join(map(_text, _pieces(cell))) for cell in row] for row in table.rows)]
-            widths = [_usual(column) for column in zip(*rows, strict=True)]
-            flush = [name in table.right for name in table.head]
-            for row in rows:
-                cells = [
-                    cell.rjust(size) if right else cell.ljust(size)
-                    for cell, size, right in zip(row, widths, flush, strict=True)
-                ]
-                yield (" " * indent + _GAP.join(cells)).rstrip()
+            yield (" " * indent + "".join(_painted(each, colour) for each in pieces)) if pieces else ""
+        case Grid():
+            yield from _columns(_dense(block), colour)
+
+
+def _columns(grid: Grid, colour: bool) -> Iterator[str]:
+    head: list[list[Piece]] = [[Span(name, "dim")] for name in grid.head]
+    rows = [head, *([list(_commas(_pieces(cell))) for cell in row] for row in grid.rows)]
+    texts = [["".join(map(_text, cell)) for cell in row] for row in rows]
+    widths = [_usual(column) for column in zip(*texts, strict=True)]
+    flush = [name in grid.right for name in grid.head]
+    for row, said in zip(rows, texts, strict=True):
+        cells = []
+        for cell, text, size, right in zip(row, said, widths, flush, strict=True):
+            space = " " * (size - len(text))
+            painted = "".join(_painted(each, colour) for each in cell) if colour else text
+            cells.append(space + painted if right else painted + space)
+        yield (" " * grid.indent + _GAP.join(cells)).rstrip()
+
+
+def _painted(piece: Piece, colour: bool) -> str:
+    text = _text(piece)
+    if not colour or not isinstance(piece, Span) or not piece.style or not text:
+        return text
+    return f"\x1b[{';'.join(str(_CODES[word]) for word in piece.style.split())}m{text}\x1b[0m"
 
 
 def _usual(column: Sequence[str]) -> int:
     """A width that nineteen of twenty cells keep to: one Service of many addresses does not push all others away."""
     sizes = sorted(map(len, column))
-    return max(len(column[0]), sizes[(len(sizes) - 1) * 19 // 20])
+    return max(len(column[0]), sizes[len(sizes) - 1 - len(sizes) // 20])
+
+
+def _natural(grid: Grid) -> int:
+    """The width at which nothing is folded."""
+    rows = ([max((len(_text(each)) for each in _pieces(cell)), default=0) for cell in row] for row in grid.rows)
+    sizes: list[int] = [max(column) for column in zip(map(len, grid.head), *rows, strict=True)]
+    return grid.indent + sum(sizes) + len(_GAP) * (len(sizes) - 1)
 
 
 def _dense(grid: Grid) -> Grid:
@@ -128,7 +160,7 @@ def _rich(blocks: Iterable[Block], width: int, colour: bool) -> str:
     out = StringIO()
     console = Console(
         file=out,
-        width=width or _ENDLESS,
+        width=width,
         force_terminal=colour,
         no_color=not colour,
         color_system="standard" if colour else None,
@@ -138,7 +170,10 @@ def _rich(blocks: Iterable[Block], width: int, colour: bool) -> str:
         legacy_windows=False,
     )
     for block in blocks:
-        for each in _renderables(block, width or _ENDLESS, console):
+        if isinstance(block, Grid) and len(block.rows) > _LONG:
+            out.writelines(f"{each}\n" for each in _columns(_dense(block), colour))
+            continue
+        for each in _renderables(block, width, console):
             console.print(each)
     return "".join(f"{each.rstrip()}\n" for each in out.getvalue().split("\n")[:-1])
 
@@ -147,12 +182,13 @@ def _renderables(block: Block, width: int, console: Console) -> Iterator[Rendera
     from rich.table import Table
 
     match block:
-        case Prose(pieces, indent, hang):
-            yield from _broken(pieces, indent, hang, width, console)
-        case Grid() if width < _NARROW:
-            yield from _records(_dense(block), width, console)
+        case Prose():
+            yield from _broken(block, width, console)
         case Grid(indent=indent):
             dense = _dense(block)
+            if width < _NARROW and _natural(dense) > width:
+                yield from _records(dense, width, console)
+                return
             table = Table(box=None, pad_edge=False, show_edge=False, header_style="dim", padding=(0, 2, 0, 0))
             table.add_column(" " * max(indent - 2, 0), no_wrap=True) if indent else None
             for nth, name in enumerate(dense.head):
@@ -169,33 +205,39 @@ def _renderables(block: Block, width: int, console: Console) -> Iterator[Rendera
             yield table
 
 
-def _broken(pieces: Sequence[Piece], indent: int, hang: int, width: int, console: Console) -> Iterator[Text]:
+def _broken(prose: Prose, width: int, console: Console) -> Iterator[Text]:
     from rich.text import Text
 
-    if not pieces:
+    if not prose.pieces:
         yield Text("")
         return
-    text = Text.assemble(*map(_styled, pieces))
-    room = max(width - indent, 8)
-    lines = text.wrap(console, room, overflow="fold")
-    if len(lines) > 1 and hang:
-        lines = text.wrap(console, max(room - hang, 8), overflow="fold")
+    room = max(width - prose.indent, _LEAST)
+    lines = Text.assemble(*map(_styled, prose.pieces)).wrap(console, room, overflow="fold")
+    if len(lines) > 1:
+        room = max(room - prose.hang, _LEAST)
+        styled = [(_tied(text, room) if prose.by_option else text, style) for text, style in map(_styled, prose.pieces)]
+        lines = Text.assemble(*styled).wrap(console, room, overflow="fold")
     for nth, each in enumerate(lines):
-        deep = indent + hang if nth else indent
-        shown = Text(" " * deep) + each
+        shown = Text(" " * (prose.indent + prose.hang if nth else prose.indent)) + each
+        shown.plain = shown.plain.replace(_TIE, " ")
         shown.rstrip()
         yield shown
+
+
+def _tied(text: str, room: int) -> str:
+    """A rule whose options keep their values beside them, as far as there is room."""
+    return " ".join(each if len(each) > room else each.replace(" ", _TIE) for each in _OPTION.split(text))
 
 
 def _records(grid: Grid, width: int, console: Console) -> Iterator[Text]:
     """A row as a few lines: its first cell, then the others with their heads."""
     for row in grid.rows:
         first, *others = zip(grid.head, row, strict=True)
-        yield from _broken([*_commas(_pieces(first[1]))], grid.indent, 2, width, console)
+        yield from _broken(Prose(tuple(_commas(_pieces(first[1]))), grid.indent), width, console)
         for name, cell in others:
             if cell:
-                pieces = [Span(f"{name.lower()}: ", "dim"), *_commas(_pieces(cell))]
-                yield from _broken(pieces, grid.indent + 2, 2, width, console)
+                pieces = (Span(f"{name.lower()}: ", "dim"), *_commas(_pieces(cell)))
+                yield from _broken(Prose(pieces, grid.indent + 2), width, console)
 
 
 def _commas(pieces: Sequence[Piece]) -> Iterator[Piece]:

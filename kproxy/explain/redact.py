@@ -18,7 +18,6 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import fields, replace
 
 from kproxy.explain.aliases import Address, Aliases, read_address
 from kproxy.explain.answer import Answer, DumpFacts, Endpoint, Line, Question, ServicePort
@@ -64,18 +63,17 @@ class _Redaction:
 
     def __init__(self, answer: Answer, aliases: Aliases) -> None:
         self.aliases = aliases
+        self._done: dict[str, str] = {}  # sentences; most texts of a large answer stand in it many times
         met: set[Address] = set()
-        for holder, field, text in _texts(answer):
+        for holder, field, text in dict.fromkeys(_texts(answer)):
             self._learn(holder, field, text)
             met.update(_addresses(text))
         aliases.meet(met)
 
     def of(self, value: _Shape) -> _Shape:
         """A struct with all its texts replaced."""
-        return replace(value, **{field.name: self._value(value, field.name) for field in fields(value)})
-
-    def _value(self, holder: Struct, name: str) -> Any:
-        return self._redacted(getattr(holder, name), holder, name)
+        names = value.__struct_fields__
+        return type(value)(**{name: self._redacted(getattr(value, name), value, name) for name in names})
 
     def _redacted(self, value: Any, holder: Struct, name: str) -> Any:
         match value:
@@ -95,18 +93,18 @@ class _Redaction:
 
     # --- learning -------------------------------------------------------------------------------------------------
 
-    def _learn(self, holder: Struct, field: str, text: str) -> None:
-        if kind := _KINDS.get((type(holder), field)):
+    def _learn(self, holder: type[Struct], field: str, text: str) -> None:
+        if kind := _KINDS.get((holder, field)):
             self._name(text, kind)
         elif field == "chain" and not _CHAIN.fullmatch(text):
             self._name(text, "chain")
-        elif (type(holder), field) == (Endpoint, "pod"):
+        elif (holder, field) == (Endpoint, "pod"):
             namespace, _, pod = text.rpartition("/")
             self._name(namespace, "namespace")
             self._name(pod, "pod")
         else:
             self._learn_rule(text)
-            self._learn_services(text, exact=field in {"service", "services"} and not isinstance(holder, Question))
+            self._learn_services(text, exact=field in {"service", "services"} and holder is not Question)
 
     def _learn_rule(self, text: str) -> None:
         for found in _INTERFACE.finditer(text):
@@ -131,7 +129,9 @@ class _Redaction:
     # --- replacing ------------------------------------------------------------------------------------------------
 
     def sentence(self, text: str) -> str:
-        return self._text(text, rule=False)
+        if (other := self._done.get(text)) is None:
+            other = self._done[text] = self._text(text, rule=False)
+        return other
 
     def rule(self, text: str) -> str:
         pieces = _COMMENT.split(text)
@@ -246,10 +246,12 @@ def _addresses(text: str) -> Iterator[Address]:
                 yield address
 
 
-def _texts(value: Any, holder: Struct | None = None, name: str = "") -> Iterator[tuple[Struct, str, str]]:
-    """(struct, field, text) of everything in an answer."""
+def _texts(value: Any, holder: type[Struct] | None = None, name: str = "") -> Iterator[tuple[type[Struct], str, str]]:
+    """(struct, field, text) of everything in an answer that says something."""
     match value:
         case Enum():
+            return
+        case "":
             return
         case str() if holder is not None:
             yield holder, name, value
@@ -257,5 +259,5 @@ def _texts(value: Any, holder: Struct | None = None, name: str = "") -> Iterator
             for each in value:
                 yield from _texts(each, holder, name)
         case Struct():
-            for field in fields(value):
-                yield from _texts(getattr(value, field.name), value, field.name)
+            for field in value.__struct_fields__:
+                yield from _texts(getattr(value, field), type(value), field)

@@ -1,0 +1,140 @@
+"""The answer about one packet as text: what becomes of it, why, and then by which rules.
+
+Where a way depends on something that rules do not show, odds of different conditions do not add up; then no sum is
+told, but each way with its condition. Of the ways the first ``WAYS`` are told rule by rule, the first of them whole and
+the others by the rules in which they differ, for they differ in the endpoint that chance picks and in little else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from kproxy.explain.answer import Fate, Line, PacketAnswer, Question, Way
+from kproxy.explain.listing import STYLES, endpoints, rules, warnings
+from kproxy.explain.paper import BLANK, Block, Piece, Span, line
+from kproxy.explain.wording import count, join, odds, target
+
+WAYS = 3
+_WORDS = {
+    Fate.DELIVERED: "Delivered",
+    Fate.REFUSED: "Refused",
+    Fate.DROPPED: "Dropped",
+    Fate.UNTOUCHED: "Not a service packet",
+}
+_MEANS = {
+    Fate.DELIVERED: "goes to an endpoint",
+    Fate.REFUSED: "is refused, the client is told so at once",
+    Fate.DROPPED: "is dropped, the client waits in vain",
+    Fate.UNTOUCHED: "is taken by no Service, it goes where it was sent",
+}
+
+
+def packet(answer: PacketAnswer, shown: int) -> Iterator[Block]:
+    """``shown``: how many ways are told rule by rule."""
+    yield from _verdict(answer)
+    yield from _facts(answer)
+    if answer.warnings:
+        yield BLANK
+        yield from warnings(answer.warnings)
+    if answer.endpoints:
+        yield BLANK
+        yield endpoints(answer.endpoints)
+    before: frozenset[Line] = frozenset()
+    common = set(_common(answer.ways))
+    for way in answer.ways[:shown]:
+        yield BLANK
+        yield from _way(way, before, common)
+        before = before or frozenset(way.path)
+    if rest := answer.ways[shown:]:
+        yield BLANK
+        yield line(f"… and {count(len(rest), 'more way')}; all of them: --all")
+
+
+def _verdict(answer: PacketAnswer) -> Iterator[Block]:
+    fates = {way.fate for way in answer.ways}
+    name = _name(answer.question)
+    if len(fates) < 2:
+        yield line(Span(_WORDS[answer.fate], STYLES[answer.fate]), f": {name} {_end(answer)}")
+        return
+    yield line(Span("It depends", STYLES[answer.fate]), f": {name}")
+    certain = len({way.depends for way in answer.ways}) == 1
+    for fate in (each for each in Fate if each in fates):
+        ways = [way for way in answer.ways if way.fate is fate]
+        share = f" in {odds(sum(way.probability for way in ways))}" if certain else ""
+        why = next((f": {way.why}" for way in ways if way.why), "")
+        yield line(Span(f"{_MEANS[fate]}{share}", STYLES[fate].removeprefix("bold ")), why, indent=2)
+
+
+def _name(question: Question) -> str:
+    sender = join(question.source, question.source_port) if question.source_port else question.source
+    where = f" by {question.interface}" if question.interface else ""
+    sender = f"{sender}{where}" if question.source else "a process on the node"
+    mark = f" with mark {question.mark:#x}" if question.mark else ""
+    there = target(question.destination, question.port, question.protocol)
+    named = f"{question.service} ({there})" if question.service else there
+    return f"a new flow from {sender} to {named}{mark}"
+
+
+def _end(answer: PacketAnswer) -> str:
+    whose = f" of {answer.service}" if answer.service else ""
+    why = next((f": {way.why}" for way in answer.ways if way.why), "")
+    ends = {way.endpoint for way in answer.ways if way.endpoint}
+    if answer.fate is not Fate.DELIVERED:
+        return _MEANS[answer.fate] + why
+    if len(ends) == 1:
+        return f"goes to {next(iter(ends))}" + (f", the one endpoint{whose}" if whose and not answer.flow else "")
+    return f"goes to one of {count(len(ends), 'endpoint')}{whose}"
+
+
+def _facts(answer: PacketAnswer) -> Iterator[Block]:
+    if answer.service and answer.frontend:
+        frontend = answer.frontend
+        there = target(frontend.address or "*", frontend.port, answer.question.protocol)
+        place = f" (line {frontend.line})" if frontend.line else ""
+        yield _fact("service", f"{answer.service}, at its {frontend.kind.value} {there}{place}")
+    if answer.nearest:
+        predicate = f" (fails at {answer.nearest.predicate})" if answer.nearest.predicate else ""
+        yield _fact("nearest", answer.nearest.message + predicate)
+        if answer.nearest.line:
+            yield from rules([answer.nearest.line], 11)
+    told = [way for way in answer.ways if way.fate is Fate.DELIVERED or way.masquerade.wanted]
+    for text in dict.fromkeys(map(_source, told)):
+        yield _fact("source", text)
+    if answer.flow:
+        yield _fact("flow", answer.flow)
+    for depends in _common(answer.ways):
+        yield _fact("provided", depends)
+
+
+def _fact(name: str, text: str) -> Block:
+    return line(Span(f"{name:9}", "dim"), text, indent=2, hang=9)
+
+
+def _common(ways: Sequence[Way]) -> Sequence[str]:
+    """What all ways depend on."""
+    first, *others = ways or [Way(0, Fate.UNTOUCHED)]
+    return [each for each in first.depends if all(each in way.depends for way in others)]
+
+
+def _source(way: Way) -> str:
+    where = f" (line {way.masquerade.line})" if way.masquerade.line else ""
+    said = "replaced by the node's (SNAT)" if way.masquerade.wanted else "kept"
+    return f"{said}: {way.masquerade.why}{where}" if way.masquerade.why else f"{said}{where}"
+
+
+def _way(way: Way, before: frozenset[Line], common: set[str]) -> Iterator[Block]:
+    """``before``: the rules of the first way; ``common``: conditions that are told already."""
+    said: list[Piece] = [Span(f"{odds(way.probability)} ", "bold"), Span(way.fate.value, STYLES[way.fate])]
+    if way.endpoint:
+        said.append(f" to {way.endpoint}")
+    if way.masquerade.wanted:
+        said.append(", its source replaced")
+    if way.why:
+        said.append(f": {way.why}")
+    if own := [each for each in way.depends if each not in common]:
+        said.append(f", provided {'; '.join(own)}")
+    differ = [each for each in way.path if each not in before]
+    if len(differ) < len(way.path):
+        said.append(Span("; the rules above, but" if differ else "; the rules above", "dim"))
+    yield line(*said)
+    yield from rules(differ)

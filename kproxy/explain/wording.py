@@ -1,0 +1,33 @@
+"""How answers spell numbers, addresses and odds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kproxy.model.enums import Protocol
+
+_NAMED = 3  # of many names
+
+
+def target(address: str, port: int, protocol: Protocol) -> str:
+    """As ``--to`` takes it, so that a line of one answer is the question for the next."""
+    return f"{join(address, port)}/{protocol.lower}"
+
+
+def join(ip: str, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def odds(probability: float) -> str:
+    return f"{probability * 100:.4g}%"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def some(names: Sequence[str], shown: int = _NAMED) -> str:
+    """The first of them and how many more there are; one more than ``shown`` is shown, too."""
+    few = names if len(names) <= shown + 1 else names[:shown]
+    more = len(names) - len(few)
+    return ", ".join(few) + (f" and {more:,} more" if more else "")
