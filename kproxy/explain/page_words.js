@@ -19,7 +19,7 @@ function draw(tag, attributes, ...children) {
 
 const count = (number) => number.toLocaleString("en");
 const several = (number, noun, nouns = `${noun}s`) => `${count(number)} ${number === 1 ? noun : nouns}`;
-const percent = (odds) => `${Number((odds * 100).toPrecision(odds < 0.1 ? 2 : 3))}%`;
+const percent = (odds) => `${Number((odds * 100).toPrecision(4))}%`;
 const place = (ip, port) => ip.includes(":") ? `[${ip}]:${port}` : `${ip}:${port}`;
 const answers = (frontend) => place(frontend.address || "*", frontend.port);
 const mono = (text) => make("span", {class: "mono"}, text);

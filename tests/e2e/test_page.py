@@ -6,6 +6,7 @@ What may stand in it at all: tests/unit/explain/test_page.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -180,6 +181,26 @@ def test_names_that_would_be_html_are_names(browser: Browser, url: str) -> None:
     browser.open(browser.evaluate("location.href"))
     assert browser.evaluate("document.title") == f"evil/{EVIL}:{EVIL} \u2013 node-1.txt"
     browser.evaluate("[...document.querySelectorAll('#warnings button')].forEach((each) => each.click())")
+
+
+def test_whoever_knows_address_port_and_protocol_finds_the_one_service(browser: Browser, url: str) -> None:
+    browser.open(url)
+    browser.press("/")
+    browser.type("10.96.0.7:80/tcp")
+    assert browser.evaluate(SHOWN) == ["default/web:http"]
+    browser.press("Escape")
+    browser.type("refused 9.9")
+    assert browser.evaluate(SHOWN) == ["default/empty:http"]
+    assert "10.96.9.9:80/tcp" in browser.evaluate("document.querySelector('#rows .why').textContent")
+
+
+def test_a_dump_without_services_is_a_page_too(browser: Browser, url: str, tmp_path: Path) -> None:
+    path = tmp_path / "empty.html"
+    path.write_text(page.render(Summary((), ())), encoding="utf-8")
+    browser.open(path.as_uri())
+    assert browser.evaluate("document.querySelector('#found').textContent") == "0 service ports"
+    assert browser.problems == []
+    browser.open(url)
 
 
 def test_a_link_to_what_is_not_there_says_so(browser: Browser, url: str) -> None:
