@@ -7,10 +7,10 @@ ready. Services that no proxy serves, or another one, were left out when the obj
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from kproxy.explain import answer
-from kproxy.explain.answer import FrontendKind, ServicePort, Severity
+from kproxy.explain.answer import Frontend, FrontendKind, ServicePort, Severity
 from kproxy.explain.objects import Objects
 from kproxy.explain.survey import Survey
 from kproxy.model.endpoint import Endpoint
@@ -21,6 +21,7 @@ from kproxy.model.service import ServicePort as Port
 
 _LATER = "if it stays so when both are taken anew, the proxy does not follow the API server: look at its log"
 _SHOWN = 4
+_Place = tuple[str, int, str]  # address, port, protocol
 _Key = tuple[str, str, str]  # namespace/name, port, protocol
 
 
@@ -36,6 +37,9 @@ def look(surveys: Sequence[Survey], objects: Objects) -> Iterator[answer.Warning
 
 def _look(family: IPFamily, served: Sequence[ServicePort], objects: Objects) -> Iterator[answer.Warning]:
     found: dict[_Key, ServicePort] = {(each.service, each.port, each.protocol): each for each in served}
+    owners: dict[_Place, ServicePort] = {
+        (front.address, front.port, each.protocol): each for each in served for front in each.frontends
+    }
     for key, service, port in objects.ports():
         if not any(family_of(ip) is family for ip in service.cluster_ips):
             continue
@@ -50,7 +54,7 @@ def _look(family: IPFamily, served: Sequence[ServicePort], objects: Objects) -> 
                 str(key),
             )
             continue
-        yield from _frontends(family, have, service, port)
+        yield from _frontends(family, have, service, port, owners)
         if objects.slices:
             yield from _endpoints(family, have, key, objects)
     for have in found.values():
@@ -65,10 +69,12 @@ def _look(family: IPFamily, served: Sequence[ServicePort], objects: Objects) -> 
             )
 
 
-def _frontends(family: IPFamily, have: ServicePort, service: Service, port: Port) -> Iterator[answer.Warning]:
+def _frontends(
+    family: IPFamily, have: ServicePort, service: Service, port: Port, owners: Mapping[_Place, ServicePort]
+) -> Iterator[answer.Warning]:
     there = {(each.address, each.port) for each in have.frontends}
-    wanted = {
-        f"{kind} {ip}"
+    wanted = [
+        Frontend(kind, ip, port.port)
         for kind, ips in (
             (FrontendKind.CLUSTER_IP, service.cluster_ips),
             (FrontendKind.EXTERNAL_IP, service.external_ips),
@@ -76,14 +82,29 @@ def _frontends(family: IPFamily, have: ServicePort, service: Service, port: Port
         )
         for ip in ips
         if family_of(ip) is family and (ip, port.port) not in there
-    }
+    ]
     if port.node_port and not any(number == port.node_port for _, number in there):
-        wanted.add(f"{FrontendKind.NODE_PORT} {port.node_port}")
-    if wanted:
+        wanted.append(Frontend(FrontendKind.NODE_PORT, "", port.node_port))
+    lost = []
+    for each in wanted:
+        owner = owners.get((each.address, each.port, have.protocol))
+        if owner is None:
+            lost.append(show_frontend(each))
+            continue
+        yield answer.Warning(
+            "duplicate-claim",
+            Severity.WARNING,
+            f"{show_frontend(each)}/{have.protocol} is claimed by {have.name} and by {owner.name}, "
+            "to which the rules give it",
+            f"give {have.name} another address or port",
+            min(other.line for other in owner.frontends),
+            have.name,
+        )
+    if lost:
         yield answer.Warning(
             "frontend-not-programmed",
             Severity.WARNING,
-            f"no rule is for {_some(sorted(wanted))} of {have.name} ({have.protocol}), which the given objects have",
+            f"no rule is for {_some(lost)} of {have.name} ({have.protocol}), which the given objects have",
             _LATER,
             0,
             have.name,
@@ -130,6 +151,13 @@ def _may_leave_out(have: ServicePort, endpoints: Iterable[Endpoint]) -> bool:
     """Whether this node may rightly know a part of the endpoints only."""
     hinted = any(each.zone_hints or each.node_hints for each in endpoints)
     return hinted or (have.internal_policy == "Local" and not have.cluster)
+
+
+def show_frontend(frontend: Frontend) -> str:
+    """Its kind and place, such as ``cluster IP 10.96.0.1:80``."""
+    if not frontend.address:
+        return f"{frontend.kind} {frontend.port}"
+    return f"{frontend.kind} {_show((frontend.address, frontend.port))}"
 
 
 def _show(place: tuple[str, int]) -> str:

@@ -13,7 +13,6 @@ from kproxy.backend.iptables import names
 from kproxy.backend.iptables import rules as r
 from kproxy.backend.iptables.parse import SavedChain, SavedRule
 from kproxy.backend.iptables.rules import Rule, Target
-from kproxy.explain.answer import Line
 from kproxy.explain.dump import Dump
 
 ENDINGS = frozenset({"ACCEPT", "DROP", "REJECT", "DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "TPROXY", "QUEUE"})
@@ -82,9 +81,6 @@ class Graph:
     def rules(self, table: str, chain: str) -> list[SavedRule]:
         found = self.chains.get((table, chain))
         return found.rules if found else []
-
-    def line(self, place: Place, saved: SavedRule) -> Line:
-        return self.dump.line(*place, saved)
 
     def below(self, start: Place) -> dict[Place, None]:
         """Every chain that can be reached from ``start``, itself included, in the order met."""

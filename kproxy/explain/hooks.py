@@ -123,7 +123,7 @@ def _policy(graph: Graph, hook: str) -> Iterator[answer.Warning]:
         return
     end = "its policy is DROP" if last is None else f"a rule there has no condition: {fate}"
     accepting = sorted(_accepting(graph, hook))
-    others = f"; of others, {', '.join(accepting[:4])} accept some" if accepting else ", and nobody else accepts any"
+    others = f"; others accept some, in {', '.join(accepting[:4])}" if accepting else ", and nobody else accepts any"
     yield answer.Warning(
         f"{hook.lower()}-drop",
         Severity.NOTE if accepting else Severity.WARNING,
@@ -139,7 +139,7 @@ def _accepting(graph: Graph, hook: str) -> Iterator[str]:
         if is_proxys(place[1]):
             continue
         if any(_accepts_new(saved.rule) for saved in graph.chains[place].rules):
-            yield f"chain {place[1]}" if place[1] != hook else f"rules in {hook}"
+            yield f"chain {place[1]}" if place[1] != hook else f"{hook} itself"
 
 
 def _accepts_new(rule: Rule) -> bool:

@@ -15,6 +15,7 @@ from kproxy.backend.iptables import names
 from kproxy.backend.iptables import rules as r
 from kproxy.explain import answer, drift, hooks, shares, strangers, structure
 from kproxy.explain.answer import DumpFacts, Fate, Frontend, FrontendKind, ServicePort, Severity
+from kproxy.explain.drift import show_frontend
 from kproxy.explain.facts import HostFacts
 from kproxy.explain.graph import Graph, is_proxys, next_chain
 from kproxy.explain.objects import Objects
@@ -104,13 +105,6 @@ def _dead(service: ServicePort, dead: list[Frontend], *, local: bool) -> answer.
 
 def _namespace(service: ServicePort) -> str:
     return service.service.partition("/")[0] or "NAMESPACE"
-
-
-def show_frontend(frontend: Frontend) -> str:
-    if not frontend.address:
-        return f"{frontend.kind} {frontend.port}"
-    host = f"[{frontend.address}]" if ":" in frontend.address else frontend.address
-    return f"{frontend.kind} {host}:{frontend.port}"
 
 
 # --- what two want, and what is forgotten ---------------------------------------------------------------------
@@ -228,7 +222,8 @@ def _localnet(graph: Graph, facts: HostFacts) -> Iterator[answer.Warning]:
 
 
 def _is_local_tail(rule: r.Rule) -> bool:
+    """Whether it leads what is sent to 127.0.0.1 to the node ports: with all of the node's addresses, or by itself."""
     if next_chain(rule.target) != names.NODE_PORTS:
         return False
-    asked = {type(match) for match in rule.matches}
-    return r.AddressType in asked and r.Destination not in asked
+    asked = [match for match in rule.matches if isinstance(match, r.Destination)]
+    return not asked or any(not match.negated and match.cidr.startswith("127.") for match in asked)

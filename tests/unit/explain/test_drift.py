@@ -106,7 +106,30 @@ def test_an_address_without_a_rule_is_told() -> None:
     }
     (each,) = said(objects(*BOTH, spec=spec))
     assert each.code == "frontend-not-programmed"
-    assert "external IP 198.51.100.7, node port 30080 of default/web" in each.message
+    assert "external IP 198.51.100.7:80, node port 30080 of default/web" in each.message
+
+
+def test_an_address_that_another_service_has_is_claimed_twice() -> None:
+    spec = {"externalIPs": ["10.96.0.1"], "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"]}
+    other = WEB[0].replace("default/web", "default/late").replace("10.96.0.1", "10.96.0.9")
+    text = table(
+        "nat",
+        *NAT,
+        *WEB,
+        other.replace("44XBNF3G", "44XBNF3H"),
+        *(line.replace("44XBNF3G", "44XBNF3H") for line in WEB[1:3]),
+    ) + table("filter", *FILTER)
+    (each,) = (each for each in said(objects(*BOTH, name="late", spec=spec), text) if each.service == "default/late")
+    assert each.code == "duplicate-claim"
+    assert "external IP 10.96.0.1:80/TCP is claimed by default/late and by default/web, to which the" in each.message
+
+
+def test_a_relayed_service_leads_to_the_relay_and_no_endpoint() -> None:
+    guard = "-A KUBE-PROXY-FIREWALL -d 169.254.73.80/32 -m conntrack ! --ctstate DNAT -j DROP"
+    text = HEALTHY.replace("10.244.0.1:8080", "169.254.73.80:40001").replace("10.244.0.2:8080", "169.254.73.80:40001")
+    text = text.replace("*filter\n", "*filter\n:KUBE-PROXY-FIREWALL - [0:0]\n")
+    before, end, after = text.rpartition("COMMIT")
+    assert codes(objects(*BOTH), before + guard + "\n" + end + after) == []
 
 
 def test_a_dump_of_one_table_proves_nothing() -> None:

@@ -17,7 +17,7 @@ from kproxy.explain.answer import Endpoint, Fate, Frontend, FrontendKind, Servic
 from kproxy.explain.answer import Warning as Said
 from kproxy.explain.dump import dumps_of
 from kproxy.explain.facts import HostFacts
-from kproxy.explain.objects import NOTHING
+from kproxy.explain.objects import NOTHING, read_objects
 from kproxy.explain.survey import Survey, survey
 from kproxy.explain.warnings import warn
 from kproxy.model.enums import IPFamily
@@ -62,6 +62,7 @@ def test_of_kube_proxys_own_rules_only_what_is_true_is_said(name: str) -> None:
 
 SCENARIO_TRUE = {
     "affinity": {"affinity-cap"},
+    "clash": {"duplicate-claim"},
     "dual-stack": {"no-endpoints"},
     "external-local-elsewhere": {"no-local-endpoints"},
     "internal-local": {"no-local-endpoints"},
@@ -79,7 +80,9 @@ def test_of_our_own_rules_only_what_is_true_is_said(name: str, layout: str) -> N
         "relay": Config(hostname="n1", proxy_mode=ProxyMode.USERSPACE),
     }[layout]
     lines = render_plan(str(SCENARIOS / name / "cluster.yaml"), config, tuple(IPFamily), lambda _: None)
-    found = said("\n".join(lines) + "\n")
+    objects = read_objects([str(SCENARIOS / name / "cluster.yaml")])
+    dumps = dumps_of(("\n".join(lines) + "\n").encode())
+    found = warn([survey(each, objects) for each in dumps], objects, UNKNOWN)
     expected = SCENARIO_TRUE.get(name, set())
     assert {each.code for each in found} - {"invalid-drop", "no-local-endpoints"} == expected - {
         "no-local-endpoints",
@@ -237,6 +240,12 @@ def test_loopback_is_guarded_where_node_ports_answer_on_it(
 ) -> None:
     text = table("nat", *NAT, *WEB, TAIL) + table("filter", *FILTER, *guard)
     assert [each.code for each in said(text, facts)] == codes
+
+
+@pytest.mark.parametrize(("address", "codes"), [("127.0.0.1", ["localnet-guard-missing"]), ("192.0.2.7", [])])
+def test_node_ports_may_answer_on_listed_addresses_alone(address: str, codes: list[str]) -> None:
+    tail = TAIL.replace("-m addrtype --dst-type LOCAL", f"-d {address}/32")
+    assert [each.code for each in said(table("nat", *NAT, *WEB, tail) + table("filter", *FILTER))] == codes
 
 
 def test_a_setting_that_nothing_needs_is_told() -> None:
