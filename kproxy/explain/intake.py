@@ -12,7 +12,6 @@ import os
 import select
 import stat
 import sys
-from pathlib import Path
 from typing import BinaryIO
 
 from kproxy.errors import UnreadableDump
@@ -29,18 +28,18 @@ def read_input(
 
     ``largest`` in bytes; ``patience`` in seconds, until the first byte of a FIFO.
     """
+    shown = "standard input" if path == "-" else path if path.isprintable() else ascii(path)
     try:
         if path == "-":
-            return _all_of(stdin or _standard_input(), largest, "standard input")
-        with _open(path, patience) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > largest:
-                raise _too_large(path, largest)
-            return _all_of(file, largest, path)
+            return _all_of(stdin or _standard_input(), largest, shown)
+        with _open(path, shown, patience) as file:
+            if os.fstat(file.fileno()).st_size > largest:
+                raise _too_large(shown, largest)
+            return _all_of(file, largest, shown)
     except OSError as error:
-        raise UnreadableDump(0, f"{path} cannot be read: {error.strerror or error}", remedy=_AGAIN) from error
+        raise UnreadableDump(0, f"{shown} cannot be read: {error.strerror or error}", remedy=_AGAIN) from error
     except ValueError as error:  # a closed file, or a NUL in the path
-        raise UnreadableDump(0, f"{path!r} cannot be read: {error}", remedy=_AGAIN) from error
+        raise UnreadableDump(0, f"{shown} cannot be read: {error}", remedy=_AGAIN) from error
 
 
 def _standard_input() -> BinaryIO:
@@ -49,11 +48,11 @@ def _standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def _open(path: str, patience: float) -> BinaryIO:
+def _open(path: str, shown: str, patience: float) -> BinaryIO:
     """Opening a FIFO waits for its writer, for ever; unless it is told not to."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _check(path, descriptor, patience)
+        _check(shown, descriptor, patience)
         os.set_blocking(descriptor, True)
         return os.fdopen(descriptor, "rb")
     except BaseException:
@@ -61,12 +60,12 @@ def _open(path: str, patience: float) -> BinaryIO:
         raise
 
 
-def _check(path: str, descriptor: int, patience: float) -> None:
+def _check(shown: str, descriptor: int, patience: float) -> None:
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISDIR(mode):
-        raise UnreadableDump(0, f"{path} is a directory", remedy="give a file in it")
+        raise UnreadableDump(0, f"{shown} is a directory", remedy="give a file in it")
     if stat.S_ISFIFO(mode) and not _wait(descriptor, patience):
-        why = f"nothing was written into {path} for {patience:g} s"
+        why = f"nothing was written into {shown} for {patience:g} s"
         raise UnreadableDump(0, why, remedy="start what writes into it, or give a file")
 
 
@@ -76,13 +75,13 @@ def _wait(descriptor: int, patience: float) -> bool:
     return bool(poll.poll(patience * 1000))
 
 
-def _all_of(file: BinaryIO, largest: int, name: str) -> bytes:
+def _all_of(file: BinaryIO, largest: int, shown: str) -> bytes:
     data = file.read(largest + 1)
     if len(data) > largest:
-        raise _too_large(name, largest)
+        raise _too_large(shown, largest)
     return data
 
 
-def _too_large(name: str, largest: int) -> UnreadableDump:
-    why = f"{Path(name).name} has more than {largest >> 20} MiB; 100,000 rules take 15"
+def _too_large(shown: str, largest: int) -> UnreadableDump:
+    why = f"{shown} has more than {largest >> 20} MiB; 100,000 rules take 15"
     return UnreadableDump(0, why, remedy="give the output of iptables-save alone, or of one table (-t nat)")

@@ -92,24 +92,22 @@ def _reject(options: Options) -> Target | None:
     return r.RejectWith(kind) if _KIND.fullmatch(kind) else None
 
 
+# What people type, and older kernels have printed: each is a --set-xmark (libxt_MARK.c).
+_SPELLINGS: dict[str, Callable[[int, int], tuple[int, int]]] = {
+    "--set-xmark": lambda value, mask: (value, mask),
+    "--set-mark": lambda value, mask: (value, value | mask),
+    "--and-mark": lambda value, _: (0, ALL & ~value),
+    "--or-mark": lambda value, _: (value, value),
+    "--xor-mark": lambda value, _: (value, 0),
+}
+
+
 def _set_mark(options: Options) -> Target | None:
-    """Older kernels' revisions are printed as --set-mark, --and-mark and --or-mark."""
     (option, (text, negated)), *others = options.rest().items()
-    value, mask = read_mark(text)
-    if negated or others:
+    if negated or others or option not in _SPELLINGS:
         return None
-    noun = r.SetMark if options.name == "MARK" else r.SetConnMark
-    match option:
-        case "--set-xmark":
-            return noun(value, mask)
-        case "--set-mark":
-            return noun(value, value | mask)
-        case "--and-mark":
-            return noun(0, ALL & ~value)
-        case "--or-mark":
-            return noun(value, value)
-        case _:
-            return None
+    value, mask = _SPELLINGS[option](*read_mark(text))
+    return r.SetMark(value, mask) if options.name == "MARK" else r.SetConnMark(value, mask)
 
 
 def _connmark(options: Options) -> Target | None:
