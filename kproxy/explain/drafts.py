@@ -70,6 +70,7 @@ class Draft(Struct):
     named_by: str
     hash: str = ""
     doors: dict[Place, Door] = {}
+    on_node: dict[int, list[Door]] = {}  # node ports, of whatever address, by port
 
 
 class Drafts:
@@ -113,8 +114,15 @@ class Drafts:
                 return found
         return self.by_name(entrance)
 
-    def put(self, entrance: Entrance, draft: Draft) -> None:
-        """Remember whose an address is."""
+    def put(self, entrance: Entrance, draft: Draft, door: Door) -> None:
+        """Add a frontend, or put it in the place of the same with other conditions."""
+        before = draft.doors.get(door.place)
+        draft.doors[door.place] = door
+        if entrance.on_node:
+            beside = draft.on_node.setdefault(door.place.port, [])
+            if before is not None:
+                beside.remove(before)
+            beside.append(door)
         self._by_place.setdefault((entrance.address, entrance.port, entrance.protocol), draft)
 
     def _add(self, draft: Draft) -> Draft:
@@ -181,12 +189,17 @@ class Finisher(Struct):
     def finish(self, draft: Draft) -> tuple[ServicePort, tuple[str, ...]]:
         """With the chains that are its own."""
         doors = sorted(draft.doors.values(), key=_sorting)
-        ways = [door.way for door in doors if door.way]
+        ways = list({id(door.way): door.way for door in doors if door.way}.values())
         lists = dict.fromkeys(chain for way in ways for chain in (way.main, *way.others) if chain)
-        cluster, local = (self._pool(chain for chain in lists if is_local(chain) is here) for here in (False, True))
+        here = {chain: is_local(chain) for chain in lists}
+        cluster, local = (self._pool(chain for chain in lists if here[chain] is which) for which in (False, True))
         endpoints = self._endpoints(draft, cluster), self._endpoints(draft, local)
-        outside = (door for door in doors if door.kind not in _INSIDE)
-        inside = (door for door in doors if door.kind is FrontendKind.CLUSTER_IP)
+        inside = outside = ""
+        for door in doors:
+            if door.kind is FrontendKind.CLUSTER_IP:
+                inside = inside or door.policy
+            elif door.kind is not FrontendKind.HEALTH_CHECK:
+                outside = outside or door.policy
         service = ServicePort(
             service=draft.service,
             port=draft.port,
@@ -197,11 +210,11 @@ class Finisher(Struct):
             frontends=tuple(map(_frontend, doors)),
             cluster=endpoints[0],
             local=endpoints[1],
-            internal_policy=next(filter(None, (door.policy for door in inside)), ""),
-            external_policy=next(filter(None, (door.policy for door in outside)), ""),
+            internal_policy=inside,
+            external_policy=outside,
             affinity_seconds=max(cluster.affinity_seconds, local.affinity_seconds),
             source_ranges=tuple(dict.fromkeys(each for way in ways for each in way.ranges)),
-            relayed=any(choice.ip in self.relay for choice in (*cluster.choices, *local.choices)),
+            relayed=bool(self.relay) and any(choice.ip in self.relay for choice in (*cluster.choices, *local.choices)),
             variant=self.facts.variant,
         )
         chains = dict.fromkeys(chain for way in ways for chain in way.chains)
@@ -212,7 +225,7 @@ class Finisher(Struct):
         return next((pool for pool in map(self.ways.pool, chains) if pool.chains), Pool())
 
     def _endpoints(self, draft: Draft, pool: Pool) -> tuple[Endpoint, ...]:
-        total = sum(max(choice.packets, 0) for choice in pool.choices)
+        total = sum(max(choice.packets, 0) for choice in pool.choices) if self.facts.counters else 0
         return tuple(self._endpoint(draft, choice, total) for choice in pool.choices)
 
     def _endpoint(self, draft: Draft, choice: Choice, total: int) -> Endpoint:
@@ -238,9 +251,6 @@ class Finisher(Struct):
             if choice.chain == f"KUBE-SEP-{names.digest(f'{key}{key.protocol.lower}{there}')}":
                 return ip, port
         return choice.ip, choice.port
-
-
-_INSIDE = frozenset({FrontendKind.CLUSTER_IP, FrontendKind.HEALTH_CHECK})
 
 
 def _frontend(door: Door) -> Frontend:

@@ -78,7 +78,8 @@ def entrances(chains: Mapping[str, SavedChain], root: str) -> Iterator[Entrance]
                     yield from _entrances(asked, asked.protocol, addresses, saved)
             elif isinstance(target, Jump) and target.chain not in seen and target.chain not in MARKS:
                 behind = waiting.setdefault(target.chain, [])
-                behind += [asked.address] if asked.address else addresses
+                if len(behind) <= _MOST_ADDRESSES:
+                    behind += [asked.address] if asked.address else addresses
 
 
 def _entrances(asked: _Asked, protocol: Protocol, addresses: list[str], saved: SavedRule) -> Iterator[Entrance]:

@@ -52,6 +52,7 @@ class Objects(Struct, frozen=True):
     frontends: Mapping[tuple[str, int, str], ServicePortKey] = {}  # (address, port, protocol), node ports without one
     references: Mapping[tuple[ObjectKey, str], Backing] = {}  # (Service, address): the pod that a slice names
     pods: Mapping[str, Backing] = {}  # by address
+    index: dict[ObjectKey, dict[tuple[str, str, int], Endpoint]] = {}  # made of ``slices`` when it is asked for
 
     @property
     def known(self) -> bool:
@@ -93,14 +94,17 @@ class Objects(Struct, frozen=True):
 
     def _endpoint(self, key: ObjectKey, port: str, ip: str, number: int) -> Endpoint | None:
         """The best of those that say the same address."""
-        found = [
-            endpoint
-            for each in self.slices.get(key, ())
-            if any(given.name == port and given.port == number for given in each.ports)
-            for endpoint in each.endpoints
-            if endpoint.ip == ip
-        ]
-        return max(found, key=lambda each: (each.ready, each.serving), default=None)
+        known = self.index.get(key)
+        if known is None:
+            known = self.index[key] = {}
+            for each in self.slices.get(key, ()):
+                for given in each.ports:
+                    for endpoint in each.endpoints:
+                        at = (given.name, endpoint.ip, given.port)
+                        before = known.get(at)
+                        if before is None or (endpoint.ready, endpoint.serving) > (before.ready, before.serving):
+                            known[at] = endpoint
+        return known.get((port, ip, number))
 
 
 NOTHING = Objects()

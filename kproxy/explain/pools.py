@@ -33,7 +33,7 @@ from kproxy.backend.iptables.rules import (
 )
 
 MARKS = frozenset({"KUBE-MARK-MASQ", "KUBE-MARK-DROP"})
-_FREE = (Comment, OfProtocol, RecentSet, Nfacct)  # matches that let through every packet of the service port
+_FREE = frozenset({Comment, OfProtocol, RecentSet, Nfacct})  # matches that let through every packet of the service port
 _ENDPOINTS_RULES = 8  # at most, of an endpoint's chain; kube-proxy writes two
 _DEEPEST = 16  # chains below each other; kproxy's trees need 4
 _STEPS_PER_RULE, _STEPS_AT_LEAST = 8, 10_000
@@ -67,14 +67,12 @@ class _Rewrite(NamedTuple):
 class _Frame:
     """A chain on the way down."""
 
-    __slots__ = ("at", "chain", "entered", "left", "rules")
+    __slots__ = ("chain", "left", "rest")
 
-    def __init__(self, chain: SavedChain, entered: float) -> None:
+    def __init__(self, chain: SavedChain, share: float) -> None:
         self.chain = chain.name
-        self.rules = chain.rules
-        self.at = 0
-        self.entered = entered  # the share of packets that came in
-        self.left = entered  # the share that reaches the rule at ``at``
+        self.rest = iter(chain.rules)
+        self.left = share  # of packets, that reaches the next rule
 
 
 class Pools:
@@ -97,9 +95,9 @@ class Pools:
     def chain(self, name: str) -> SavedChain | None:
         return self._chains.get(name)
 
-    def step(self) -> bool:
-        """Whether there is patience left."""
-        self._steps -= 1
+    def has_patience(self, chain: SavedChain) -> bool:
+        """Whether there is some left for a chain's rules."""
+        self._steps -= len(chain.rules) + 1
         return self._steps > 0
 
     def rewrite(self, name: str) -> _Rewrite | None:
@@ -126,22 +124,24 @@ class _Walk:
     def walk(self, name: str) -> Pool:
         self._enter(name, 1.0)
         frames = self._frames
-        while frames and self._pools.step():
+        while frames:
             frame = frames[-1]
-            if frame.at == len(frame.rules):
+            for saved in frame.rest:
+                self._meet(saved, frame)
+                if frames[-1] is not frame:
+                    break
+            else:
                 frames.pop()
                 if frames:  # what came back goes on behind the jump
                     frames[-1].left += frame.left
-                continue
-            saved = frame.rules[frame.at]
-            frame.at += 1
-            self._meet(saved, frame)
-        choices = tuple(self._with_kept(choice) for choice in self._found.values())
+        choices = tuple(map(self._with_kept, self._found.values()) if self._kept else self._found.values())
         return Pool(choices, self._seconds, tuple(self._chains), self._drops)
 
     def _enter(self, name: str, share: float) -> bool:
-        chain = self._pools.chain(name)
-        if chain is None or len(self._frames) >= _DEEPEST or any(frame.chain == name for frame in self._frames):
+        chain, frames = self._pools.chain(name), self._frames
+        if chain is None or len(frames) >= _DEEPEST or (frames and any(frame.chain == name for frame in frames)):
+            return False
+        if not self._pools.has_patience(chain):
             return False
         self._chains[name] = None
         self._frames.append(_Frame(chain, share))
@@ -151,7 +151,7 @@ class _Walk:
         share = frame.left
         target = saved.rule.target
         for match in saved.rule.matches:
-            if isinstance(match, _FREE):
+            if type(match) in _FREE:
                 continue
             if isinstance(match, Statistic):
                 share *= match.probability
@@ -188,13 +188,14 @@ class _Walk:
             frame.left -= share
 
     def _choose(self, to: _Rewrite, chain: str, share: float, saved: SavedRule) -> None:
-        key = (to.ip, to.port, chain)
+        ip, port, line = to
+        key = (ip, port, chain)
         before = self._found.get(key)
         packets = saved.packets
         if before is not None:
             share += before.probability
             packets = max(packets, 0) + before.packets if before.packets >= 0 else packets
-        self._found[key] = Choice(to.ip, to.port, share, packets, chain, to.line)
+        self._found[key] = Choice(ip, port, share, packets, chain, line)
 
     def _with_kept(self, choice: Choice) -> Choice:
         kept = self._kept.get(choice.chain, 0) if choice.chain else 0
@@ -225,7 +226,7 @@ def _rewrite_of(chain: SavedChain) -> _Rewrite | None:
 
 def _is_for_all(saved: SavedRule) -> bool:
     for match in saved.rule.matches:
-        if not isinstance(match, _FREE) and not (isinstance(match, Ports) and not match.high):
+        if type(match) not in _FREE and not (isinstance(match, Ports) and not match.high):
             return False
     return True
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from kproxy.backend.iptables import names
-from kproxy.backend.iptables.parse import SavedChain
+from kproxy.backend.iptables.parse import SavedChain, no_collection
 from kproxy.backend.iptables.rules import Conntrack, Destination, Jump, RejectWith
 from kproxy.explain.answer import Fate, FrontendKind, ServicePort
 from kproxy.explain.drafts import Door, Drafts, Finisher, Place
@@ -34,7 +34,8 @@ class Survey(Struct, frozen=True):
 
 def survey(dump: Dump, objects: Objects = NOTHING) -> Survey:
     """Never raises: what leads nowhere is a frontend that leads nowhere."""
-    return _Surveyor(dump, objects).survey()
+    with no_collection():
+        return _Surveyor(dump, objects).survey()
 
 
 def relay_addresses(dump: Dump) -> frozenset[str]:
@@ -70,10 +71,11 @@ class _Surveyor:
             self._let_in(entrance)
         finisher = Finisher(self._dump.facts, self._ways, self._drafts.objects, relay_addresses(self._dump))
         found = sorted(map(finisher.finish, self._drafts), key=_sorting)
-        owners: dict[tuple[str, str], tuple[int, ...]] = {}
+        whose: dict[str, list[int]] = {}
         for place, (_, chains) in enumerate(found):
             for chain in chains:
-                owners["nat", chain] = (*owners.get(("nat", chain), ()), place)
+                whose.setdefault(chain, []).append(place)
+        owners = {("nat", chain): tuple(places) for chain, places in whose.items()}
         return Survey(self._dump, tuple(service for service, _ in found), owners)
 
     def _serve(self, entrance: Entrance, chain: str) -> None:
@@ -88,27 +90,23 @@ class _Surveyor:
                 return
         way = self._ways.way(chain)
         kind = self._drafts.kind(draft, entrance, chain, way)
-        draft.doors[place] = Door(kind, place, way.fate, way.why, chain, entrance.saved.line, packets, way)
-        self._drafts.put(entrance, draft)
+        door = Door(kind, place, way.fate, way.why, chain, entrance.saved.line, packets, way)
+        self._drafts.put(entrance, draft, door)
 
     def _judge(self, entrance: Entrance, root: str) -> None:
         """filter: packets that were not led anywhere are refused or dropped."""
         fate = Fate.REFUSED if isinstance(entrance.saved.rule.target, RejectWith) else Fate.DROPPED
         draft = self._drafts.by_name(entrance)
         place = Place(entrance.address, entrance.port)
-        met = [
-            door
-            for at, door in draft.doors.items()
-            if at == place or (entrance.on_node and at.port == place.port and door.kind is FrontendKind.NODE_PORT)
-        ]
+        met = draft.on_node.get(place.port, []) if entrance.on_node else [*filter(None, (draft.doors.get(place),))]
         for door in met:
             if door.fate is not Fate.DELIVERED:
                 door.fate, door.why = fate, entrance.name.rest
         if not met:
             saved = entrance.saved
             kind = self._drafts.refused_kind(draft, entrance, root)
-            draft.doors[place] = Door(kind, place, fate, entrance.name.rest, "", saved.line, saved.packets, None)
-            self._drafts.put(entrance, draft)
+            door = Door(kind, place, fate, entrance.name.rest, "", saved.line, saved.packets, None)
+            self._drafts.put(entrance, draft, door)
 
     def _let_in(self, entrance: Entrance) -> None:
         """filter: a health-check node port, which a daemon answers and no endpoint."""

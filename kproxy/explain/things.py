@@ -59,11 +59,7 @@ def _of_services(survey: Survey, places: frozenset[int]) -> _Test:
     own = {place for place, whose in survey.owners.items() if places.intersection(whose)}
     numbers = {each.line for place in places for each in survey.services[place].frontends}
     names = {(survey.services[place].service, survey.services[place].port) for place in places}
-    places_of = {
-        (each.address, each.port, survey.services[place].protocol)
-        for place in places
-        for each in survey.services[place].frontends
-    }
+    protocols = {survey.services[place].protocol for place in places}
 
     def concerns(table: str, chain: str, saved: SavedRule) -> bool:
         if saved.line in numbers or (table, chain) in own or (table, next_chain(saved.rule.target)) in own:
@@ -74,7 +70,7 @@ def _of_services(survey: Survey, places: frozenset[int]) -> _Test:
         if told is None or not told.service:
             return False
         protocol = next((match.protocol for match in saved.rule.matches if isinstance(match, r.OfProtocol)), None)
-        return (told.service, told.port) in names and any(each[2] is protocol for each in places_of)
+        return (told.service, told.port) in names and protocol in protocols
 
     return concerns
 

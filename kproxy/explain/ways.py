@@ -18,6 +18,7 @@ from kproxy.explain.pools import MARKS, Pool, Pools
 
 _FIREWALL, _EXTERNAL, _OLD_EXTERNAL = "KUBE-FW-", "KUBE-EXT-", "KUBE-XLB-"
 _LOCAL = ("KUBE-SVL-", _OLD_EXTERNAL)
+_MOST_OTHERS = 8  # chains for some clients; kube-proxy has one
 _ALWAYS = (Comment, OfProtocol, Nfacct)
 
 
@@ -93,7 +94,7 @@ class Ways:
         for rule, target in _jumps(chain):
             if all(isinstance(match, _ALWAYS) for match in rule.matches):
                 main = target
-            else:
+            elif len(others) < _MOST_OTHERS:
                 others[target] = None
         pool = self.pool(main)
         fate, why = _fate(pool)
@@ -103,7 +104,7 @@ class Ways:
         old = chain.name.startswith(_OLD_EXTERNAL)
         others = dict[str, None]()
         if old:
-            others = {target: None for rule, target in _jumps(chain) if target.startswith("KUBE-SVC-")}
+            others = dict.fromkeys(target for _, target in _jumps(chain) if target.startswith("KUBE-SVC-"))
         fate, why = _fate(self.pool(chain.name))
         return Way(fate, chain.name, tuple(others), (), is_external=old, why=why)
 

@@ -49,14 +49,14 @@ def parse_save(lines: Iterable[str], *, first: int = 1, into: SavedTables | None
     ``first``: the number of the first line. ``into``: what was read before, of which this is another part.
     """
     tables: SavedTables = {} if into is None else into
-    with _no_collection():
+    with no_collection():
         _read(lines, first, tables)
     return tables
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without the garbage collector's rounds: each looks at every rule that was read, and no rule is in a cycle."""
+def no_collection() -> Iterator[None]:
+    """Without the garbage collector's rounds: each looks at all that was made, and none of it is in a cycle."""
     was = gc.isenabled()
     gc.disable()
     try:
