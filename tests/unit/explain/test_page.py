@@ -73,6 +73,7 @@ class Elements(HTMLParser):
 def embedded(text: str) -> Any:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     assert found
+    assert not set("<>&\u2028\u2029") & set(found[1])  # no HTML parser, however lenient, can find an end in it
     return json.loads(found[1])
 
 
