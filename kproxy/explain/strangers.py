@@ -114,8 +114,8 @@ def _both_variants(graphs: Sequence[Graph]) -> Iterator[answer.Warning]:
                 "rules-in-both-variants",
                 Severity.ERROR if len(serving) > 1 else Severity.WARNING,
                 f"Kubernetes' {family.value} chains are in both variants of iptables, {what}: {both}",
-                "let kubelet, proxy and network plugin use one variant; remove the other's KUBE- chains "
-                "(`kproxy cleanup --iptables-backend=…`), or restart the node",
+                "let kubelet, proxy and network plugin use one variant; `kproxy cleanup` removes a proxy's chains from "
+                "both, and the proxy that runs writes its own again",
             )
         remarked = any(_LEGACY_REMARK in text for graph in mine for text in graph.dump.warnings)
         if remarked and len({graph.dump.facts.variant for graph in mine}) < 2:

@@ -31,6 +31,7 @@ def warn(surveys: Sequence[Survey], objects: Objects, facts: HostFacts) -> tuple
     """All that is to be said, the gravest first, then by line; each once."""
     graphs = [Graph(each.dump, _place(each.dump.facts, surveys)) for each in surveys]
     found = dict.fromkeys(_nobody(graphs))
+    guarded = any(map(_is_guarded, graphs))  # by whichever variant
     for graph, survey in zip(graphs, surveys, strict=True):
         found |= dict.fromkeys(structure.look(graph))
         found |= dict.fromkeys(hooks.look(graph))
@@ -39,7 +40,7 @@ def warn(surveys: Sequence[Survey], objects: Objects, facts: HostFacts) -> tuple
         found |= dict.fromkeys(_claims(survey))
         found |= dict.fromkeys(_forgetful(survey, facts))
         found |= dict.fromkeys(_invalid(graph, facts))
-        found |= dict.fromkeys(_localnet(graph, facts))
+        found |= dict.fromkeys(_localnet(graph, facts, guarded=guarded))
     found |= dict.fromkeys(strangers.look(graphs))
     found |= dict.fromkeys(drift.look(surveys, objects))
     return tuple(sorted(found, key=lambda each: (_ORDER[each.severity], each.line, each.code, each.message)))
@@ -188,17 +189,11 @@ def _invalid(graph: Graph, facts: HostFacts) -> Iterator[answer.Warning]:
         )
 
 
-def _localnet(graph: Graph, facts: HostFacts) -> Iterator[answer.Warning]:
+def _localnet(graph: Graph, facts: HostFacts, *, guarded: bool) -> Iterator[answer.Warning]:
     """Only IPv4 has route_localnet, and only where node ports answer on 127.0.0.1 is it needed."""
     if graph.dump.facts.family is not IPFamily.IPV4:
         return
     tail = next((saved for saved in graph.rules(r.Table.NAT, names.SERVICES) if _is_local_tail(saved.rule)), None)
-    guarded = any(
-        _LOOPBACK in saved.rule.matches and saved.rule.target is r.Verdict.DROP
-        for (table, name), chain in graph.chains.items()
-        if table == r.Table.FILTER and (is_proxys(name) or name == "INPUT")
-        for saved in chain.rules
-    )
     on = facts.route_localnet
     if tail is not None and not guarded and r.Table.FILTER in graph.tables and on != frozenset():
         yield answer.Warning(
@@ -219,6 +214,16 @@ def _localnet(graph: Graph, facts: HostFacts) -> Iterator[answer.Warning]:
             + ("" if guarded else "; no rule keeps neighbours from 127.0.0.0/8"),
             "" if tail else "set net.ipv4.conf.all.route_localnet=0 unless another program wants it",
         )
+
+
+def _is_guarded(graph: Graph) -> bool:
+    """Whether neighbours are kept from 127.0.0.0/8."""
+    return any(
+        _LOOPBACK in saved.rule.matches and saved.rule.target is r.Verdict.DROP
+        for (table, name), chain in graph.chains.items()
+        if table == r.Table.FILTER and (is_proxys(name) or name == "INPUT")
+        for saved in chain.rules
+    )
 
 
 def _is_local_tail(rule: r.Rule) -> bool:

@@ -242,6 +242,13 @@ def test_loopback_is_guarded_where_node_ports_answer_on_it(
     assert [each.code for each in said(text, facts)] == codes
 
 
+def test_a_guard_in_the_other_variant_guards() -> None:
+    nft = dump_of(table("nat", *NAT, *WEB, TAIL) + table("filter", *FILTER), variant="nft")
+    legacy = dump_of(table("filter", *GUARDED), variant="legacy")
+    codes = [each.code for each in warn([survey(nft), survey(legacy)], NOTHING, UNKNOWN)]
+    assert "localnet-guard-missing" not in codes
+
+
 @pytest.mark.parametrize(("address", "codes"), [("127.0.0.1", ["localnet-guard-missing"]), ("192.0.2.7", [])])
 def test_node_ports_may_answer_on_listed_addresses_alone(address: str, codes: list[str]) -> None:
     tail = TAIL.replace("-m addrtype --dst-type LOCAL", f"-d {address}/32")
