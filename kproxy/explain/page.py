@@ -1,4 +1,4 @@
-"""A summary as one page for a browser: ``--html``. Decides what the page may do and what may stand in it. Pure.
+"""A summary as one page for a browser: ``--html``. Decides what the page may do and what may stand in it.
 
 The page is a file that people mail to each other, so it loads nothing and asks nobody: style, script and data are in
 it, and its content security policy allows these by their hashes and nothing else. What a dump says is untrusted. It
