@@ -178,5 +178,5 @@ def _not_found(what: str, name: str, known: Iterable[str]) -> InvalidConfig:
     if nearest:
         remedy = f"the nearest that are there: {', '.join(nearest)}"
     else:
-        remedy = f"the dump holds {len(names):,} others" if names else f"the dump holds no {what} at all"
+        remedy = "`kproxy explain DUMP` shows what is there" if names else f"the dump holds no {what} at all"
     return InvalidConfig(f"{what} {name[:80] if name.isprintable() else ascii(name)[:80]} is not in the dump; {remedy}")
