@@ -67,7 +67,7 @@ def offer(parser: argparse.ArgumentParser) -> None:
         "--to", dest="destination", metavar="IP:PORT[/PROTO]", help="what is dialled (tcp), or NAMESPACE/NAME:PORT"
     )
     packet.add_argument(
-        "--in", "--from-interface", dest="interface", metavar="NAME", help="the interface where it comes in (eth0)"
+        "--in", "--from-interface", dest="interface", metavar="NAME", help="the interface where it comes in"
     )
     packet.add_argument("--mark", metavar="NUMBER", help="a firewall mark that it carries, such as 0x200")
 

@@ -157,9 +157,10 @@ class Question(Struct, frozen=True):
     destination: str
     port: int
     protocol: Protocol
-    interface: str  # where it comes in; empty for a process on the node
+    interface: str  # where it comes in; empty: not told, or a process on the node sends it
     mark: int = 0
     service: str = ""  # as it was typed, where the destination was a Service's name and not an address
+    here: bool = False  # a process on the node sends it
 
 
 class Masquerade(Struct, frozen=True):

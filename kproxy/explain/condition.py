@@ -7,8 +7,10 @@ people meet often gets a sentence; the rest is quoted, for a wrong sentence is w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+_NOT_ALL = "not all of: "
+_BY_LO, _NOT_BY_LO = frozenset({"-i lo", "not ! -i lo"}), frozenset({"! -i lo", "not -i lo"})
 _SIDES = {"src": "source", "dst": "destination"}
 
 
@@ -38,12 +40,25 @@ _WORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], bool], str]], ...]
     (re.compile(r"-m owner (?P<no>! )?--(?P<kind>uid|gid)-owner (?P<name>\S+)"), _owner),
     (re.compile(r"-m limit (?P<no>! )?--limit (?P<name>\S+)(?: --limit-burst \d+)?"), _limit),
 )
-_TARGET = re.compile(r"(?P<target>-[jg] .*) (?P<does>drops it|accepts it|lets it go on)")
+_TARGET = re.compile(r"(?P<target>-[jg] .*?) (?P<does>(?:drops|accepts|lets|chooses) .*)")
+
+
+def without_loopback(depends: Sequence[str]) -> tuple[str, ...] | None:
+    """What is left if the packet comes from elsewhere, and so not by lo; None: nothing can come this way then."""
+    if not _BY_LO.isdisjoint(depends):
+        return None
+    return tuple(text for text in depends if text not in _NOT_BY_LO and not _fails(text))
+
+
+def _fails(text: str) -> bool:
+    """Whether one of several conditions is known to fail, which is why not all of them hold."""
+    several = text.removeprefix(_NOT_ALL)
+    return several != text and not _BY_LO.isdisjoint(several.split("; "))
 
 
 def in_words(text: str) -> str:
     """One condition of a way."""
-    if text.startswith(("not all of: ", "any of ")):
+    if text.startswith((_NOT_ALL, "any of ")):
         return text
     holds = not text.startswith("not ")
     bare = text.removeprefix("not ")

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from kproxy.backend.iptables import names
 from kproxy.backend.iptables import rules as r
 from kproxy.backend.iptables import trace as t
-from kproxy.backend.iptables.rules import Rule, Verdict
+from kproxy.backend.iptables.rules import Rule
 from kproxy.explain.answer import Fate, Frontend, Line, Masquerade, ServicePort, Way
 from kproxy.explain.condition import in_words
 from kproxy.explain.masquerade import Journey, Step
@@ -47,7 +47,7 @@ class Reader(Struct, frozen=True):
                 fate = Fate.REFUSED
             case t.Dropped():
                 fate = Fate.DROPPED
-        return replace(way, fate=fate, masquerade=Masquerade(wanted=False), why=self._why_not(steps))
+        return replace(way, fate=fate, masquerade=Masquerade(wanted=False), why=self._why_not(steps, fate))
 
     def _step(self, met: t.Met) -> Step:
         dump = self.survey.dump
@@ -57,7 +57,7 @@ class Reader(Struct, frozen=True):
             return Step(dump.line(met.table, met.chain, saved), saved.rule)
         return Step(Line(chain.line, met.table, met.chain, f"policy {chain.policy}"), None)
 
-    def _why_not(self, steps: Sequence[Step]) -> str:
+    def _why_not(self, steps: Sequence[Step], fate: Fate) -> str:
         """Why it was refused or dropped."""
         if not steps:
             return ""
@@ -73,7 +73,7 @@ class Reader(Struct, frozen=True):
             return comment
         if self.frontend is not None and self.frontend.line == line.number and self.frontend.why:
             return f"{service.name} {self.frontend.why}" if service else self.frontend.why
-        does = "drops" if rule.target is Verdict.DROP else "refuses"
+        does = "drops" if fate is Fate.DROPPED else "refuses"
         said = f": {comment}" if comment else ""
         return f"the rule at line {line.number}, in {line.table} {line.chain}, {does} it{said}"
 
@@ -89,4 +89,7 @@ def joined(ways: Iterable[Way]) -> Iterator[Way]:
 
 
 def join_address(ip: str, port: int) -> str:
+    """``port`` 0: not known."""
+    if not port:
+        return ip
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"

@@ -7,6 +7,7 @@ every rule and count the predicates that hold, which finds a rule for another ad
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # what reads objects is large, and most questions come withou
     from kproxy.explain.objects import Objects
 
 _OF_NODES = {FrontendKind.NODE_PORT, FrontendKind.HEALTH_CHECK}
+_ENDS = re.compile(r" -j (ACCEPT|RETURN|DNAT|REDIRECT|NFQUEUE)(?: |$)")
 _MOST = 12  # ports or services that one sentence names
 
 
@@ -60,6 +62,8 @@ class _Search(Struct, frozen=True):
     def find(self) -> Nearest:
         if Table.NAT not in self.survey.dump.tables:
             return Nearest("the nat table is not in this dump; give the whole output of iptables-save, of all tables")
+        if (taking := self._taking()) and _rewrites(taking):
+            return self._rewritten(taking)
         if not self.survey.services:
             return Nearest("no Service is in this dump")
         at_node, at_address = [], []
@@ -109,27 +113,36 @@ class _Search(Struct, frozen=True):
         if each.service.source_ranges and each.frontend.kind is FrontendKind.LOAD_BALANCER_IP:
             ranges = _list(each.service.source_ranges)
             return Nearest(f"{self.packet.source} is in none of the source ranges of {name}: {ranges}", line)
-        refusing = line is not None and line.table == Table.FILTER
-        hooks = ["OUTPUT"] if self.packet.from_host else ["INPUT", "FORWARD"] if refusing else ["PREROUTING"]
-        where = f"{line.table} {' or '.join(hooks)}" if line else ""
-        leads = line is None or any(self._leads(line.table, hook, line.chain) for hook in hooks)
-        if line is not None and refusing:
-            told = f"{name} {each.frontend.why or 'is not served'}"
-            if not leads:
-                return Nearest(f"{told}, but no rule of {where} leads to {line.chain}, where it is refused", line)
-            return Nearest(f"{told}, but the packet did not come to the rule that says so", line)
-        if line is not None and not leads:
-            return Nearest(f"no rule of {where} leads to {line.chain}, where {name} is answered", line)
-        if line is not None and line not in self.met and (taking := self._taking()):
-            where = f"at line {taking.number}, in {taking.table} {taking.chain},"
-            before = f"before it comes to {line.chain}, where {name} is answered"
-            return Nearest(f"the rule {where} takes the packet {before}", taking)
-        return Nearest(f"the rule of {name} gives the packet back: none of its endpoints took it", line)
+        if line is None or line in self.met:
+            return Nearest(f"the rule of {name} gives the packet back: none of its endpoints took it", line)
+        told, then = "", f"where {name} is answered"
+        hooks = ["OUTPUT"] if self.packet.from_host else ["PREROUTING"]
+        if line.table == Table.FILTER:
+            told, then = f"{name} {each.frontend.why or 'is not served'}, but ", "where it is refused"
+            hooks = ["OUTPUT"] if self.packet.from_host else ["INPUT", "FORWARD"]
+        if not any(self._leads(line.table, hook, line.chain) for hook in hooks):
+            where = f"{line.table} {' or '.join(hooks)}"
+            return Nearest(f"{told}no rule of {where} leads to {line.chain}, {then}", line)
+        if taking := self._taking():
+            return self._taken(taking, f"before it comes to {line.chain}, {then}")
+        return Nearest(f"{told}the packet does not come to the rule of {name}", line)
 
     def _taking(self) -> Line | None:
         """The rule of nat that ended the packet's way through that table before its Service's came."""
         here = [each for each in self.met if each.table == Table.NAT and "POSTROUTING" not in each.chain]
-        return next((each for each in reversed(here) if each.text.endswith((" -j ACCEPT", " -j RETURN"))), None)
+        return next((each for each in reversed(here) if _ENDS.search(each.text)), None)
+
+    def _taken(self, taking: Line, before: str) -> Nearest:
+        does = "rewrites" if _rewrites(taking) else "takes"
+        where = f"the rule at line {taking.number}, in {taking.table} {taking.chain}"
+        return Nearest(f"{where}, {does} the packet {before}", taking)
+
+    def _rewritten(self, taking: Line) -> Nearest:
+        for each in self._frontends():
+            there = each.frontend.address == self.packet.destination and each.frontend.port == self.packet.port
+            if there and each.service.protocol is self.packet.protocol:
+                return self._in_the_way(each)
+        return self._taken(taking, "to where it leads, and belongs to no Service that is known here")
 
     def _leads(self, table: str, start: str, chain: str) -> bool:
         chains = self.survey.dump.tables.get(table, {})
@@ -278,6 +291,11 @@ class _Search(Struct, frozen=True):
                 if saved.line == number:
                     return dump.line(table, words[0], saved)
         return None
+
+
+def _rewrites(line: Line) -> bool:
+    found = _ENDS.search(line.text)
+    return found is not None and found[1] in {"DNAT", "REDIRECT"}
 
 
 def _predicate(match: r.Match) -> str:

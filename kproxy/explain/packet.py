@@ -35,11 +35,12 @@ from kproxy.explain.answer import (
     Severity,
     Way,
 )
+from kproxy.explain.condition import without_loopback
 from kproxy.explain.facts import HostFacts
 from kproxy.explain.flows import Flow
 from kproxy.explain.journey import Reader, join_address, joined
 from kproxy.explain.nearest import find_nearest
-from kproxy.explain.question import packet_of, read_question, resolve
+from kproxy.explain.question import canonical, packet_of, read_question, resolve
 from kproxy.explain.survey import Survey, relay_addresses
 from kproxy.model.enums import family_of
 from kproxy.model.packet import Packet
@@ -134,34 +135,44 @@ class _Asked(Struct, frozen=True):
         walk, tables = self.walk()
         service, frontend = self._find(walk.outcomes)
         reader = Reader(self.survey, self.packet, tables, service, frontend)
-        ways = [replace(way, depends=self._depends(way, service)) for way in map(reader.way, walk.outcomes)]
-        if walk.left_out:
-            given_up = f"none of {walk.left_out} more conditions changes it, which were too many to follow"
-            ways = [replace(way, depends=(*way.depends, given_up)) for way in ways]
+        given = self._given(service, walk.left_out)
+        possible = (outcome for outcome in map(self._possible, walk.outcomes) if outcome is not None)
+        ways = (replace(way, depends=self._depends(way, given)) for way in map(reader.way, possible))
         return tuple(joined(ways)), service, frontend
 
-    def _depends(self, way: Way, service: ServicePort | None) -> tuple[str, ...]:
-        """What the way depends on besides the conditions of rules."""
+    def _possible(self, outcome: t.Outcome) -> t.Outcome | None:
+        if self.packet.from_host or self.packet.in_interface or not outcome.depends:
+            return outcome
+        depends = without_loopback(outcome.depends)
+        return None if depends is None else replace(outcome, depends=depends)
+
+    def _depends(self, way: Way, given: tuple[str, ...]) -> tuple[str, ...]:
         if way.fate not in {Fate.DELIVERED, Fate.UNTOUCHED}:
             return way.depends
-        more = list(way.depends)
+        if self._needs_route_localnet(way) and self.facts.route_localnet is None:
+            given = (*given, "net.ipv4.conf.all.route_localnet is 1 on this node")
+        return (*way.depends, *given)
+
+    def _given(self, service: ServicePort | None, left_out: int) -> tuple[str, ...]:
+        """What every way depends on by which the packet goes on, besides the conditions of rules."""
+        given = []
         if "filter" not in self.survey.dump.tables:
-            more.append("the filter table, which is not in this dump, lets it pass")
-        if way.endpoint and service is not None and service.affinity_seconds and self.flow is None:
+            given.append("the filter table, which is not in this dump, lets it pass")
+        if service is not None and service.affinity_seconds and self.flow is None:
             lists = {each.chain for each in service.endpoints}
             if not lists & self.facts.remembered:
-                more.append(
+                given.append(
                     f"the client did not use {service.name} in the last {service.affinity_seconds} s (session affinity)"
                 )
-        if self._needs_route_localnet(way) and self.facts.route_localnet is None:
-            more.append("net.ipv4.conf.all.route_localnet is 1 on this node")
-        return tuple(more)
+        if left_out:
+            given.append(f"none of {left_out} more ways, which were too many to follow, is the packet's")
+        return tuple(given)
 
     def _needs_route_localnet(self, way: Way) -> bool:
         """Whether the node sends to elsewhere from a loopback address."""
         if not way.endpoint or ":" in self.packet.source or not ip_address(self.packet.source).is_loopback:
             return False
-        endpoint = way.endpoint.rpartition(":")[0]
+        endpoint = way.endpoint.partition(":")[0]
         return self.packet.from_host and endpoint not in self.addresses and not ip_address(endpoint).is_loopback
 
     # --- whose it is --------------------------------------------------------------------------------------------
@@ -206,7 +217,7 @@ class _Asked(Struct, frozen=True):
     def nearest(self, ways: Sequence[Way], service: ServicePort | None, objects: Objects | None) -> Nearest | None:
         if self.flow is not None or (service is not None and all(way.fate is not Fate.UNTOUCHED for way in ways)):
             return None
-        met = next((way.path for way in ways if way.fate is Fate.UNTOUCHED), ())
+        met = next((way.path for way in ways if way.fate is Fate.UNTOUCHED), ways[0].path)
         return find_nearest(self.survey, self.packet, self.addresses, met, objects)
 
     def warnings(self, ways: Sequence[Way]) -> Iterator[said.Warning]:
@@ -258,5 +269,8 @@ def endpoints_of(ways: Sequence[Way], service: ServicePort | None) -> tuple[Endp
 
 
 def _unknown(where: str) -> Endpoint:
+    """One that is no endpoint of the Service: another program's rule leads there."""
+    if canonical(where) is not None:
+        return Endpoint(where, 0, 0.0)
     ip, _, port = where.rpartition(":")
     return Endpoint(ip.strip("[]"), int(port), 0.0)

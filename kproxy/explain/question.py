@@ -1,8 +1,10 @@
 """What was asked about one packet: the words of a command line to a Question, and a Question to a Packet.
 
 A destination may be an address or the name of a Service, which only a survey can turn into its cluster IP; so a
-question keeps the name as it was typed until ``resolve``. A process on the node is told by its missing interface: it
-may have an address (``--from 192.168.0.2 --local 192.168.0.2``), or leave the choice to the node (``--from host``).
+question keeps the name as it was typed until ``resolve``. A process on the node may have an address (``--from
+192.168.0.2 --local 192.168.0.2``), or leave the choice to the node (``--from host``). Of a packet from elsewhere the
+interface need not be told; rejected: to take eth0 for it, because rules that tell pods by their interface would then
+have an answer that nobody gave.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from kproxy.model.enums import IPFamily, Protocol, family_of
 from kproxy.model.packet import Packet
 
 HOST = "host"
-INTERFACE = "eth0"  # of a packet from elsewhere, where nothing is said
 _PORT = r"(?P<port>[0-9]{1,5})"
 _ADDRESS = r"(?:\[(?P<v6>[^\]\s]+)\]|(?P<v4>[^:/\s]+))"
 _DESTINATION = re.compile(rf"{_ADDRESS}:{_PORT}(?:/(?P<protocol>[a-z]+))?", re.IGNORECASE)
@@ -45,14 +46,8 @@ def read_question(
         raise InvalidConfig(*problems)
     if sender and asked.destination and family_of(sender) is not family_of(asked.destination):
         raise InvalidConfig(f"--from={source}: is of another IP family than {asked.destination}")
-    here = not sender or sender in own or ip_address(sender).is_loopback
-    return replace(
-        asked,
-        source=sender,
-        source_port=source_port,
-        interface=interface or ("" if here else INTERFACE),
-        mark=number,
-    )
+    here = not interface and (not sender or sender in own or ip_address(sender).is_loopback)
+    return replace(asked, source=sender, source_port=source_port, interface=interface, mark=number, here=here)
 
 
 def _addresses(texts: Iterable[str], problems: list[str]) -> Iterator[str]:
@@ -170,13 +165,13 @@ def packet_of(question: Question, addresses: frozenset[str]) -> Packet:
     loopback = "::1" if family is IPFamily.IPV6 else "127.0.0.1"
     to_itself = question.destination in addresses or ip_address(question.destination).is_loopback
     unbound = question.destination if to_itself else own[0] if own else loopback
-    packet = Packet(
+    return Packet(
         source=question.source or unbound,
         destination=question.destination,
         port=question.port,
         protocol=question.protocol,
         in_interface=question.interface,
-        from_host=not question.interface,
+        from_host=question.here,
         mark=question.mark,
+        source_port=question.source_port,
     )
-    return replace(packet, source_port=question.source_port) if question.source_port else packet

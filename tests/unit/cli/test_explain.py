@@ -80,7 +80,7 @@ def test_a_packet_that_is_delivered(explain: Explain, dump: str) -> None:
     assert said.status == 0
     first, *_ = said.splitlines()
     assert first == (
-        "Delivered: a new flow from 10.244.0.1 by eth0 to 10.96.0.80:80/tcp goes to one of 2 endpoints of default/web"
+        "Delivered: a new flow from 10.244.0.1 to 10.96.0.80:80/tcp goes to one of 2 endpoints of default/web"
     )
     assert " 50%  10.244.0.8:8080" in said
     assert "-A KUBE-SERVICES -d 10.96.0.80/32" in said

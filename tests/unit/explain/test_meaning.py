@@ -128,7 +128,7 @@ def test_an_answer_is_what_the_plan_means(data: st.DataObject, family: IPFamily,
     ]
     for ip, port, protocol in [*places[:8], (NODE[family], 29999, Protocol.TCP)]:
         for source in SENDERS[family]:
-            question = Question(source, 0, ip, port, protocol, "eth0" if source else "")
+            question = Question(source, 0, ip, port, protocol, "", here=not source)
             expected, found = meaning(plan, question), told(answer([seen], question, facts))
             assert found._replace(endpoints=()) == expected._replace(endpoints=()), question
             assert [each._replace(odds=0) for each in found.endpoints] == [

@@ -96,15 +96,33 @@ def test_the_service_its_frontend_and_the_rules_are_named() -> None:
     assert said.nearest is None
 
 
-@pytest.mark.parametrize(("interface", "masqueraded"), [("cni0", False), ("", True), ("eth1", True)])
-def test_pods_may_be_told_by_their_interface(interface: str, masqueraded: bool) -> None:
+STRANGE_INTERFACE = "it does not come in by the pods' interface cni0"
+
+
+@pytest.mark.parametrize(
+    ("interface", "expected"),
+    [
+        ("cni0", {(False, "it comes in by the pods' interface cni0", ())}),
+        ("eth1", {(True, STRANGE_INTERFACE, ())}),
+        (
+            "",
+            {
+                (True, STRANGE_INTERFACE, ("it does not come in by interface cni0",)),
+                (False, "it comes in by the pods' interface cni0", ("it comes in by interface cni0",)),
+            },
+        ),
+    ],
+)
+def test_pods_may_be_told_by_their_interface(interface: str, expected: set[tuple[bool, str, tuple[str, ...]]]) -> None:
     said = ask(recorded("detect-local-bridge"), "10.244.1.7", "default/kubernetes:https", interface=interface)
-    (source,) = {way.masquerade for way in said.ways}
-    assert source.wanted == masqueraded
-    expected = (
-        "it does not come in by the pods' interface cni0" if masqueraded else "it comes in by the pods' interface cni0"
-    )
-    assert source.why == expected
+    assert {(way.masquerade.wanted, way.masquerade.why, way.depends) for way in said.ways} == expected
+    assert [each.probability for each in said.endpoints] == [1.0]
+
+
+def test_nothing_comes_from_elsewhere_by_lo() -> None:
+    from_lo = table("filter", "-A FORWARD -i lo -j ACCEPT", "-A FORWARD ! -i lo -p tcp -j DROP")
+    said = ask(web(filtering=from_lo), "10.244.1.7", TO_WEB)
+    assert [(way.fate, way.depends) for way in said.ways] == [(Fate.DROPPED, ())]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +192,44 @@ def test_a_stranger_that_masquerades_is_named() -> None:
         (False, ("it does not leave by interface eth7",)),
     }
     assert [each.probability for each in snat.endpoints] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "ends", "depends"),
+    [
+        ("-j DNAT --to-destination 10.9.9.9:99", {("10.9.9.9", 99)}, set()),
+        ("-j DNAT --to-destination 10.9.9.9", {("10.9.9.9", 80)}, set()),
+        ("-p tcp -j DNAT --to-destination 10.9.9.9:80-90", {("10.9.9.9", 0)}, set()),
+        ("-p tcp -j REDIRECT --to-ports 99", {("0.0.0.0", 99)}, set()),
+        (
+            "-j DNAT --to-destination 10.9.9.8-10.9.9.9",
+            {("10.9.9.8", 80), ("10.9.9.9", 80)},
+            {f"`-j DNAT --to-destination 10.9.9.8-10.9.9.9` chooses 10.9.9.{n}" for n in (8, 9)},
+        ),
+    ],
+)
+def test_a_stranger_that_rewrites_is_named(rule: str, ends: set[tuple[str, int]], depends: set[str]) -> None:
+    said = ask(web(f"-A PREROUTING -d 10.96.0.1/32 {rule}"), "10.244.1.7", TO_WEB)
+    assert (said.fate, said.service) == (Fate.DELIVERED, "")
+    assert {(each.ip, each.port) for each in said.endpoints} == ends
+    assert {each for way in said.ways for each in way.depends} == depends
+    assert said.nearest is not None
+    assert said.nearest.message.endswith(
+        "in nat PREROUTING, rewrites the packet before it comes to KUBE-SERVICES, where a/web is answered"
+    )
+    elsewhere = ask(
+        web("-A PREROUTING -d 10.7.7.7/32 -j DNAT --to-destination 10.9.9.9:99"), "10.244.1.7", "10.7.7.7:8"
+    )
+    assert elsewhere.nearest is not None
+    assert elsewhere.nearest.message.endswith("to where it leads, and belongs to no Service that is known here")
+
+
+def test_a_program_of_the_node_may_decide() -> None:
+    said = ask(web("-A PREROUTING -j NFQUEUE --queue-num 1"), "10.244.1.7", TO_WEB)
+    assert {(way.fate, way.depends) for way in said.ways} == {
+        (Fate.DROPPED, ("`-j NFQUEUE --queue-num 1` drops it",)),
+        (Fate.UNTOUCHED, ("`-j NFQUEUE --queue-num 1` accepts it",)),
+    }
 
 
 def test_a_mark_may_come_with_the_packet() -> None:

@@ -17,14 +17,14 @@ EMPTY = "*nat\nCOMMIT\n"
 @pytest.mark.parametrize(
     ("source", "to", "expected"),
     [
-        ("10.0.0.9", "10.96.0.1:53/udp", Question("10.0.0.9", 0, "10.96.0.1", 53, Protocol.UDP, "eth0")),
-        ("10.0.0.9:4000", "10.96.0.1:53", Question("10.0.0.9", 4000, "10.96.0.1", 53, Protocol.TCP, "eth0")),
-        ("fd00::9", "[FD00:0::1]:53/SCTP", Question("fd00::9", 0, "fd00::1", 53, Protocol.SCTP, "eth0")),
-        ("[fd00::9]:1", "[fd00::1]:53", Question("fd00::9", 1, "fd00::1", 53, Protocol.TCP, "eth0")),
-        ("host", "10.96.0.1:53", Question("", 0, "10.96.0.1", 53, Protocol.TCP, "")),
-        ("127.0.0.1", "10.96.0.1:53", Question("127.0.0.1", 0, "10.96.0.1", 53, Protocol.TCP, "")),
-        ("10.0.0.9", "ns/web:http", Question("10.0.0.9", 0, "", 0, Protocol.TCP, "eth0", service="ns/web:http")),
-        ("10.0.0.9", "ns/web", Question("10.0.0.9", 0, "", 0, Protocol.TCP, "eth0", service="ns/web")),
+        ("10.0.0.9", "10.96.0.1:53/udp", Question("10.0.0.9", 0, "10.96.0.1", 53, Protocol.UDP, "")),
+        ("10.0.0.9:4000", "10.96.0.1:53", Question("10.0.0.9", 4000, "10.96.0.1", 53, Protocol.TCP, "")),
+        ("fd00::9", "[FD00:0::1]:53/SCTP", Question("fd00::9", 0, "fd00::1", 53, Protocol.SCTP, "")),
+        ("[fd00::9]:1", "[fd00::1]:53", Question("fd00::9", 1, "fd00::1", 53, Protocol.TCP, "")),
+        ("host", "10.96.0.1:53", Question("", 0, "10.96.0.1", 53, Protocol.TCP, "", here=True)),
+        ("127.0.0.1", "10.96.0.1:53", Question("127.0.0.1", 0, "10.96.0.1", 53, Protocol.TCP, "", here=True)),
+        ("10.0.0.9", "ns/web:http", Question("10.0.0.9", 0, "", 0, Protocol.TCP, "", service="ns/web:http")),
+        ("10.0.0.9", "ns/web", Question("10.0.0.9", 0, "", 0, Protocol.TCP, "", service="ns/web")),
     ],
 )
 def test_addresses_ports_and_names_are_read(source: str, to: str, expected: Question) -> None:
@@ -32,9 +32,9 @@ def test_addresses_ports_and_names_are_read(source: str, to: str, expected: Ques
 
 
 def test_what_is_sent_from_an_address_of_the_node_is_sent_by_a_process_on_it() -> None:
-    assert read_question("192.168.0.2", "10.96.0.1:53", local=["192.168.0.2"]).interface == ""
-    assert read_question("192.168.0.2", "10.96.0.1:53", "eth1", local=["192.168.0.2"]).interface == "eth1"
-    assert read_question("192.168.0.2", "10.96.0.1:53").interface == "eth0"
+    assert read_question("192.168.0.2", "10.96.0.1:53", local=["192.168.0.2"]).here
+    assert not read_question("192.168.0.2", "10.96.0.1:53", "eth1", local=["192.168.0.2"]).here
+    assert not read_question("192.168.0.2", "10.96.0.1:53").here
 
 
 @pytest.mark.parametrize(("mark", "number"), [("", 0), ("0x4000", 0x4000), ("17", 17), (0x10, 0x10)])
