@@ -128,7 +128,7 @@ def services(
         yield line(f"{len(shown)} of {count(len(every), 'service port')}, those that something is wrong with first:")
     several = len({each.variant for each in every}) > 1
     yield Grid(
-        ("SERVICE PORT", "RULES", "ENDPOINTS", "ADDRESSES", "POLICY", "AFFINITY", "ODDS", "PACKETS"),
+        ("SERVICE PORT", "RULES", "ENDPOINTS", "ADDRESSES", "POLICY", "ODDS", "PACKETS"),
         [
             (
                 Span(each.name, "bold"),
@@ -136,7 +136,6 @@ def services(
                 _endpoint_count(each),
                 [frontend(one, each.protocol) for one in each.frontends],
                 _policies(each),
-                f"{each.affinity_seconds} s" if each.affinity_seconds else "",
                 _uneven(each.cluster),
                 _packets(each),
             )
@@ -185,6 +184,8 @@ def _policies(service: ServicePort) -> list[str]:
     said = [f"{kind} {policy}" for kind, policy in named.items() if policy == "Local"]
     if service.source_ranges:
         said.append(f"only from {some(service.source_ranges)}")
+    if service.affinity_seconds:
+        said.append(f"affinity {service.affinity_seconds} s")
     return said
 
 

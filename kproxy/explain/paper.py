@@ -5,9 +5,8 @@ columns are folded to the width, a cell's items stand below each other. Without 
 nothing is broken, a row is one line, and rich is not even loaded, for it takes two milliseconds for a row. There are no
 frames: they help nobody who has columns, and grep, cut and tickets suffer from them.
 
-Below ``_NARROW`` columns a table that does not fit becomes a list of records, because columns of five letters cannot be
-read. A table of
-more than ``_LONG`` rows is not folded even for a terminal, which does so itself, if less well.
+Where not every word has room in its column, a table becomes a list of records, because columns of five letters cannot
+be read. A table of more than ``_LONG`` rows is not folded even for a terminal, which does so itself, if less well.
 
 All text comes from dumps and objects, so nobody here trusts it: what cannot be seen or would move a cursor is shown as
 its code, and rich is never asked to interpret markup.
@@ -18,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -26,13 +25,14 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-_NARROW = 64
 _LONG = 1000
 _LEAST = 8  # columns for text, however narrow the page
+_WORD = 48  # columns; a longer word is folded
 _GAP = "  "
 _CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}  # ECMA-48, SGR
 _TIE = "\ue000"  # a blank at which no line is broken; as a private character it cannot stand in printable text
 _OPTION = re.compile(" (?=(?:! )?-(?!-comment))")
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 class Span(NamedTuple):
@@ -129,11 +129,19 @@ def _usual(column: Sequence[str]) -> int:
     return max(len(column[0]), sizes[len(sizes) - 1 - len(sizes) // 20])
 
 
-def _natural(grid: Grid) -> int:
-    """The width at which nothing is folded."""
-    rows = ([max((len(_text(each)) for each in _pieces(cell)), default=0) for cell in row] for row in grid.rows)
-    sizes: list[int] = [max(column) for column in zip(map(len, grid.head), *rows, strict=True)]
-    return grid.indent + sum(sizes) + len(_GAP) * (len(sizes) - 1)
+def _least(grid: Grid) -> list[int]:
+    """The width of each column at which no word is folded, unless it is very long."""
+    sizes = [_longest_word(name) for name in grid.head]
+    for row in grid.rows:
+        sizes = [
+            max(size, *(_longest_word(_text(each)) for each in _pieces(cell))) if cell else size
+            for size, cell in zip(sizes, row, strict=True)
+        ]
+    return sizes
+
+
+def _longest_word(text: str) -> int:
+    return min(max(map(len, text.split()), default=0), _WORD)
 
 
 def _dense(grid: Grid) -> Grid:
@@ -186,19 +194,17 @@ def _renderables(block: Block, width: int, console: Console) -> Iterator[Rendera
             yield from _broken(block, width, console)
         case Grid(indent=indent):
             dense = _dense(block)
-            if width < _NARROW and _natural(dense) > width:
+            sizes = _least(dense)
+            if indent + sum(sizes) + len(_GAP) * (len(sizes) - 1) > width:
                 yield from _records(dense, width, console)
                 return
             table = Table(box=None, pad_edge=False, show_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-            table.add_column(" " * max(indent - 2, 0), no_wrap=True) if indent else None
-            for nth, name in enumerate(dense.head):
-                table.add_column(
-                    name,
-                    justify="right" if name in dense.right else "left",
-                    overflow="fold",
-                    no_wrap=name in dense.right,
-                    min_width=min(len(name), 8) if nth else None,
-                )
+            if indent:
+                table.add_column(" " * max(indent - len(_GAP), 0), no_wrap=True)
+            for name, size in zip(dense.head, sizes, strict=True):
+                is_number = name in dense.right
+                justify: Literal["right", "left"] = "right" if is_number else "left"
+                table.add_column(name, justify=justify, overflow="fold", no_wrap=is_number, min_width=size)
             for row in dense.rows:
                 cells = [_joined(_pieces(cell)) for cell in row]
                 table.add_row(*([""] if indent else []), *cells)
@@ -226,7 +232,10 @@ def _broken(prose: Prose, width: int, console: Console) -> Iterator[Text]:
 
 def _tied(text: str, room: int) -> str:
     """A rule whose options keep their values beside them, as far as there is room."""
-    return " ".join(each if len(each) > room else each.replace(" ", _TIE) for each in _OPTION.split(text))
+    whole = _QUOTED.sub(lambda found: found[0].replace(" ", _TIE), text)
+    return " ".join(
+        each.replace(_TIE, " ") if len(each) > room else each.replace(" ", _TIE) for each in _OPTION.split(whole)
+    )
 
 
 def _records(grid: Grid, width: int, console: Console) -> Iterator[Text]:
