@@ -103,23 +103,34 @@ def _address_type(match: r.AddressType, state: State, host: Host) -> Answer:
     return all_of(match, (None if answer is None else answer != negated for answer, negated in pairs))
 
 
-_TOLD_BY_ADDRESS = {"LOCAL", "UNICAST", "MULTICAST", "BROADCAST"}
+_TOLD_BY_ADDRESS = frozenset({"LOCAL", "UNICAST", "MULTICAST", "BROADCAST"})
+_TOLD_BY_ROUTE = frozenset({"LOCAL", "ANYCAST", "PROHIBIT", "UNREACHABLE"})
 
 
 def _has_type(address: str, kinds: str, limit: str, host: Host) -> bool | None:
     """None: routes decide, which are not known."""
     if not address:
         return None
-    wanted = set(kinds.split(","))
+    wanted = frozenset(kinds.split(","))
     parsed = ip_address(address)
-    if host.is_local(address):
-        if limit and not parsed.is_loopback:
-            return None  # local, but of which interface?
-        # IPv6 asks the address alone whether it is unicast, IPv4 the routes, which say local.
-        return "LOCAL" in wanted or (parsed.version == 6 and "UNICAST" in wanted)
+    local = host.is_local(address)
+    if local and limit and "LOCAL" in wanted and not parsed.is_loopback:
+        return None  # of which interface?
+    if parsed.version == 6:
+        return _has_type_ipv6(wanted, parsed.is_multicast, local)
     broadcast = parsed == IPv4Address("255.255.255.255")
-    kind = "MULTICAST" if parsed.is_multicast else "BROADCAST" if broadcast else "UNICAST"
+    kind = "LOCAL" if local else "MULTICAST" if parsed.is_multicast else "BROADCAST" if broadcast else "UNICAST"
     return kind in wanted or (None if kind == "UNICAST" and wanted - _TOLD_BY_ADDRESS else False)
+
+
+def _has_type_ipv6(wanted: frozenset[str], multicast: bool, local: bool) -> bool | None:
+    """Here several types are not one or the other: what the address tells must hold, and one that the route tells."""
+    if "UNSPEC" in wanted or ("MULTICAST" if not multicast else "UNICAST") in wanted:
+        return False
+    asked = wanted & _TOLD_BY_ROUTE
+    if not asked or (local and "LOCAL" in asked):
+        return True
+    return None if asked - {"LOCAL"} else False
 
 
 # --- protocols and ports --------------------------------------------------------------------------------------

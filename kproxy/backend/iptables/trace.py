@@ -23,6 +23,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kproxy.backend.iptables import rules as r
+from kproxy.backend.iptables.parse import SavedTables
 from kproxy.backend.iptables.rewrite import UNTRACKED, change, steer, translate, translations
 from kproxy.backend.iptables.rules import Rule, Verdict
 from kproxy.backend.iptables.state import Host, State, Tracked
@@ -32,7 +33,8 @@ from kproxy.model.packet import Packet
 
 __all__ = [
     "BrokenTables", "DanglingJump", "Delivered", "Dropped", "EndlessJump", "Fate", "Host", "Met", "Outcome",
-    "Policies", "Refused", "Tables", "Tracked", "Untouched", "Walk", "fates", "trace", "walk",
+    "Policies", "Refused", "Tables", "Tracked", "Untouched", "Walk",
+    "chains_of", "fates", "policies_of", "trace", "walk",
 ]  # fmt: skip
 
 Tables = Mapping[tuple[str, str], Sequence[Rule]]  # (table, chain) → rules; built-in chains included
@@ -101,6 +103,23 @@ class DanglingJump(BrokenTables):
 
 class EndlessJump(BrokenTables):
     """Chains lead back to themselves, or are nested deeper than anything could follow."""
+
+
+def chains_of(saved: SavedTables) -> Tables:
+    return {
+        (table, name): [each.rule for each in chain.rules]
+        for table, chains in saved.items()
+        for name, chain in chains.items()
+    }
+
+
+def policies_of(saved: SavedTables) -> Policies:
+    return {
+        (table, name): chain.policy
+        for table, chains in saved.items()
+        for name, chain in chains.items()
+        if chain.policy != "-"
+    }
 
 
 def trace(

@@ -8,7 +8,9 @@ rules; many are joined into one that says how many conditions there are.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import reduce
 from math import isclose
 from typing import NamedTuple
 
@@ -87,8 +89,7 @@ def _join_alike(ways: Iterable[Way]) -> list[Way]:
 
 def _add(found: dict[tuple[Condition, ...], Way], way: Way) -> None:
     if (twin := found.get(way.conditions)) is not None:
-        likelier = max(twin, way, key=lambda each: each.probability)
-        way = replace(likelier, probability=twin.probability + way.probability)
+        way = _both(way, twin, way.conditions, twin.probability + way.probability)
     while way.conditions:
         *rest, last = way.conditions
         opposite = found.get((*rest, last._replace(holds=not last.holds)))
@@ -96,11 +97,19 @@ def _add(found: dict[tuple[Condition, ...], Way], way: Way) -> None:
             break
         found.pop(way.conditions, None)
         del found[opposite.conditions]
-        without = way if not last.holds else opposite  # its path has what is met in any case
-        way = replace(without, conditions=tuple(rest))
+        way = _both(way, opposite, tuple(rest), way.probability)
         if (twin := found.get(way.conditions)) is not None:
-            way = replace(twin, probability=twin.probability + way.probability)
+            way = _both(way, twin, way.conditions, twin.probability + way.probability)
     found[way.conditions] = way
+
+
+def _both(one: Way, other: Way, conditions: tuple[Condition, ...], probability: float) -> Way:
+    """Its path is what is met in any case."""
+    path = one.path
+    if path != other.path:
+        left = Counter(other.path)
+        path = tuple(each for each in path if left[each] > 0 and left.subtract((each,)) is None)
+    return replace(one, probability=probability, conditions=conditions, path=path)
 
 
 def _any_of(ways: Sequence[Way]) -> Way:
@@ -111,8 +120,12 @@ def _any_of(ways: Sequence[Way]) -> Way:
         for way in ways[:_SHOWN]
     ]
     text = f"any of {len(ways)} conditions, such as: {'; or '.join(filter(None, shown))}"
-    likeliest = max(ways, key=lambda way: way.probability)
-    return replace(likeliest, conditions=(*common, Condition((text,), holds=True)))
+    probability = max(way.probability for way in ways)
+    return reduce(
+        lambda one, other: _both(one, other, one.conditions, probability),
+        ways[1:],
+        replace(first, probability=probability, conditions=(*common, Condition((text,), holds=True))),
+    )
 
 
 def split(rule: Rule, way: Way, host: Host, taken: list[Way], missed: list[Way]) -> None:
