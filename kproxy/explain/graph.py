@@ -69,10 +69,15 @@ class Graph:
         self._leading: dict[Place, set[Place]] = {}
         self._fates: dict[Place, set[str]] | None = None
         self._ending: set[Place] | None = None
+        self.jumps: dict[Place, list[tuple[Place, int]]] = {}  # where a chain's rules lead, and on which line
         for (table, name), chain in self.chains.items():
+            jumps = []
             for saved in chain.rules:
                 if to := next_chain(saved.rule.target):
-                    self.referrers.setdefault((table, to), []).append((name, saved))
+                    there = (table, to)
+                    jumps.append((there, saved.line))
+                    self.referrers.setdefault(there, []).append((name, saved))
+            self.jumps[table, name] = jumps
 
     @property
     def tables(self) -> frozenset[str]:
@@ -84,7 +89,6 @@ class Graph:
 
     def below(self, start: Place) -> dict[Place, None]:
         """Every chain that can be reached from ``start``, itself included, in the order met."""
-        table = start[0]
         met: dict[Place, None] = {}
         waiting = [start]
         while waiting:
@@ -92,7 +96,7 @@ class Graph:
             if place in met or place not in self.chains:
                 continue
             met[place] = None
-            waiting += [(table, to) for saved in self.chains[place].rules if (to := next_chain(saved.rule.target))]
+            waiting += [to for to, _ in self.jumps[place]]
         return met
 
     def leads(self, start: Place, chain: str) -> bool:

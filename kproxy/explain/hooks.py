@@ -95,8 +95,9 @@ def _ends_before(graph: Graph, base: Place, chain: str) -> SavedRule | None:
         to = next_chain(saved.rule.target)
         if to == chain or (to and graph.leads((base[0], to), chain)):
             return None
-        ends = fate_of(saved.rule) in {*ENDINGS, "RETURN"} or (to and graph.ends_all((base[0], to)))
-        if ends and is_unconditional(saved.rule):
+        if is_proxys(to) or not is_unconditional(saved.rule):
+            continue
+        if fate_of(saved.rule) in {*ENDINGS, "RETURN"} or (to and graph.ends_all((base[0], to))):
             return saved
     return None
 

@@ -14,7 +14,7 @@ from kproxy.backend.iptables import names
 from kproxy.backend.iptables import rules as r
 from kproxy.explain import answer
 from kproxy.explain.answer import Severity
-from kproxy.explain.graph import PER_SERVICE, Graph, Place, hash_of, is_branch, is_proxys, next_chain
+from kproxy.explain.graph import PER_SERVICE, Graph, Place, hash_of, is_branch, is_proxys
 
 _WHOLE = "give the whole output of iptables-save, of all tables and unfiltered"
 _SHOWN = 8  # chains of a circle
@@ -66,7 +66,7 @@ def _loops(graph: Graph) -> Iterator[answer.Warning]:
     for start in graph.chains:
         if start in done:
             continue
-        way, depth = [(start, _steps(graph, start))], {start: 0}
+        way, depth = [(start, iter(graph.jumps[start]))], {start: 0}
         while way:
             last, steps = way[-1]
             found = next(steps, None)
@@ -81,15 +81,9 @@ def _loops(graph: Graph) -> Iterator[answer.Warning]:
                 circle += ["…"] if len(way) - depth[to] > _SHOWN else []
                 message = f"chains of {graph.place}{to[0]} lead in a circle: {' → '.join((*circle, to[1]))}"
                 yield answer.Warning("chain-loop", Severity.ERROR, f"{message}; no kernel takes that", _WHOLE, line)
-            elif to not in done:
+            elif to not in done and to in graph.chains:
                 depth[to] = len(way)
-                way.append((to, _steps(graph, to)))
-
-
-def _steps(graph: Graph, place: Place) -> Iterator[tuple[Place, int]]:
-    for saved in graph.rules(*place):
-        if (to := next_chain(saved.rule.target)) and (place[0], to) in graph.chains:
-            yield (place[0], to), saved.line
+                way.append((to, iter(graph.jumps[to])))
 
 
 def _orphans(graph: Graph) -> Iterator[answer.Warning]:
@@ -104,7 +98,7 @@ def _orphans(graph: Graph) -> Iterator[answer.Warning]:
             kind = "the chain of an endpoint" if name.startswith("KUBE-SEP-") else kind
         else:
             continue
-        below = len({to for to, _ in _steps(graph, place)})
+        below = len({to for to, _ in graph.jumps[place]})
         with_it = f", nor by this way {below} that it leads to" if below else ""
         yield answer.Warning(
             "orphaned-chain",
