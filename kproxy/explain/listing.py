@@ -50,6 +50,7 @@ STYLES = {
     Fate.DROPPED: "bold red",
     Fate.UNTOUCHED: "bold yellow",
 }
+_PLAIN = {"", "has no endpoints"}  # reasons that the table shows anyway
 _NUMBERS = frozenset({"ODDS", "OBSERVED", "LINE", "PACKETS"})
 
 
@@ -124,8 +125,8 @@ def services(
     """``said``: warnings, which tell whom to show where there are too many."""
     shown = every
     if len(every) > rows:
-        shown = _most_telling(every, said)[:rows]
-        yield line(f"{len(shown)} of {count(len(every), 'service port')}, those that something is wrong with first:")
+        shown, which = _most_telling(every, said, rows)
+        yield line(which.format(f"{len(shown)} of {count(len(every), 'service port')}"))
     several = len({each.variant for each in every}) > 1
     yield Grid(
         ("SERVICE PORT", "RULES", "ENDPOINTS", "ADDRESSES", "POLICY", "ODDS", "PACKETS"),
@@ -150,15 +151,20 @@ def services(
         )
 
 
-def _most_telling(every: Sequence[ServicePort], said: Iterable[answer.Warning]) -> list[ServicePort]:
+def _most_telling(
+    every: Sequence[ServicePort], said: Iterable[answer.Warning], rows: int
+) -> tuple[Sequence[ServicePort], str]:
+    """``rows`` of them, and which they are."""
     order = list(Severity)
     worst: dict[str, int] = {}
     for warning in said:
         rank = order.index(warning.severity)
         worst[warning.service] = min(rank, worst.get(warning.service, rank))
-    return sorted(
-        every, key=lambda each: (worst.get(each.name, len(order)), -sum(max(one.packets, 0) for one in each.frontends))
-    )
+    packets = {each.name: sum(max(one.packets, 0) for one in each.frontends) for each in every}
+    ranked = sorted(every, key=lambda each: (worst.get(each.name, len(order)), -packets[each.name]))
+    if ranked[0].name in worst:
+        return ranked[:rows], "{}, those in trouble first:"
+    return ranked[:rows], "the busiest {}:" if packets[ranked[0].name] else "the first {}:"
 
 
 def _endpoint_count(service: ServicePort) -> Span:
@@ -176,7 +182,8 @@ def frontend(one: Frontend, protocol: Protocol) -> Span:
     said = f"{_SHORT[one.kind]} {target(one.address or '*', one.port, protocol)}"
     if one.fate is Fate.DELIVERED or one.kind is FrontendKind.HEALTH_CHECK:
         return Span(said + (" (local)" if one.endpoints == "local" else ""))
-    return Span(f"{said} {one.fate.value}" + (f" ({one.why})" if one.why else ""), "red")
+    why = f" ({one.why})" if one.why not in _PLAIN else ""
+    return Span(f"{said} {one.fate.value}{why}", "red")
 
 
 def _policies(service: ServicePort) -> list[str]:

@@ -233,9 +233,13 @@ def _broken(prose: Prose, width: int, console: Console) -> Iterator[Text]:
 def _tied(text: str, room: int) -> str:
     """A rule whose options keep their values beside them, as far as there is room."""
     whole = _QUOTED.sub(lambda found: found[0].replace(" ", _TIE), text)
-    return " ".join(
-        each.replace(_TIE, " ") if len(each) > room else each.replace(" ", _TIE) for each in _OPTION.split(whole)
-    )
+    pieces = [each for option in _OPTION.split(whole) for each in _fitting(option, room)]
+    return " ".join(each.replace(_TIE, " ") if len(each) > room else each.replace(" ", _TIE) for each in pieces)
+
+
+def _fitting(option: str, room: int) -> Sequence[str]:
+    """``-m comment --comment "…"`` in one piece, or in two where it is too long."""
+    return [option] if len(option) <= room else re.split(" (?=--comment )", option)
 
 
 def _records(grid: Grid, width: int, console: Console) -> Iterator[Text]:

@@ -82,7 +82,11 @@ def test_a_table_that_nobody_reads_to_its_end_is_cut_and_begins_with_trouble() -
     rows = [row.split()[0] for row in said if row.startswith("shop/")]
     assert rows[:3] == ["shop/s4242:http", "shop/s0007:http", "shop/s0000:http"]
     assert len(rows) == ROWS
-    assert "40 of 5,000 service ports, those that something is wrong with first:" in said
+    assert "40 of 5,000 service ports, those in trouble first:" in said
+    calm = Summary((FACTS,), tuple(services))
+    assert "the busiest 40 of 5,000 service ports:" in show(calm, rows=ROWS)
+    still = tuple(replace(each, frontends=()) for each in services)
+    assert "the first 40 of 5,000 service ports:" in show(Summary((FACTS,), still), rows=ROWS)
     assert said[-1] == ("… and 4,960 more; name one: kproxy explain DUMP service NAMESPACE/NAME; all of them: --all")
     assert len([row for row in show(Summary((FACTS,), tuple(services))) if row.startswith("shop/")]) == 5000
 
