@@ -43,7 +43,7 @@ def packet(answer: PacketAnswer, shown: int) -> Iterator[Block]:
     common = set(_common(answer.ways))
     for way in answer.ways[:shown]:
         yield BLANK
-        yield from _way(way, before, common)
+        yield from _way(way, before, common, is_told=len({each.fate for each in answer.ways}) == 1)
         before = before or frozenset(way.path)
     if rest := answer.ways[shown:]:
         yield BLANK
@@ -56,19 +56,22 @@ def _verdict(answer: PacketAnswer) -> Iterator[Block]:
     if len(fates) < 2:
         yield line(Span(_WORDS[answer.fate], STYLES[answer.fate]), f": {name} {_end(answer)}")
         return
-    yield line(Span("It depends", STYLES[answer.fate]), f": {name}")
     certain = len({way.depends for way in answer.ways}) == 1
+    said: list[Piece] = [Span("It depends", STYLES[answer.fate]), f": {name} "]
     for fate in (each for each in Fate if each in fates):
         ways = [way for way in answer.ways if way.fate is fate]
         share = f" in {odds(sum(way.probability for way in ways))}" if certain else ""
         why = next((f": {way.why}" for way in ways if way.why), "")
-        yield line(Span(f"{_MEANS[fate]}{share}", STYLES[fate].removeprefix("bold ")), why, indent=2)
+        said += ["; or " if len(said) > 2 else "", f"{_MEANS[fate]}{share}{why}"]
+    yield line(*said)
 
 
 def _name(question: Question) -> str:
     sender = join(question.source, question.source_port) if question.source_port else question.source
-    where = f" by {question.interface}" if question.interface else ""
-    sender = f"{sender}{where}" if question.source else "a process on the node"
+    if question.here or not question.source:
+        sender = "a process on the node" + (f" ({sender})" if sender else "")
+    elif question.interface:
+        sender += f" by {question.interface}"
     mark = f" with mark {question.mark:#x}" if question.mark else ""
     there = target(question.destination, question.port, question.protocol)
     named = f"{question.service} ({there})" if question.service else there
@@ -122,14 +125,14 @@ def _source(way: Way) -> str:
     return f"{said}: {way.masquerade.why}{where}" if way.masquerade.why else f"{said}{where}"
 
 
-def _way(way: Way, before: frozenset[Line], common: set[str]) -> Iterator[Block]:
-    """``before``: the rules of the first way; ``common``: conditions that are told already."""
+def _way(way: Way, before: frozenset[Line], common: set[str], *, is_told: bool) -> Iterator[Block]:
+    """``before``: the rules of the first way; ``common``: conditions that are told; ``is_told``: why is, too."""
     said: list[Piece] = [Span(f"{odds(way.probability)} ", "bold"), Span(way.fate.value, STYLES[way.fate])]
     if way.endpoint:
         said.append(f" to {way.endpoint}")
     if way.masquerade.wanted:
         said.append(", its source replaced")
-    if way.why:
+    if way.why and not is_told:
         said.append(f": {way.why}")
     if own := [each for each in way.depends if each not in common]:
         said.append(f", provided {'; '.join(own)}")
