@@ -67,11 +67,21 @@ def dumps_of(data: bytes, name: str = "") -> tuple[Dump, ...]:
         raise UnreadableDump(error.line, error.why, remedy=error.remedy, name=_visible(name)) from error
 
 
+# A rule has a few hundred characters, and 100,000 of them fill 15 MB. What is beyond these bounds was made to fill the
+# memory, which each line costs some hundred bytes, and of a line each word.
+_MOST_LINES = 3_000_000
+_LONGEST = 1 << 16  # characters of a line
+
+
 def _dumps(data: bytes) -> tuple[Dump, ...]:
     check_bytes(data)
+    if data.count(b"\n") > _MOST_LINES:
+        raise UnreadableDump(_MOST_LINES, f"there are more lines than {_MOST_LINES:,}")
     text = data.decode("utf-8-sig", errors="replace")
     lines = (text if _is_plain(data) else _visible(text)).removesuffix("\n").split("\n")
     check_start(lines)
+    if len(longest := max(lines, key=len)) > _LONGEST:
+        raise UnreadableDump(lines.index(longest) + 1, f"has {len(longest):,} characters; no rule is that long")
     sections = list(_sections(lines))
     if not sections:
         parse_save(lines)  # says what is wrong with its first line

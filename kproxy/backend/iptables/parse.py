@@ -133,7 +133,7 @@ def _read_rule(chains: dict[str, SavedChain], reader: _Reader, line: str, number
 
 
 def shorten(line: str) -> str:
-    text = ascii(line)
+    text = ascii(line[:81])
     return text if len(text) <= 80 else f"{text[:76]}...'"
 
 

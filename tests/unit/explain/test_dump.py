@@ -201,6 +201,13 @@ def test_bad_input_is_named_by_its_line(text: str, said: str) -> None:
     assert caught.value.line == int(re.findall(r"\d+", said)[0])
 
 
+def test_what_was_made_to_fill_the_memory_is_refused() -> None:
+    with pytest.raises(UnreadableDump, match="line 3: has 100,005 characters; no rule is that long"):
+        dumps("*nat\n:A - [0:0]\n-A A " + "x " * 50_000 + "\nCOMMIT\n")
+    with pytest.raises(UnreadableDump, match="line 3000000: there are more lines than 3,000,000"):
+        dumps("*nat\n:A - [0:0]\n" + "-A A\n" * 3_000_000 + "COMMIT\n")
+
+
 def test_an_error_says_which_file() -> None:
     with pytest.raises(UnreadableDump, match=r"^a\.txt: it is empty; run iptables-save as root"):
         dumps_of(b"", "a.txt")
