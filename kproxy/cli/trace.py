@@ -31,7 +31,7 @@ from kproxy.explain.traced import describe
 from kproxy.explain.traced_text import blocks
 from kproxy.kernel.logger import hear_legacy
 from kproxy.kernel.trace_table import TABLE, Selector
-from kproxy.kernel.tracing import TraceRule, Watch, hear_nft
+from kproxy.kernel.tracing import TraceRule, Watch, hear_nft, refuse_second
 
 SEEN, NONE_CAME = 0, 3
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -84,8 +84,9 @@ class _Trace:
             loop.add_signal_handler(number, self._ended.set)
         scope = self._scope
         async with AsyncExitStack() as stack:
-            nft = hear_nft()  # first: who may not do this is told before anything is read
+            nft = hear_nft()
             stack.callback(nft.close)
+            refuse_second()  # as who may not do this: told before anything is read
             await self._rules.read()
             selectors = selectors_of(scope, [each for survey in self._rules.surveys for each in survey.services])
             legacy = None
@@ -104,7 +105,7 @@ class _Trace:
     async def _watch(self, watch: Watch) -> None:
         passages = Passages(TABLE, rate=self._scope.rate, now=time.monotonic())
         until = time.monotonic() + self._scope.seconds
-        while self._packets < self._scope.limit:
+        while True:
             now = time.monotonic()
             is_last = self._ended.is_set() or now >= until
             for sighting in watch.hear():
@@ -113,7 +114,7 @@ class _Trace:
             if over := list(passages.over(now)):
                 await self._rules.refresh()
                 self._print(over)
-            if is_last and not passages:
+            if self._packets >= self._scope.limit or (is_last and not passages):
                 return
             if passages:
                 await asyncio.sleep(_PAUSE)

@@ -21,6 +21,7 @@ from kproxy.model.sighting import Header, Sighting
 SILENCE = 0.25  # seconds after which a packet is taken to be through
 PATIENCE = 10.0  # seconds of a full rate that may come at once, when this program was held up
 _LOOPBACK = "lo"
+_MOST_TOLD = 1000  # headers of packets that others trace and that may prove to be ours
 
 
 class Passage(Struct):
@@ -52,6 +53,7 @@ class Passages:
         self._open: list[Passage] = []
         self._by_number: dict[int, Passage] = {}
         self._by_sender: dict[tuple[object, ...], Passage] = {}
+        self._told: dict[int, Sighting] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -69,17 +71,26 @@ class Passages:
         passage.sightings.append(sighting)
 
     def _passage(self, sighting: Sighting, now: float) -> Passage | None:
+        if sighting.is_mark and sighting.header is None:  # traced by somebody else too: its header was told before
+            sighting = self._told.pop(sighting.packet, sighting)
+            is_mark = True
+        else:
+            is_mark = sighting.is_mark
         header = sighting.header
         known = self._by_number.get(sighting.packet) if sighting.packet else None
         if header is None:
             return known
         again = sighting.in_interface == _LOOPBACK
-        if sighting.is_mark:
+        if is_mark:
             known = (self._by_sender.get(header.sender) if again else None) or self._begin(sighting, header, now)
         elif known is None and (again or not sighting.packet):
             known = self._by_sender.get(header.sender)
         if known is not None and sighting.packet:
             self._by_number[sighting.packet] = known
+        elif sighting.table == self._own_table:
+            if len(self._told) >= _MOST_TOLD:
+                self._told.clear()
+            self._told[sighting.packet] = sighting
         return known
 
     def _begin(self, sighting: Sighting, header: Header, now: float) -> Passage | None:

@@ -74,13 +74,10 @@ def _listen() -> Ear:
         mode = struct.pack(">IBx", _COPIED, _COPY_PACKET)
         now = netlink.attribute(_TIMEOUT, struct.pack(">I", 1)) + netlink.attribute(_THRESHOLD, struct.pack(">I", 1))
         door.ask(_CONFIG, netlink.ACK, 0, netlink.attribute(_MODE, mode) + now, what)
-    except netlink.NetlinkError as error:
+    except KernelError as error:
         door.raw.close()
-        if error.errno == errno.EBUSY:
+        if isinstance(error, NotPermitted) or getattr(error, "errno", 0) == errno.EBUSY:
             raise KernelError(f"{what}: another program has it, such as ulogd; stop that one for the trace") from error
-        raise
-    except KernelError:
-        door.raw.close()
         raise
     return Ear(door, sightings.read_legacy, what)
 

@@ -17,6 +17,7 @@ Source: linux/netfilter/nf_tables.h; what ``nft --debug=netlink`` says of the sa
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,6 +47,9 @@ _CT_STATE, _STATE_NEW = 0, struct.pack("=I", 8)
 _NETWORK, _TRANSPORT = 1, 2  # NFT_PAYLOAD_*_HEADER
 _FIB_ADDRESS_TYPE, _FIB_DESTINATION, _LOCAL = 3, 1 << 1, struct.pack("=I", 2)
 _IFNAMSIZ = 16
+_LOOPBACK = "lo"
+_COMMENTED = "kproxy trace, process "
+_COMMENT = re.compile(rb"kproxy trace, process (\d{1,10})\0")
 _NUMBERS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 _DOMAINS = {IPFamily.IPV4: socket.AF_INET, IPFamily.IPV6: socket.AF_INET6}
 _SOURCE_AT = {IPFamily.IPV4: 12, IPFamily.IPV6: 8}
@@ -66,17 +70,23 @@ class Selector(Struct, frozen=True):
     local: bool = False  # the destination is an address of the node
 
 
-def requests(selectors: Iterable[Selector], *, rate: int, every: bool) -> list[Request]:
-    """One transaction that makes the table. ``rate``: packets a second; ``every``: not only the first of a flow."""
+def requests(selectors: Iterable[Selector], *, rate: int, every: bool, process: int) -> list[Request]:
+    """One transaction that makes the table.
+
+    ``rate``: packets a second; ``every``: not only the first of a flow; ``process``: our number, for who finds it.
+    """
+    selectors = tuple(selectors)
     priority = _BEFORE_RAW if every else _BEHIND_CONNTRACK
+    condition = () if every else _is_new()
+    is_loopback = any(selector.interface == _LOOPBACK for selector in selectors)
     return [
-        (NEW_TABLE, CREATE | EXCL, NFPROTO_INET, _named(1) + _number(2, _OWNER)),
+        (NEW_TABLE, CREATE | EXCL, NFPROTO_INET, _named(1) + _number(2, _OWNER) + attribute(6, _comment(process))),
         _chain(MARK_CHAIN),
         _chain(SCOPE_CHAIN),
         _rule(MARK_CHAIN, _limit(rate), *_set_trace()),
         *(_rule(SCOPE_CHAIN, *_conditions(selector), _go(_GOTO, MARK_CHAIN)) for selector in selectors),
-        *_hooked("prerouting", _PREROUTING, priority, every=every),
-        *_hooked("output", _OUTPUT, priority, every=every),
+        *_hooked("prerouting", _PREROUTING, priority, *condition, *(() if is_loopback else _is_from_elsewhere())),
+        *_hooked("output", _OUTPUT, priority, *condition),
     ]
 
 
@@ -86,6 +96,18 @@ def removal() -> Request:
 
 def lookup() -> Request:
     return (GET_TABLE, 0, NFPROTO_INET, _named(1))
+
+
+def process_of(userdata: bytes) -> str:
+    """Whose table it is, from its comment; empty: it does not say."""
+    found = _COMMENT.match(userdata[2:])
+    return found[1].decode() if found else ""
+
+
+def _comment(process: int) -> bytes:
+    """As nft(8) stores one: type 0, the length, the text."""
+    text = f"{_COMMENTED}{process}".encode() + b"\0"
+    return bytes([0, len(text)]) + text
 
 
 # --- tables, chains, rules ------------------------------------------------------------------------------------
@@ -107,10 +129,10 @@ def _chain(name: str) -> Request:
     return (NEW_CHAIN, CREATE, NFPROTO_INET, _named(1) + _text(3, name))
 
 
-def _hooked(name: str, hook: int, priority: int, *, every: bool) -> Iterator[Request]:
+def _hooked(name: str, hook: int, priority: int, *conditions: bytes) -> Iterator[Request]:
     where = nested(4, _number(1, hook), _number(2, priority))
     yield (NEW_CHAIN, CREATE, NFPROTO_INET, _named(1) + _text(3, name) + where + _text(7, "filter"))
-    yield _rule(name, *(() if every else _is_new()), _go(_JUMP, SCOPE_CHAIN))
+    yield _rule(name, *conditions, _go(_JUMP, SCOPE_CHAIN))
 
 
 def _rule(chain: str, *expressions: bytes) -> Request:
@@ -148,8 +170,8 @@ def _compare(value: bytes, how: int = _EQUAL) -> bytes:
     return _expression("cmp", _number(1, _REGISTER), _number(2, how), nested(3, attribute(1, value)))
 
 
-def _meta_is(what: int, value: bytes) -> tuple[bytes, bytes]:
-    return _expression("meta", _number(2, what), _number(1, _REGISTER)), _compare(value)
+def _meta_is(what: int, value: bytes, how: int = _EQUAL) -> tuple[bytes, bytes]:
+    return _expression("meta", _number(2, what), _number(1, _REGISTER)), _compare(value, how)
 
 
 def _payload_is(base: int, offset: int, value: bytes) -> tuple[bytes, bytes]:
@@ -162,6 +184,11 @@ def _is_new() -> tuple[bytes, bytes, bytes]:
     mask = (nested(4, attribute(1, _STATE_NEW)), nested(5, attribute(1, bytes(4))))
     bits = _expression("bitwise", _number(1, _REGISTER), _number(2, _REGISTER), _number(3, 4), *mask)
     return state, bits, _compare(bytes(4), _UNEQUAL)
+
+
+def _is_from_elsewhere() -> tuple[bytes, bytes]:
+    """What comes in through lo was marked when it went out, and need not use up the rate twice."""
+    return _meta_is(_LIIFNAME, _LOOPBACK.encode().ljust(_IFNAMSIZ, b"\0"), _UNEQUAL)
 
 
 def _limit(rate: int) -> bytes:

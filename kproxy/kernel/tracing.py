@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from typing import Self
 
 from kproxy.errors import KernelError
@@ -35,7 +35,6 @@ _TOO_OLD = (
     "outlive a crash; use a newer kernel, or `kproxy explain live` with the packet's addresses instead"
 )
 _LACKING = "make the trace rule: this kernel lacks a part of nf_tables that it needs (inet, ct, fib or limit)"
-_MOST_PROCESSES = 1 << 22  # larger numbers of sockets are not their process's
 
 
 class TraceRunning(KernelError):
@@ -46,7 +45,7 @@ class TraceRule:
     """The rule, from ``with`` to its end; the kernel removes it, too, when this process is gone."""
 
     def __init__(self, selectors: Sequence[Selector], *, rate: int, every: bool) -> None:
-        self._requests = trace_table.requests(selectors, rate=rate, every=every)
+        self._requests = trace_table.requests(selectors, rate=rate, every=every, process=os.getpid())
         self._socket: netlink.NetfilterSocket | None = None
 
     def __enter__(self) -> Self:
@@ -78,11 +77,23 @@ def _explain(error: KernelError) -> KernelError:
         return KernelError(_TOO_OLD)
     if number == errno.ENOENT:
         return KernelError(_LACKING)
-    with suppress(KernelError), netlink.NetfilterSocket() as door:
-        for part in door.ask(*trace_table.lookup(), "look for a trace"):
-            owner = int.from_bytes(netlink.find(part, netlink.BODY, len(part), 7) or b"", "big")
-            return TraceRunning(_SECOND.format(f" (process {owner})" if 0 < owner < _MOST_PROCESSES else ""))
+    try:
+        refuse_second()
+    except TraceRunning as running:
+        return running
     return error
+
+
+def refuse_second() -> None:
+    """Raises TraceRunning where the table is there already."""
+    with netlink.NetfilterSocket() as door:
+        try:
+            parts = door.ask(*trace_table.lookup(), "look for a trace")
+        except KernelError:  # it is not there, or nobody may know
+            return
+    for part in parts:
+        process = trace_table.process_of(netlink.find(part, netlink.BODY, len(part), 6) or b"")
+        raise TraceRunning(_SECOND.format(f" (process {process})" if process else ""))
 
 
 class Ear:

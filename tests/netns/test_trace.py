@@ -1,0 +1,168 @@
+"""``kproxy trace`` on a node, with real packets: what it prints is what happened, and it leaves nothing behind.
+
+How sightings become passages, and passages answers, is in tests/unit/explain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kproxy.config import IptablesVariant
+from kproxy.kernel.monitor import FlushMonitor, NftEvents
+from kproxy.kernel.trace_table import BURST, Selector
+from kproxy.kernel.tracing import TraceRule, hear_nft
+from kproxy.model.enums import IPFamily, Protocol
+from tests.netns.conftest import Namespace
+from tests.netns.traced_node import CLIENT, DEADLINE, EMPTY, NODE, NODE_PORT, WEB, TracedNode, traced_node
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(params=["nft", "legacy"])
+async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TracedNode]:
+    async with traced_node(request.param, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def legacy(tmp_path: Path) -> AsyncIterator[TracedNode]:
+    """The variant that has more to put back."""
+    async with traced_node("legacy", tmp_path) as made:
+        yield made
+
+
+async def test_the_endpoint_that_is_printed_is_the_one_that_answered(node: TracedNode) -> None:
+    before = node.logger()
+    trace = await node.start("--service", "shop/web", "--json", "--limit", "5")
+    assert "watching first packets of flows" in trace.began
+    assert await node.is_marking()
+    answered = [
+        f"{(await node.dial(WEB[4]))[0]}:8080",
+        f"{await node.ask(WEB[4])}:5353",
+        f"[{(await node.dial(WEB[6]))[0]}]:8080",
+        f"{(await node.dial(NODE[4], NODE_PORT))[0]}:8080",
+        f"{(await node.dial(NODE[4], NODE_PORT, host=node.node))[0]}:8080",
+    ]
+    packets = await trace.packets()
+    assert [each["endpoint"] for each in packets] == answered
+    assert [each["service"] for each in packets] == [f"shop/web:{port}" for port in ("http", "dns", *["http"] * 3)]
+    assert [each["masquerade"]["wanted"] for each in packets] == [False] * 3 + [True] * 2
+    assert [each["interface"] for each in packets] == ["outside"] * 4 + [""]
+    assert {each["variant"] for each in packets} == {node.variant}
+    assert not await node.is_marking()
+    assert node.logger() == before
+    # Rules are named by the lines that iptables-save prints
+    saved = (await node.run(f"iptables-{node.variant}-save", "-c")).splitlines()
+    for rule in packets[0]["rules"]:
+        assert saved[rule["line"]["number"] - 1].endswith(rule["line"]["text"])
+    chains = [rule["line"]["chain"][:9] for rule in packets[0]["rules"] if rule["line"]["table"] == "nat"]
+    assert chains[:4] == ["PREROUTIN", "KUBE-SERV", "KUBE-SVC-", "KUBE-SEP-"]
+
+
+async def test_what_is_refused_is_told_to_people(node: TracedNode) -> None:
+    trace = await node.start("--to", f"{EMPTY}:80/tcp")
+    with pytest.raises(ConnectionRefusedError):
+        await node.dial(EMPTY)
+    status, out, err = await trace.end(signal.SIGINT)
+    assert (status, err) == (0, "")
+    assert "shop/empty → refused: shop/empty has no endpoints" in out
+    assert out.endswith("1 packet of 1 flow; the trace rule is removed\n")
+
+
+async def test_all_packets_are_those_of_known_flows_too(legacy: TracedNode) -> None:
+    trace = await legacy.start("--to", f"{WEB[4]}:80", "--all", "--json", "--limit", "3")
+    answered, _ = await legacy.dial(WEB[4])
+    packets = await trace.packets()
+    assert {each["endpoint"] for each in packets} == {f"{answered}:8080"}
+    assert [each["known_flow"] for each in packets] == [False, True, True]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+async def test_nothing_is_left_however_it_ends(legacy: TracedNode, number: int) -> None:
+    before = legacy.logger()
+    trace = await legacy.start("--from", CLIENT[4])
+    assert await legacy.is_marking()
+    assert legacy.logger() == "nfnetlink_log" != before
+    status, out, _ = await trace.end(number)
+    assert not await legacy.is_marking()
+    async with asyncio.timeout(DEADLINE):
+        while legacy.logger() != before:  # noqa: ASYNC110 -- after SIGKILL the guard does it, and /proc tells nobody
+            await asyncio.sleep(0.01)
+    if number == signal.SIGKILL:
+        assert status == -signal.SIGKILL
+    else:
+        assert (status, out) == (3, "\nno such packet came; the trace rule is removed\n")
+
+
+async def test_one_trace_at_a_time_and_only_for_root(legacy: TracedNode) -> None:
+    first = await legacy.start("--from", CLIENT[4])
+    status, _, err = await (await legacy.start("--from", CLIENT[4])).end()
+    assert status == 1
+    assert f"a trace is running on this node already (process {first.process.pid}): end that one first" in err
+    nobody = await legacy.start("--from", CLIENT[4], under=("setpriv", "--bounding-set=-net_admin", "--"))
+    status, _, err = await nobody.end()
+    assert (status, err.count("\n")) == (1, 1)
+    assert "run kproxy as root or give it CAP_NET_ADMIN" in err
+    assert await legacy.is_marking()
+    await first.end(signal.SIGINT)
+
+
+async def test_another_programs_trace_is_not_shown(tmp_path: Path) -> None:
+    async with traced_node("nft", tmp_path) as node:
+        await node.run("iptables-nft", "-t", "raw", "-A", "PREROUTING", "-j", "TRACE")
+        trace = await node.start("--to", f"{WEB[4]}:80", "--json", "--limit", "1")
+        await node.ask(WEB[4])
+        answered, port = await node.dial(WEB[4])
+        (packet,) = await trace.packets()
+        assert packet["source"] == f"{CLIENT[4]}:{port}"
+        assert packet["endpoint"] == f"{answered}:8080"
+
+
+async def test_rules_that_change_meanwhile_are_not_mistaken_for_others(node: TracedNode) -> None:
+    trace = await node.start("--to", f"{WEB[4]}:80", "--json", "--limit", "1")
+    await node.run(f"iptables-{node.variant}", "-t", "nat", "-I", "PREROUTING", "-p", "udp", "-j", "RETURN")
+    answered, _ = await node.dial(WEB[4])
+    (packet,) = await trace.packets()
+    assert (packet["service"], packet["endpoint"]) == ("shop/web:http", f"{answered}:8080")
+    first = packet["rules"][0]
+    assert first["line"]["chain"] == "PREROUTING"
+    assert not first["line"]["number"] or first["line"]["text"].endswith("-j KUBE-SERVICES")
+
+
+# --- without a program ----------------------------------------------------------------------------------------
+
+
+def test_the_kernel_keeps_to_the_rate(inside: Namespace) -> None:
+    inside.run(("ip", "address", "add", "192.0.2.1/32", "dev", "lo"))
+    ear = hear_nft()
+    selector = Selector(IPFamily.IPV4, destination="192.0.2.1", port=53, protocol=Protocol.UDP)
+    with TraceRule([selector], rate=2, every=False):
+        began = time.monotonic()
+        for _ in range(60):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.sendto(b"?", ("192.0.2.1", 53))
+        took = time.monotonic() - began
+        marked = [sighting for sighting in ear.hear() if sighting.is_mark and sighting.header]
+    ear.close()
+    assert BURST <= len(marked) <= BURST + 1 + 2 * took
+
+
+async def test_the_daemon_does_not_mind(inside: Namespace) -> None:
+    assert inside
+    events = NftEvents()
+    with TraceRule([Selector(IPFamily.IPV6)], rate=1, every=True):
+        pass
+    monitor = FlushMonitor(IptablesVariant.NFT, [])
+    generations = events.generations()
+    async with asyncio.timeout(DEADLINE):
+        seen = [await anext(generations) for _ in range(2)]
+    await generations.aclose()  # type: ignore[attr-defined]
+    events.close()
+    assert [flush for generation in seen for flush in monitor.judge(generation)] == []
