@@ -12,6 +12,7 @@ has none of a family, that is said once, for most likely nobody asked for it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
@@ -65,8 +66,7 @@ def _pairs(before: Sequence[Survey], after: Sequence[Survey]) -> list[_Pair]:
         family = [each for each in left if each.dump.facts.family is one.dump.facts.family]
         fitting = [each for each in family if each.dump.facts.variant == one.dump.facts.variant]
         other = fitting[0] if fitting else family[0] if len(family) == 1 and _is_alone(one, before) else None
-        if other is not None:
-            left.remove(other)
+        left = [each for each in left if each is not other]
         found.append((one, other))
     found += ((None, each) for each in left)
     families = {survey.dump.facts.family for survey in (*before, *after)}
@@ -89,14 +89,14 @@ def _label(survey: Survey | None, *, named: bool, crowded: bool) -> str:
 
 
 def _by_identity(survey: Survey) -> dict[tuple[str, int], ServicePort]:
-    """By the hash that a service port's chains have or would have, which a name gives as well."""
+    """By the hash that a service port's chains have or would have, which a name gives as well; else by its address."""
     found: dict[tuple[str, int], ServicePort] = {}
+    seen: Counter[str] = Counter()
     for each in survey.services:
-        digest = names.digest(f"{each.name}{each.protocol.lower}") if each.service else each.hash
-        nth = 0
-        while (digest, nth) in found:
-            nth += 1
-        found[digest, nth] = each
+        known = not each.service and each.hash
+        digest = known or names.digest(f"{each.name}{each.protocol.lower}")
+        found[digest, seen[digest]] = each
+        seen[digest] += 1
     return found
 
 

@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kproxy.cli.plan import render
-from kproxy.config import Config
+from kproxy.config import Config, ProxyMode
 from kproxy.explain.answer import Changes
 from kproxy.explain.changes import compare
 from kproxy.explain.dump import dumps_of
 from kproxy.explain.survey import Survey, survey
 from kproxy.model.enums import IPFamily
+from kproxy.plan.build import build_plan
 from kproxy.plan.plan import Target
-from tests.builders import node, port, service, slice_of
+from kproxy.plan.steer import lines, steer
+from tests.builders import node, port, service, slice_of, snapshot
 from tests.unit.backend.iptables.examples import PODS, compiled, plan_of, service_sets, simple, targets
 from tests.unit.backend.iptables.test_compile import CONFIGS, SCENARIOS
 from tests.unit.explain.test_survey import FLAT, LARGE, LAYOUTS, TREES, recorded, written
@@ -174,6 +176,46 @@ def without(*parts: str) -> Callable[[str], str]:
 )
 def test_what_changes_on_the_node(change: Callable[[str], str], said: Sequence[tuple[str, str]]) -> None:
     assert node_of(recorded("etp-local-with-endpoints"), change) == said
+
+
+def test_variants_are_compared_with_their_own() -> None:
+    nft = recorded("etp-local-with-endpoints")
+    legacy = nft.replace("(nf_tables)", "(legacy)").replace("10.244.2.10", "10.244.2.99")
+    assert changed(nft + legacy, legacy + nft) == []
+    assert changed(nft + legacy, legacy) == [("", "rules", "rules of IPv4 nft, 3 service ports", "")]
+    moved = changed(nft + legacy, nft + legacy.replace("10.244.2.99", "10.244.2.98"))
+    assert moved == [
+        ("default/etl TCP legacy", "endpoint", "10.244.2.99:8080", ""),
+        ("default/etl TCP legacy", "endpoint", "", "10.244.2.98:8080"),
+    ]
+    marked = changed(nft + legacy, nft + legacy.replace(":OUTPUT ACCEPT", ":OUTPUT DROP"))
+    assert marked[0] == (
+        "",
+        "rules",
+        "legacy: filter OUTPUT has policy ACCEPT",
+        "legacy: filter OUTPUT has policy DROP",
+    )
+
+
+def test_a_service_that_the_relay_takes_over_is_said_and_its_ports_are_not() -> None:
+    kernel = build_plan(snapshot(service("web"), slice_of("web", "10.0.0.1", "10.0.0.2")), PODS, IPFamily.IPV4)
+    config = replace(PODS, proxy_mode=ProxyMode.USERSPACE)
+    plan = build_plan(snapshot(service("web"), slice_of("web", "10.0.0.1", "10.0.0.2")), config, IPFamily.IPV4)
+    (line,) = (line for line, _ in lines(plan))
+    one, other = (written(steer(plan, "169.254.73.80", {line: port}).plan) for port in (40001, 40002))
+    assert changed(one, other) == []
+    taken = ("default/web TCP", "rules", "balanced by the kernel", "carried by kproxy's relay")
+    assert taken in changed(written(kernel), one)
+    assert {each[0] for each in changed(written(kernel), one)} <= {"", "default/web TCP"}
+
+
+def test_what_nothing_names_is_compared_by_its_address() -> None:
+    silent = re.sub(r' -m comment --comment ("[^"]*"|\S+)', "", recorded("no-endpoints"))
+    assert changed(silent, silent) == []
+    gone = "\n".join(line for line in silent.split("\n") if "10.96.3.8" not in line)
+    assert changed(silent, gone) == [
+        ("port 80 of 10.96.3.8 TCP", "service", "cluster IP 10.96.3.8:80: no endpoints", "")
+    ]
 
 
 def test_families_are_compared_with_their_own_and_one_that_is_missing_is_said_once() -> None:

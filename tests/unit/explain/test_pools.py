@@ -93,3 +93,10 @@ def test_chains_without_end_are_left() -> None:
 
 def test_a_chain_that_is_not_there_is_empty() -> None:
     assert Pools({}).pool("C") == Pool()
+
+
+def test_a_rewrite_that_cannot_be_printed_is_known_by_its_comment() -> None:
+    (told,) = pool('-A C -m comment --comment "a/b -> [fd00::1]:80" -j DNAT [unsupported revision]').choices
+    assert (told.ip, told.port, told.line) == ("fd00::1", 80, 3)
+    (silent,) = pool("-A C -j DNAT [unsupported revision]").choices
+    assert (silent.ip, silent.port, silent.probability) == ("", 0, 1.0)

@@ -198,6 +198,17 @@ def plan_key(namespace: str, name: str) -> names.ServicePortKey:
     return names.ServicePortKey(namespace, name, "", Protocol.TCP)
 
 
+def test_what_is_counted_apart_is_counted_together() -> None:
+    rules = [
+        f'[{packets}:1] -A KUBE-NODEPORTS {where}-p tcp -m comment --comment "a/b" -m tcp --dport 30000 -j KUBE-EXT-A'
+        for packets, where in ((3, "-d 127.0.0.0/8 "), (4, ""), (5, "-s 10.0.0.0/8 "))
+    ]
+    rules.append("[9:1] -A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS")
+    heads = [f":{name} - [0:0]" for name in ("KUBE-SERVICES", "KUBE-NODEPORTS")]
+    (each,) = surveyed("\n".join(["*nat", *heads, *rules, "COMMIT", ""])).services
+    assert [(at.address, at.packets, at.line) for at in each.frontends] == [("", 12, 5)]
+
+
 # --- dumps that are not whole ---------------------------------------------------------------------------------
 
 

@@ -199,6 +199,18 @@ def test_chains_of_others_and_of_nobody() -> None:
     assert said == "is not in the dump, though rules lead to it; it chooses among all endpoints of default/etl"
 
 
+def test_what_a_proxy_keeps_for_itself() -> None:
+    text = recorded("etp-local-with-endpoints").replace(
+        "*nat\n", "*nat\n:KUBE-SVC-TRIAL - [0:0]\n:KUBE-SEP-AAAAAAAAAAAAAAAA - [0:0]\n"
+    )
+    surveys = [surveyed(text)]
+    assert things.chain(surveys, "nat/KUBE-PROXY-CANARY").meaning.startswith("is empty; the proxy looks")
+    assert things.chain(surveys, "KUBE-SVC-TRIAL").meaning.startswith("is where kproxy tries rules")
+    lost = things.chain(surveys, "KUBE-SEP-AAAAAAAAAAAAAAAA")
+    assert lost.meaning.startswith("was a Service's or an endpoint's")
+    assert (lost.services, lost.referrers, lost.lines) == ((), (), ())
+
+
 def test_a_chain_that_is_not_there_has_neighbours() -> None:
     with pytest.raises(InvalidConfig, match=r"chain KUBE-SVC-LAHW is not in the dump; .*KUBE-SVC-LAHWZBDITIGHFEYH"):
         things.chain(ETL, "KUBE-SVC-LAHW")
