@@ -200,9 +200,11 @@ class PacketAnswer(Struct, frozen=True, tag="packet"):
     frontend: Frontend | None = None
     endpoints: tuple[Endpoint, ...] = ()  # with the odds of this packet
     ways: tuple[Way, ...] = ()  # likeliest first
-    flow: str = ""  # a conntrack entry that decided, in words; then the rules of nat were not asked
+    flow: str = ""  # what conntrack's entries say of it, in words
+    established: bool = False  # one of them decided: the rules of nat were not asked
     nearest: Nearest | None = None
     warnings: tuple[Warning, ...] = ()  # those that concern this packet
+    relayed: bool = False  # kproxy's userspace mode: the endpoint is the relay, which chooses one
 
 
 # --- one thing ------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ class Reader(Struct, frozen=True):
     tables: Mapping[tuple[str, str], Sequence[Rule]]
     service: ServicePort | None
     frontend: Frontend | None
+    known: bool = False  # it belongs to a flow that is there already
 
     def way(self, outcome: t.Outcome) -> Way:
         steps = tuple(map(self._step, outcome.path))
@@ -37,7 +38,8 @@ class Reader(Struct, frozen=True):
             depends=tuple(map(in_words, outcome.depends)),
             path=tuple(step.line for step in steps),
         )
-        source = Journey(steps, self.tables, self.frontend, self.packet.mark)
+        relayed = self.service is not None and self.service.relayed
+        source = Journey(steps, self.tables, self.frontend, self.packet.mark, relayed, self.known)
         match outcome.fate:
             case t.Delivered(ip, port, masquerade):
                 return replace(way, endpoint=join_address(ip, port), masquerade=source.explain(masquerade))

@@ -19,6 +19,7 @@ from kproxy.backend.iptables import rules as r
 from kproxy.backend.iptables.rules import Rule, Table
 from kproxy.explain.answer import Frontend, FrontendKind, Line, Masquerade
 
+STRANGER = "the source is outside of the pod range"
 _POSTROUTING = "POSTROUTING"
 _HEAD = 4  # rules of a chain among which those that mark stand
 
@@ -37,14 +38,18 @@ class Journey(Struct, frozen=True):
     tables: Mapping[tuple[str, str], Sequence[Rule]]
     frontend: Frontend | None
     mark: int  # that it came with
+    relayed: bool = False  # our relay is the endpoint
+    known: bool = False  # it belongs to a flow that is there already
 
     def explain(self, wanted: bool) -> Masquerade:
         """``wanted``: whether its source is replaced at last."""
+        if self.known:
+            return Masquerade(wanted, "the flow began so")
         if not wanted:
             return Masquerade(wanted=False, why=self._why_kept())
         replacing = next((step for step in reversed(self.path) if step.rule and _replaces(step.rule.target)), None)
         if replacing is None:
-            return Masquerade(wanted=True, why="the flow began so")
+            return Masquerade(wanted=True)
         bits = self._bits(replacing.line.chain)
         marking = self._marking(bits)
         if bits and marking is not None and marking.rule is not None:
@@ -96,6 +101,8 @@ class Journey(Struct, frozen=True):
             return "it is marked, but an address of this node is reached without nat POSTROUTING"
         if self.frontend is None:
             return ""
+        if self.relayed:
+            return "up to kproxy's relay, which speaks to an endpoint for the client"
         return next(self._reprieves(), "no rule asks to replace it")
 
     def _reprieves(self) -> Iterator[str]:
@@ -126,7 +133,7 @@ def _why_from(match: r.Match, rewritten: Collection[str]) -> str:
         case r.Source(cidr, False) if cidr.partition("/")[0] in rewritten:
             return "the endpoint is the sender itself (hairpin)"
         case r.Source(cidr, negated):
-            return f"the source is {'outside of the pod range' if negated else 'within'} {cidr}"
+            return f"{STRANGER if negated else 'the source is within'} {cidr}"
         case r.InInterface(name, negated):
             return f"it does not come in by the pods' interface {name}" if negated else f"it comes in by {name}"
         case r.AddressType(source="LOCAL"):

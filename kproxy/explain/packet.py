@@ -11,15 +11,11 @@ something else with the packet is told, for the kernel asks both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import ip_address
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from kproxy.backend.iptables import rules as r
-from kproxy.backend.iptables import trace as t
 from kproxy.errors import InvalidConfig
 from kproxy.explain import answer as said
 from kproxy.explain import tracked
@@ -27,21 +23,18 @@ from kproxy.explain.answer import (
     Endpoint,
     Fate,
     Frontend,
-    FrontendKind,
-    Nearest,
     PacketAnswer,
     Question,
     ServicePort,
     Severity,
     Way,
 )
-from kproxy.explain.condition import without_loopback
 from kproxy.explain.facts import HostFacts
 from kproxy.explain.flows import Flow
-from kproxy.explain.journey import Reader, join_address, joined
-from kproxy.explain.nearest import find_nearest
-from kproxy.explain.question import canonical, packet_of, read_question, resolve
-from kproxy.explain.survey import Survey, relay_addresses
+from kproxy.explain.inquiry import Inquiry
+from kproxy.explain.journey import join_address
+from kproxy.explain.question import canonical, packets_of, read_question, resolve
+from kproxy.explain.survey import Survey
 from kproxy.model.enums import family_of
 from kproxy.model.packet import Packet
 
@@ -64,11 +57,16 @@ def answer(
 ) -> PacketAnswer:
     """Raises InvalidConfig: no rules of the packet's family, no such Service, or rules that no kernel can hold."""
     question = resolve(surveys, question)
-    packet = packet_of(question, facts.addresses)
-    known = tracked.find(flows, question, packet, facts.addresses)
+    packets = packets_of(question, facts.addresses)
+    known = tracked.find(flows, question, packets[0], facts.addresses)
     survey, *others = _of_family(surveys, question)
-    asked = _Asked(survey, packet, facts, known.deciding)
-    ways, service, frontend = asked.ways()
+    assumed = (
+        question.here and not question.source and packets[0].source not in {*facts.addresses, question.destination}
+    )
+    if known.deciding is not None:
+        packets = (replace(packets[0], source=known.deciding.source),)
+    asked = Inquiry.each(survey, packets, facts, known.deciding, assumed=assumed)
+    ways, service, frontend = _from_any(asked)
     worst = min((way.fate for way in ways), key=WORST.index)
     return PacketAnswer(
         question=question,
@@ -78,13 +76,31 @@ def answer(
         endpoints=endpoints_of(ways, service),
         ways=ways,
         flow=known.words,
-        nearest=asked.nearest(ways, service, objects),
+        established=known.deciding is not None,
+        nearest=asked[0].nearest(ways, service, objects),
         warnings=(
             *tracked.stale(known.flows, service),
-            *asked.warnings(ways),
-            *_other_variants(others, packet, facts, worst),
+            *asked[0].warnings(ways),
+            *_other_variants(others, packets[0], facts, worst),
         ),
+        relayed=service is not None and service.relayed,
     )
+
+
+def _from_any(asked: Sequence[Inquiry]) -> tuple[tuple[Way, ...], ServicePort | None, Frontend | None]:
+    """The ways of packets that differ in their source; which source it is matters only where the ways differ, too."""
+    (first, service, frontend), *others = (inquiry.ways() for inquiry in asked)
+    alike: dict[frozenset[Way], list[int]] = {}
+    for place, ways in enumerate((first, *(each[0] for each in others))):
+        alike.setdefault(frozenset(replace(way, path=()) for way in ways), []).append(place)
+    if len(alike) == 1:
+        return first, service, frontend
+    every = (first, *(each[0] for each in others))
+    found = []
+    for places in alike.values():
+        sent = f"it is sent from {' or '.join(asked[place].packet.source for place in places)}"
+        found += [replace(way, depends=(sent, *way.depends)) for way in every[places[0]]]
+    return tuple(sorted(found, key=lambda way: -way.probability)), service, frontend
 
 
 def _of_family(surveys: Sequence[Survey], question: Question) -> list[Survey]:
@@ -98,142 +114,9 @@ def _of_family(surveys: Sequence[Survey], question: Question) -> list[Survey]:
     return sorted(fitting, key=lambda survey: -len(survey.services))
 
 
-class _Asked(Struct, frozen=True):
-    """One packet before the rules of one survey."""
-
-    survey: Survey
-    packet: Packet
-    facts: HostFacts
-    flow: Flow | None = None
-
-    @property
-    def addresses(self) -> frozenset[str]:
-        return self.facts.addresses | relay_addresses(self.survey.dump)
-
-    def walk(self) -> tuple[t.Walk, dict[tuple[str, str], list[r.Rule]]]:
-        tables = {
-            (table, name): [saved.rule for saved in chain.rules]
-            for table, chains in self.survey.dump.tables.items()
-            for name, chain in chains.items()
-        }
-        policies = {
-            (table, name): chain.policy
-            for table, chains in self.survey.dump.tables.items()
-            for name, chain in chains.items()
-            if chain.policy != "-"
-        }
-        flow = tracked.tracked(self.flow) if self.flow else None
-        host = t.Host(addresses=self.addresses, remembered=self.facts.remembered, flow=flow)
-        try:
-            return t.walk(tables, self.packet, host, policies), tables
-        except t.BrokenTables as broken:
-            raise InvalidConfig(
-                f"the dump is broken: {broken}; give the whole output of iptables-save, of all tables"
-            ) from broken
-
-    def ways(self) -> tuple[tuple[Way, ...], ServicePort | None, Frontend | None]:
-        walk, tables = self.walk()
-        service, frontend = self._find(walk.outcomes)
-        reader = Reader(self.survey, self.packet, tables, service, frontend)
-        given = self._given(service, walk.left_out)
-        possible = (outcome for outcome in map(self._possible, walk.outcomes) if outcome is not None)
-        ways = (replace(way, depends=self._depends(way, given)) for way in map(reader.way, possible))
-        return tuple(joined(ways)), service, frontend
-
-    def _possible(self, outcome: t.Outcome) -> t.Outcome | None:
-        if self.packet.from_host or self.packet.in_interface or not outcome.depends:
-            return outcome
-        depends = without_loopback(outcome.depends)
-        return None if depends is None else replace(outcome, depends=depends)
-
-    def _depends(self, way: Way, given: tuple[str, ...]) -> tuple[str, ...]:
-        if way.fate not in {Fate.DELIVERED, Fate.UNTOUCHED}:
-            return way.depends
-        if self._needs_route_localnet(way) and self.facts.route_localnet is None:
-            given = (*given, "net.ipv4.conf.all.route_localnet is 1 on this node")
-        return (*way.depends, *given)
-
-    def _given(self, service: ServicePort | None, left_out: int) -> tuple[str, ...]:
-        """What every way depends on by which the packet goes on, besides the conditions of rules."""
-        given = []
-        if "filter" not in self.survey.dump.tables:
-            given.append("the filter table, which is not in this dump, lets it pass")
-        if service is not None and service.affinity_seconds and self.flow is None:
-            lists = {each.chain for each in service.endpoints}
-            if not lists & self.facts.remembered:
-                given.append(
-                    f"the client did not use {service.name} in the last {service.affinity_seconds} s (session affinity)"
-                )
-        if left_out:
-            given.append(f"none of {left_out} more ways, which were too many to follow, is the packet's")
-        return tuple(given)
-
-    def _needs_route_localnet(self, way: Way) -> bool:
-        """Whether the node sends to elsewhere from a loopback address."""
-        if not way.endpoint or ":" in self.packet.source or not ip_address(self.packet.source).is_loopback:
-            return False
-        endpoint = way.endpoint.partition(":")[0]
-        return self.packet.from_host and endpoint not in self.addresses and not ip_address(endpoint).is_loopback
-
-    # --- whose it is --------------------------------------------------------------------------------------------
-
-    def _find(self, outcomes: Iterable[t.Outcome]) -> tuple[ServicePort | None, Frontend | None]:
-        """The Service that the rules met are of; of a flow for which nat is not asked, the one that answers there."""
-        if self.flow is None:
-            by_line = {each.line: (whose, each) for whose, each in self._frontends() if each.line}
-            for met in (met for outcome in outcomes for met in outcome.path):
-                chain = self.survey.dump.tables[met.table][met.chain]
-                line = chain.rules[met.position].line if 0 <= met.position < len(chain.rules) else 0
-                if found := by_line.get(line):
-                    return found
-                owners = self.survey.owners.get((met.table, met.chain), ())
-                if len(owners) == 1:
-                    owner = self.survey.services[owners[0]]
-                    return owner, next((each for whose, each in self._at_place() if whose is owner), None)
-            return None, None
-        return next(self._at_place(), (None, None))
-
-    def _frontends(self) -> Iterator[tuple[ServicePort, Frontend]]:
-        for service in self.survey.services:
-            for frontend in service.frontends:
-                if frontend.kind is not FrontendKind.HEALTH_CHECK:
-                    yield service, frontend
-
-    def _at_place(self) -> Iterator[tuple[ServicePort, Frontend]]:
-        """Frontends of the packet's destination; an address of a Service comes before the node's."""
-        there = self.packet.destination
-        local = there in self.addresses or ip_address(there).is_loopback
-        found = [
-            (service, frontend)
-            for service, frontend in self._frontends()
-            if frontend.port == self.packet.port
-            and service.protocol is self.packet.protocol
-            and (frontend.address == there or (local and not frontend.address))
-        ]
-        yield from sorted(found, key=lambda pair: not pair[1].address)
-
-    # --- besides ------------------------------------------------------------------------------------------------
-
-    def nearest(self, ways: Sequence[Way], service: ServicePort | None, objects: Objects | None) -> Nearest | None:
-        if self.flow is not None or (service is not None and all(way.fate is not Fate.UNTOUCHED for way in ways)):
-            return None
-        met = next((way.path for way in ways if way.fate is Fate.UNTOUCHED), ways[0].path)
-        return find_nearest(self.survey, self.packet, self.addresses, met, objects)
-
-    def warnings(self, ways: Sequence[Way]) -> Iterator[said.Warning]:
-        enabled = self.facts.route_localnet
-        if enabled is not None and "all" not in enabled and any(map(self._needs_route_localnet, ways)):
-            yield said.Warning(
-                "route-localnet-off",
-                Severity.ERROR,
-                f"the kernel sends nothing from {self.packet.source} to another host while route_localnet is 0",
-                "set net.ipv4.conf.all.route_localnet to 1, or dial another address of the node",
-            )
-
-
 def _other_variants(others: Iterable[Survey], packet: Packet, facts: HostFacts, fate: Fate) -> Iterator[said.Warning]:
     for survey in others:
-        ways, service, _ = _Asked(survey, packet, facts).ways()
+        ways, service, _ = Inquiry.each(survey, [packet], facts)[0].ways()
         worst = min((way.fate for way in ways), key=WORST.index)
         if worst is Fate.UNTOUCHED:
             continue

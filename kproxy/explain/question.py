@@ -22,6 +22,7 @@ from kproxy.model.enums import IPFamily, Protocol, family_of
 from kproxy.model.packet import Packet
 
 HOST = "host"
+_MOST_SOURCES = 16  # addresses of the node from which a process may send
 _PORT = r"(?P<port>[0-9]{1,5})"
 _ADDRESS = r"(?:\[(?P<v6>[^\]\s]+)\]|(?P<v4>[^:/\s]+))"
 _DESTINATION = re.compile(rf"{_ADDRESS}:{_PORT}(?:/(?P<protocol>[a-z]+))?", re.IGNORECASE)
@@ -158,20 +159,33 @@ def _choices(name: str, services: Sequence[ServicePort]) -> str:
 # --- to a packet ----------------------------------------------------------------------------------------------
 
 
-def packet_of(question: Question, addresses: frozenset[str]) -> Packet:
-    """``addresses``: those of the node. The first of them is taken for a process that is not bound to one."""
-    family = family_of(question.destination)
-    own = sorted((each for each in addresses if family_of(each) is family), key=ip_address)
-    loopback = "::1" if family is IPFamily.IPV6 else "127.0.0.1"
-    to_itself = question.destination in addresses or ip_address(question.destination).is_loopback
-    unbound = question.destination if to_itself else own[0] if own else loopback
-    return Packet(
-        source=question.source or unbound,
-        destination=question.destination,
-        port=question.port,
-        protocol=question.protocol,
-        in_interface=question.interface,
-        from_host=question.here,
-        mark=question.mark,
-        source_port=question.source_port,
+def packets_of(question: Question, addresses: frozenset[str]) -> tuple[Packet, ...]:
+    """One; of a process on the node that is not bound to an address one for each that it may have.
+
+    ``addresses``: those of the node. Which one the kernel takes, routes say, and they are not known here.
+    """
+    return tuple(
+        Packet(
+            source=source,
+            destination=question.destination,
+            port=question.port,
+            protocol=question.protocol,
+            in_interface=question.interface,
+            from_host=question.here,
+            mark=question.mark,
+            source_port=question.source_port,
+        )
+        for source in _sources(question, addresses)
     )
+
+
+def _sources(question: Question, addresses: frozenset[str]) -> Sequence[str]:
+    to = ip_address(question.destination)
+    if question.source:
+        return [question.source]
+    if question.destination in addresses or to.is_loopback:
+        return [question.destination]  # what a process sends to its own node is sent from there, too
+    parsed = [each for each in map(ip_address, addresses) if each.version == to.version]
+    fitting = [each for each in parsed if to.is_link_local or not each.is_link_local]
+    own = [str(each) for each in sorted(fitting, key=int)]
+    return own[:_MOST_SOURCES] or ["::1" if to.version == 6 else "127.0.0.1"]

@@ -23,6 +23,7 @@ NODE = "192.168.100.11"
 IN_RANGE = "the source is within the pod range 10.244.0.0/16"
 STRANGER = "the source is outside of the pod range 10.244.0.0/16"
 OUTSIDE = "it comes to an external address of traffic policy Cluster"
+OUT_OF_ETL = "the node itself sends it to an external address of traffic policy Local"
 HAIRPIN = "the endpoint is the sender itself (hairpin)"
 LOCAL = "external traffic policy Local keeps it"
 
@@ -52,10 +53,7 @@ def ask(
             "etp-local-with-endpoints",
             "host",
             "203.0.113.31:80",
-            {
-                (end, 0.5, "the node itself sends it to an external address of traffic policy Local")
-                for end in ("10", "20")
-            },
+            {("10", 0.5, OUT_OF_ETL), ("20", 0.5, OUT_OF_ETL)},
         ),
         ("lb-source-ranges", "192.168.100.9", "203.0.113.12:80", {("10", 0.5, OUTSIDE), ("20", 0.5, OUTSIDE)}),
         (
@@ -155,6 +153,30 @@ def test_a_client_that_is_remembered_goes_where_it_went_before() -> None:
     known = ask(surveys, "10.244.1.7", "default/aff", facts=HostFacts(remembered=frozenset({second.chain})))
     assert known.endpoints == (replace(second, probability=1.0),)
     assert known.ways[0].depends == ()
+
+
+def test_where_a_process_sends_from_matters_only_where_it_changes_something() -> None:
+    facts = HostFacts(addresses=frozenset({NODE, "192.168.100.12", "10.244.1.1"}))
+    surveys = recorded("etp-local-with-endpoints")
+    said = ask(surveys, "host", "10.96.3.1:80", facts=facts)
+    assert {(way.masquerade.why, way.depends) for way in said.ways} == {
+        (IN_RANGE, ("it is sent from 10.244.1.1",)),
+        (STRANGER, (f"it is sent from {NODE} or 192.168.100.12",)),
+    }
+    assert [each.probability for each in said.endpoints] == [0.5, 0.5]
+    outside = HostFacts(addresses=frozenset({NODE, "192.168.100.12"}))
+    assert {way.depends for way in ask(surveys, "host", "10.96.3.1:80", facts=outside).ways} == {()}
+    assert {way.depends for way in ask(surveys, NODE, "10.96.3.1:80", facts=facts).ways} == {()}
+
+
+def test_that_the_nodes_address_is_not_known_is_said_where_it_matters() -> None:
+    surveys = recorded("etp-local-with-endpoints")
+    said = ask(surveys, "host", "10.96.3.1:80", facts=HostFacts())
+    assert {(way.masquerade.why, way.depends) for way in said.ways} == {
+        (STRANGER, ("the address of the node is outside of the pod range 10.244.0.0/16 (--local tells it)",))
+    }
+    said = ask(surveys, "host", "203.0.113.31:80", facts=HostFacts())
+    assert {(way.masquerade.why, way.depends) for way in said.ways} == {(OUT_OF_ETL, ())}
 
 
 # --- other people's rules -------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 from kproxy.errors import InvalidConfig
 from kproxy.explain.answer import Frontend, FrontendKind, Question, ServicePort
-from kproxy.explain.question import packet_of, read_question, resolve
+from kproxy.explain.question import packets_of, read_question, resolve
 from kproxy.explain.survey import Survey
 from kproxy.model.enums import IPFamily, Protocol
 from tests.unit.explain.dumps import dump_of
@@ -138,18 +138,25 @@ def test_a_service_may_have_no_address_to_dial() -> None:
 # --- to a packet ----------------------------------------------------------------------------------------------
 
 
-def test_a_process_on_the_node_sends_from_an_address_of_the_node() -> None:
-    own = frozenset({"192.168.0.20", "192.168.0.3", "fd00::2"})
-    asked = read_question("host", "10.96.0.1:53")
-    assert packet_of(asked, own).source == "192.168.0.3"
-    assert packet_of(asked, own).from_host
-    assert packet_of(asked, frozenset()).source == "127.0.0.1"
-    assert packet_of(read_question("host", "[fd00::1]:53"), frozenset()).source == "::1"
-    assert packet_of(read_question("host", "192.168.0.20:53"), own).source == "192.168.0.20"
-    assert packet_of(read_question("host", "127.0.0.1:53"), own).source == "127.0.0.1"
+def senders(source: str, to: str, *own: str) -> list[str]:
+    packets = packets_of(read_question(source, to), frozenset(own))
+    assert all(packet.from_host for packet in packets)
+    return [packet.source for packet in packets]
+
+
+def test_a_process_on_the_node_may_send_from_any_of_its_addresses() -> None:
+    own = ("192.168.0.20", "192.168.0.3", "10.244.1.1", "169.254.1.1", "fd00::2", "fe80::1")
+    assert senders("host", "10.96.0.1:53", *own) == ["10.244.1.1", "192.168.0.3", "192.168.0.20"]
+    assert senders("host", "169.254.1.9:53", *own)[1] == "169.254.1.1"
+    assert senders("host", "[fd00:96::1]:53", *own) == ["fd00::2"]
+    assert senders("host", "192.168.0.20:53", *own) == ["192.168.0.20"]
+    assert senders("host", "127.0.0.1:53", *own) == ["127.0.0.1"]
+    assert senders("host", "10.96.0.1:53") == ["127.0.0.1"]
+    assert senders("host", "[fd00::1]:53") == ["::1"]
+    assert len(senders("host", "10.96.0.1:53", *(f"10.0.0.{n}" for n in range(100)))) == 16
 
 
 def test_a_packet_has_what_was_asked_for() -> None:
-    packet = packet_of(read_question("10.0.0.9:77", "10.96.0.1:53/udp", "cni0", "0x10"), frozenset())
+    (packet,) = packets_of(read_question("10.0.0.9:77", "10.96.0.1:53/udp", "cni0", "0x10"), frozenset())
     assert (packet.source, packet.source_port, packet.in_interface, packet.mark) == ("10.0.0.9", 77, "cni0", 0x10)
     assert not packet.from_host

@@ -27,6 +27,8 @@ def test_the_relay_is_on_the_node_and_is_reached_by_services_alone() -> None:
     assert (said.fate, said.service) == (Fate.DELIVERED, "default/web")
     assert [(each.ip, each.port, each.probability) for each in said.endpoints] == [("169.254.73.80", 40001, 1.0)]
     assert surveys[0].services[0].relayed
+    assert said.ways[0].masquerade.why == "up to kproxy's relay, which speaks to an endpoint for the client"
+    assert said.relayed
     chains = {each.chain for way in said.ways for each in way.path}
     assert "INPUT" in chains
     assert "FORWARD" not in chains

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kproxy.explain.answer import Fate, PacketAnswer, Severity
+from kproxy.explain.answer import Fate, Masquerade, PacketAnswer, Severity
 from kproxy.explain.facts import HostFacts
 from kproxy.explain.flows import flows_of
 from kproxy.explain.packet import answer, read_question
@@ -49,7 +49,8 @@ def test_a_flow_goes_on_and_nat_is_not_asked() -> None:
     assert (said.fate, said.service) == (Fate.DELIVERED, "a/web")
     assert [(each.ip, each.port, each.probability) for each in said.endpoints] == [("10.244.1.1", 8080, 1.0)]
     assert not {line.table for way in said.ways for line in way.path} & {"nat"}
-    assert not said.ways[0].masquerade.wanted
+    assert said.ways[0].masquerade == Masquerade(wanted=False, why="the flow began so")
+    assert said.established
     assert (said.nearest, said.warnings) == (None, ())
 
 
@@ -106,6 +107,7 @@ def test_without_a_port_every_flow_is_named_and_the_answer_is_for_a_new_one() ->
         "this answer is for a new one"
     )
     assert any(line.table == "nat" for line in said.ways[0].path)
+    assert not said.established
     one = ask("10.244.1.7", entry())
     assert one.flow.startswith("1 flow is known from 10.244.1.7 to")
     many = ask("10.244.1.7", *(entry(port=n) for n in range(1, 12)))
