@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from kproxy.explain.answer import Fate, Line, PacketAnswer, Question, Way
 from kproxy.explain.listing import STYLES, endpoints, rules, warnings
 from kproxy.explain.paper import BLANK, Block, Piece, Span, line
-from kproxy.explain.wording import count, join, odds, target
+from kproxy.explain.wording import count, join, odds, some, target
 
 WAYS = 3
 _WORDS = {
@@ -52,7 +52,7 @@ def packet(answer: PacketAnswer, shown: int) -> Iterator[Block]:
 
 def _verdict(answer: PacketAnswer) -> Iterator[Block]:
     fates = {way.fate for way in answer.ways}
-    name = _name(answer.question)
+    name = f"{'a packet of a known flow' if answer.established else 'a new flow'} {_name(answer.question)}"
     if len(fates) < 2:
         yield line(Span(_WORDS[answer.fate], STYLES[answer.fate]), f": {name} {_end(answer)}")
         return
@@ -75,7 +75,7 @@ def _name(question: Question) -> str:
     mark = f" with mark {question.mark:#x}" if question.mark else ""
     there = target(question.destination, question.port, question.protocol)
     named = f"{question.service} ({there})" if question.service else there
-    return f"a new flow from {sender} to {named}{mark}"
+    return f"from {sender} to {named}{mark}"
 
 
 def _end(answer: PacketAnswer) -> str:
@@ -84,8 +84,12 @@ def _end(answer: PacketAnswer) -> str:
     ends = {way.endpoint for way in answer.ways if way.endpoint}
     if answer.fate is not Fate.DELIVERED:
         return _MEANS[answer.fate] + why
+    if answer.relayed and ends:
+        return f"goes to kproxy's relay at {some(sorted(ends))}, which chooses an endpoint{whose}"
     if len(ends) == 1:
-        return f"goes to {next(iter(ends))}" + (f", the one endpoint{whose}" if whose and not answer.flow else "")
+        return f"goes to {next(iter(ends))}" + (
+            f", the one endpoint{whose}" if whose and not answer.established else ""
+        )
     return f"goes to one of {count(len(ends), 'endpoint')}{whose}"
 
 

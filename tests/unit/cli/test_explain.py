@@ -100,6 +100,38 @@ def test_a_packet_of_no_service(explain: Explain, dump: str) -> None:
     assert said.startswith("Not a service packet: a new flow from a process on the node to 10.96.0.81:80/tcp ")
 
 
+def test_a_packet_of_userspace_mode_goes_to_the_relay(explain: Explain, tmp_path: Path) -> None:
+    (tmp_path / "web.yaml").write_text(CLUSTER, encoding="utf-8")
+    planned = subprocess.run(
+        (sys.executable, "-m", "kproxy", "plan", "-f", str(tmp_path), "--proxy-mode=userspace"),
+        capture_output=True,
+        check=True,
+    )
+    (tmp_path / "dump").write_bytes(planned.stdout)
+    said = explain(str(tmp_path / "dump"), *TO_WEB)
+    assert "goes to kproxy's relay at 169.254.73.80:32768, which chooses an endpoint of default/web" in said
+
+
+def test_what_is_known_besides_is_taken_from_files(explain: Explain, dump: str, tmp_path: Path) -> None:
+    objects, flows = tmp_path / "objects.yaml", tmp_path / "flows"
+    node = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: %s}]}"
+    objects.write_text(f"{CLUSTER}---\n{node % '192.168.1.10'}\n", encoding="utf-8")
+    asked = (dump, "--from=203.0.113.9:4000", "--to=192.168.1.10:30080")
+    assert explain(*asked).status == 2
+    assert "of 2 endpoints of default/web" in explain(*asked, "--local=192.168.1.10")
+    assert "of 2 endpoints of default/web" in explain(*asked, "--node=n1", f"--objects={objects}")
+    refused = explain(*asked, "--node=n2", f"--objects={objects}")
+    assert "those that are: n1" in refused.err
+    flows.write_text(
+        "tcp 6 431999 ESTABLISHED src=203.0.113.9 dst=192.168.1.10 sport=4000 dport=30080 "
+        "src=10.244.0.8 dst=192.168.1.10 sport=8080 dport=4000 [ASSURED] mark=0 use=1\n",
+        encoding="utf-8",
+    )
+    known = explain(*asked, "--local=192.168.1.10", f"--conntrack={flows}")
+    assert "goes to 10.244.0.8:8080" in known
+    assert "\n  flow     " in known
+
+
 def test_one_thing(explain: Explain, dump: str) -> None:
     assert explain(dump, "service", "default/web").startswith("default/web tcp, IPv4\n  cluster 10.96.0.80:80/tcp")
     assert explain(dump, "endpoint", "10.244.0.7:8080").startswith("10.244.0.7:8080 serves 1 service port")

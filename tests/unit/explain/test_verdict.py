@@ -54,8 +54,8 @@ def test_one_endpoint_is_named_at_once() -> None:
 
 
 def test_a_known_flow_goes_where_it_goes_whoever_else_there_is() -> None:
-    said = show(replace(DELIVERED, ways=DELIVERED.ways[:1], flow="conntrack knows the flow"))
-    assert said[0].endswith("goes to 10.244.1.7:8080")
+    said = show(replace(DELIVERED, ways=DELIVERED.ways[:1], flow="conntrack knows the flow", established=True))
+    assert said[0] == f"Delivered: {FLOW.replace('a new flow', 'a packet of a known flow')} goes to 10.244.1.7:8080"
     assert "  flow     conntrack knows the flow" in said
 
 
@@ -122,3 +122,11 @@ def test_a_process_on_the_node_and_a_service_by_name() -> None:
 def test_warnings_stand_before_the_path() -> None:
     said = show(PACKET)
     assert said.index("warning: shop/web has no endpoints (line 21); look whether its pods are ready") < 10
+
+
+def test_the_relay_is_told_from_an_endpoint() -> None:
+    ways = (Way(1.0, Fate.DELIVERED, "169.254.73.80:32768"),)
+    (first, *_) = show(replace(DELIVERED, ways=ways, relayed=True))
+    assert first == (
+        f"Delivered: {FLOW} goes to kproxy's relay at 169.254.73.80:32768, which chooses an endpoint of shop/web:http"
+    )
