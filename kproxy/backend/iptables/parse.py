@@ -144,7 +144,7 @@ def shorten(line: str) -> str:
 _NEXT = r"(?! (?:! )?-[A-Za-z](?: |$))"
 _FREE = r"--(?:comment|name|string|hex-string|helper|nfacct-name|hashlimit-name)"
 _OFTEN = r"""-m comment --comment "[^"\\]*"|(?:! )?-[sdp] [^ "]+"""
-_FRAGMENT = re.compile(rf"-[jg] .+|(?:{_OFTEN})(?= -)|(?:! )?{WORD}(?: {_FREE} {WORD}|{_NEXT} {WORD})*")
+_FRAGMENT = re.compile(rf"-[jg] .+|(?:{_OFTEN})(?= -)|(?:! )?{WORD}(?: {_FREE} {WORD}|{_NEXT} {WORD})*", re.DOTALL)
 _WORD = re.compile(WORD)
 
 
@@ -188,8 +188,4 @@ def _cut(rest: str) -> list[str]:
     words = _WORD.findall(rest)
     if "".join(words).replace(" ", "") != rest.replace(" ", ""):
         raise ValueError("a quotation has no end")
-    text = " ".join(words)
-    fragments = _FRAGMENT.findall(text)
-    if " ".join(fragments) != text:
-        raise ValueError("these are no options and values")
-    return fragments
+    return _FRAGMENT.findall(" ".join(words))
