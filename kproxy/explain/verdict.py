@@ -87,9 +87,7 @@ def _end(answer: PacketAnswer) -> str:
     if answer.relayed and ends:
         return f"goes to kproxy's relay at {some(sorted(ends))}, which chooses an endpoint{whose}"
     if len(ends) == 1:
-        return f"goes to {next(iter(ends))}" + (
-            f", the one endpoint{whose}" if whose and not answer.established else ""
-        )
+        return f"goes to endpoint {next(iter(ends))}{whose}"
     return f"goes to one of {count(len(ends), 'endpoint')}{whose}"
 
 

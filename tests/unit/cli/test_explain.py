@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -128,7 +132,7 @@ def test_what_is_known_besides_is_taken_from_files(explain: Explain, dump: str, 
         encoding="utf-8",
     )
     known = explain(*asked, "--local=192.168.1.10", f"--conntrack={flows}")
-    assert "goes to 10.244.0.8:8080" in known
+    assert "goes to endpoint 10.244.0.8:8080" in known
     assert "\n  flow     " in known
 
 
@@ -286,6 +290,43 @@ def test_colour_is_asked_for_or_seen(explain: Explain, dump: str) -> None:
     assert "\x1b[" not in explain(dump)
     assert "\x1b[" in explain(dump, "--colour=always")
     assert "\x1b[" not in explain(dump, "--color=never")
+
+
+def on_a_terminal(columns: int, *words: str, **environment: str) -> list[str]:
+    """What a person would see, line by line."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, columns))
+    variables = {"PATH": "/usr/bin:/bin", "TERM": "xterm", **environment}
+    command = (sys.executable, "-m", "kproxy", "explain", *words)
+    with subprocess.Popen(command, stdout=theirs, env=variables) as process:
+        os.close(theirs)
+        seen = b""
+        with suppress(OSError):  # EIO: the other side is closed
+            while piece := os.read(ours, 1 << 16):
+                seen += piece
+        assert process.wait() == 0
+    os.close(ours)
+    return seen.decode().replace("\r\n", "\n").split("\n")
+
+
+def test_a_terminal_gets_what_fits_it(tmp_path: Path) -> None:
+    rules = "".join(
+        f'-A KUBE-SERVICES -d 10.96.0.{nth}/32 -p tcp -m comment --comment "default/s{nth:02} has no endpoints" '
+        "-m tcp --dport 80 -j REJECT --reject-with icmp-port-unreachable\n"
+        for nth in range(60)
+    )
+    dump = tmp_path / "dump"
+    dump.write_text(
+        f"*filter\n:INPUT ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n-A INPUT -j KUBE-SERVICES\n{rules}COMMIT\n",
+        encoding="utf-8",
+    )
+    plain = on_a_terminal(80, str(dump), NO_COLOR="1")
+    assert max(map(len, plain)) <= 80
+    assert len([line for line in plain if line.startswith("default/s")]) == 40
+    assert any(line.startswith("… and 20 more; name one: kproxy explain DUMP service") for line in plain)
+    whole = on_a_terminal(80, str(dump), "--all")
+    assert len([line for line in whole if line.startswith("\x1b[1mdefault/s")]) == 60
+    assert "\x1b[" not in "".join(on_a_terminal(80, str(dump), TERM="dumb"))
 
 
 def test_a_terminal_that_lacks_a_letter_sees_its_code(dump: str) -> None:

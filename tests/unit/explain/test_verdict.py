@@ -50,12 +50,13 @@ def test_the_answer_comes_first_and_the_path_second() -> None:
 
 def test_one_endpoint_is_named_at_once() -> None:
     (first, *_) = show(replace(DELIVERED, ways=DELIVERED.ways[:1]))
-    assert first.endswith("goes to 10.244.1.7:8080, the one endpoint of shop/web:http")
+    assert first.endswith("goes to endpoint 10.244.1.7:8080 of shop/web:http")
 
 
 def test_a_known_flow_goes_where_it_goes_whoever_else_there_is() -> None:
     said = show(replace(DELIVERED, ways=DELIVERED.ways[:1], flow="conntrack knows the flow", established=True))
-    assert said[0] == f"Delivered: {FLOW.replace('a new flow', 'a packet of a known flow')} goes to 10.244.1.7:8080"
+    known = FLOW.replace("a new flow", "a packet of a known flow")
+    assert said[0] == f"Delivered: {known} goes to endpoint 10.244.1.7:8080 of shop/web:http"
     assert "  flow     conntrack knows the flow" in said
 
 
