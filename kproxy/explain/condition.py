@@ -34,10 +34,15 @@ def _limit(found: re.Match[str], holds: bool) -> str:
     return f"its rate is {'within' if holds else 'above'} {found['name']} (limit)"
 
 
+def _bridged(_: re.Match[str], holds: bool) -> str:
+    return f"it {'comes' if holds else 'does not come'} in by a port of a bridge"
+
+
 _WORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], bool], str]], ...] = (
     (re.compile(r"(?P<no>! )?-(?P<way>[io]) (?P<name>\S+)"), _interface),
     (re.compile(r"-m set (?P<no>! )?--match-set (?P<name>\S+) (?P<sides>\S+)"), _set),
     (re.compile(r"-m owner (?P<no>! )?--(?P<kind>uid|gid)-owner (?P<name>\S+)"), _owner),
+    (re.compile(r"-m physdev (?P<no>! )?--physdev-is-in"), _bridged),
     (re.compile(r"-m limit (?P<no>! )?--limit (?P<name>\S+)(?: --limit-burst \d+)?"), _limit),
 )
 _TARGET = re.compile(r"(?P<target>-[jg] .*?) (?P<does>(?:drops|accepts|lets|chooses) .*)")

@@ -39,7 +39,7 @@ class Reader(Struct, frozen=True):
             path=tuple(step.line for step in steps),
         )
         relayed = self.service is not None and self.service.relayed
-        source = Journey(steps, self.tables, self.frontend, self.packet.mark, relayed, self.known)
+        source = Journey(steps, self.tables, self.frontend, self.packet, relayed, self.known)
         match outcome.fate:
             case t.Delivered(ip, port, masquerade):
                 return replace(way, endpoint=join_address(ip, port), masquerade=source.explain(masquerade))
@@ -56,14 +56,14 @@ class Reader(Struct, frozen=True):
         chain = dump.tables[met.table][met.chain]
         if 0 <= met.position < len(chain.rules):
             saved = chain.rules[met.position]
-            return Step(dump.line(met.table, met.chain, saved), saved.rule)
-        return Step(Line(chain.line, met.table, met.chain, f"policy {chain.policy}"), None)
+            return Step(dump.line(met.table, met.chain, saved), saved.rule, met.position)
+        return Step(Line(chain.line, met.table, met.chain, f"policy {chain.policy}"), None, -1)
 
     def _why_not(self, steps: Sequence[Step], fate: Fate) -> str:
         """Why it was refused or dropped."""
         if not steps:
             return ""
-        line, rule = steps[-1]
+        line, rule, _ = steps[-1]
         service = self.service
         if rule is None:
             return f"no rule of {line.table} {line.chain} accepts it, and the chain's policy is {line.text.split()[-1]}"

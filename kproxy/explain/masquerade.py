@@ -9,7 +9,6 @@ without asking for a mark is somebody else's, and is named.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -17,10 +16,13 @@ from msgspec import Struct
 from kproxy.backend.iptables import names
 from kproxy.backend.iptables import rules as r
 from kproxy.backend.iptables.rules import Rule, Table
+from kproxy.backend.iptables.state import is_within
 from kproxy.explain.answer import Frontend, FrontendKind, Line, Masquerade
+from kproxy.model.packet import Packet
 
 STRANGER = "the source is outside of the pod range"
 _POSTROUTING = "POSTROUTING"
+_EXTERNAL = ("KUBE-EXT-", "KUBE-XLB-")
 _HEAD = 4  # rules of a chain among which those that mark stand
 
 
@@ -29,6 +31,7 @@ class Step(NamedTuple):
 
     line: Line
     rule: Rule | None
+    position: int  # in its chain, from 0; -1: the policy
 
 
 class Journey(Struct, frozen=True):
@@ -37,7 +40,7 @@ class Journey(Struct, frozen=True):
     path: Sequence[Step]
     tables: Mapping[tuple[str, str], Sequence[Rule]]
     frontend: Frontend | None
-    mark: int  # that it came with
+    packet: Packet  # as it came
     relayed: bool = False  # our relay is the endpoint
     known: bool = False  # it belongs to a flow that is there already
 
@@ -54,8 +57,8 @@ class Journey(Struct, frozen=True):
         marking = self._marking(bits)
         if bits and marking is not None and marking.rule is not None:
             return Masquerade(wanted=True, why=self._why_marked(marking.rule), line=marking.line.number)
-        if bits and self.mark & bits:
-            return Masquerade(wanted=True, why=f"it came with mark {self.mark:#x}", line=replacing.line.number)
+        if bits and self.packet.mark & bits:
+            return Masquerade(wanted=True, why=f"it came with mark {self.packet.mark:#x}", line=replacing.line.number)
         where = f"{replacing.line.table} {replacing.line.chain}"
         return Masquerade(wanted=True, why=f"a rule of {where} asks for it", line=replacing.line.number)
 
@@ -74,7 +77,7 @@ class Journey(Struct, frozen=True):
         """The rule for whose sake the packet was marked in the nat table."""
         before: Step | None = None
         for step in self.path:
-            line, rule = step
+            line, rule, _ = step
             if line.table != Table.NAT or rule is None or line.chain == names.POSTROUTING:
                 continue
             if isinstance(rule.target, r.SetMark) and rule.target.value & bits:
@@ -88,7 +91,7 @@ class Journey(Struct, frozen=True):
         for match in rule.matches:
             if why := _why_from(match, rewritten):
                 return why
-        if any(isinstance(match, r.Destination) for match in rule.matches):
+        if self.frontend is not None and self.frontend.kind is FrontendKind.CLUSTER_IP:
             return "all traffic to cluster IPs is masqueraded (masqueradeAll)"
         return "it comes to an external address of traffic policy Cluster"
 
@@ -107,18 +110,41 @@ class Journey(Struct, frozen=True):
 
     def _reprieves(self) -> Iterator[str]:
         """Conditions for marking that did not hold, and conditions that led around it."""
-        met = {step.line.chain: None for step in self.path if step.line.table == Table.NAT}
         for step in self.path:
-            for match in step.rule.matches if step.rule and step.line.chain.startswith("KUBE-EXT-") else ():
+            led_around = step.rule is not None and step.line.chain.startswith(_EXTERNAL)
+            for match in step.rule.matches if step.rule and led_around else ():
                 if isinstance(match, r.Source | r.InInterface):
                     yield _within(match)
-        for chain in met:
-            for rule in islice(self.tables.get((Table.NAT, chain), ()), _HEAD):
-                for match in rule.matches if rule.target == r.Jump(names.MARK_MASQ) else ():
-                    if isinstance(match, r.Source | r.InInterface) and match.negated:
-                        yield _within(match)
+        for rule in self._beside():
+            for match in rule.matches:
+                if isinstance(match, r.Source | r.InInterface) and match.negated:
+                    yield _within(match)
         if self.frontend is not None and self.frontend.kind is not FrontendKind.CLUSTER_IP:
             yield "external traffic policy Local keeps it"
+
+    def _beside(self) -> Iterator[Rule]:
+        """Rules that would have marked the packet: at the heads of chains that it met, or right before a rule it met.
+
+        Up to kube-proxy 1.23 they stand in KUBE-SERVICES, beside those that lead to the Service.
+        """
+        for step in self.path:
+            if step.line.table == Table.NAT and step.position >= 0:
+                rules = self.tables.get((Table.NAT, step.line.chain), ())
+                before = range(max(step.position - _HEAD, 0), step.position)
+                for position in (*before, *range(min(_HEAD, len(rules)))):
+                    rule = rules[position]
+                    if rule.target == r.Jump(names.MARK_MASQ) and all(map(self._concerns, rule.matches)):
+                        yield rule
+
+    def _concerns(self, match: r.Match) -> bool:
+        """Whether a rule is about the address and port that were dialled, as far as one match says."""
+        match match:
+            case r.Destination(cidr, negated):
+                return is_within(self.packet.destination, cidr) != negated
+            case r.Ports(protocol, low, high) if low or high:
+                return protocol is self.packet.protocol and low <= self.packet.port <= high
+            case _:
+                return True
 
 
 def _replaces(target: r.Target | None) -> bool:

@@ -113,6 +113,8 @@ class _Search(Struct, frozen=True):
         if each.service.source_ranges and each.frontend.kind is FrontendKind.LOAD_BALANCER_IP:
             ranges = _list(each.service.source_ranges)
             return Nearest(f"{self.packet.source} is in none of the source ranges of {name}: {ranges}", line)
+        if line is not None and line in self.met and each.frontend.why:
+            return Nearest(f"{name} {each.frontend.why}", line)
         if line is None or line in self.met:
             return Nearest(f"the rule of {name} gives the packet back: none of its endpoints took it", line)
         told, then = "", f"where {name} is answered"
@@ -125,7 +127,7 @@ class _Search(Struct, frozen=True):
             return Nearest(f"{told}no rule of {where} leads to {line.chain}, {then}", line)
         if taking := self._taking():
             return self._taken(taking, f"before it comes to {line.chain}, {then}")
-        return Nearest(f"{told}the packet does not come to the rule of {name}", line)
+        return Nearest(f"{told}the packet does not come to the rule of {name}, or does not fit it", line)
 
     def _taking(self) -> Line | None:
         """The rule of nat that ended the packet's way through that table before its Service's came."""

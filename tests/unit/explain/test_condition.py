@@ -21,6 +21,8 @@ from kproxy.explain.condition import in_words
         ("-m set ! --match-set bad dst", "its destination is not in ipset bad"),
         ("-m owner --uid-owner 1000", "the process belongs to user 1000"),
         ("not -m owner --gid-owner 7", "the process does not belong to group 7"),
+        ("-m physdev ! --physdev-is-in", "it does not come in by a port of a bridge"),
+        ("not -m physdev ! --physdev-is-in", "it comes in by a port of a bridge"),
         ("-m limit --limit 5/min", "its rate is within 5/min (limit)"),
         ("not -m limit --limit 5/min --limit-burst 7", "its rate is above 5/min (limit)"),
         ("-m u32 --u32 0x0=0x0", "`-m u32 --u32 0x0=0x0` holds"),

@@ -179,6 +179,44 @@ def test_that_the_nodes_address_is_not_known_is_said_where_it_matters() -> None:
     assert {(way.masquerade.why, way.depends) for way in said.ways} == {(OUT_OF_ETL, ())}
 
 
+# --- kube-proxy 1.18, whose rules for external traffic are others ---------------------------------------------
+
+OLD = Path(__file__).parent / "data" / "kube-proxy-1.18.txt"
+
+
+@pytest.mark.parametrize(
+    ("source", "to", "reasons"),
+    [
+        ("10.244.1.9", "10.96.7.1:80", {IN_RANGE}),
+        ("192.0.2.9", "10.96.7.1:80", {STRANGER}),
+        ("192.0.2.9", "198.51.100.7:80", {OUTSIDE}),
+        ("192.0.2.9", f"{NODE}:30080", {LOCAL}),
+        ("192.0.2.9", "203.0.113.7:80", {LOCAL}),
+        ("10.244.1.9", f"{NODE}:30080", {IN_RANGE}),
+        (NODE, f"{NODE}:30080", {OUT_OF_ETL}),
+    ],
+)
+def test_old_rules_have_the_same_reasons(source: str, to: str, reasons: set[str]) -> None:
+    said = ask([survey(dump) for dump in dumps_of(OLD.read_bytes())], source, to)
+    assert {way.masquerade.why for way in said.ways if way.endpoint} == reasons
+    assert said.service == "shop/web:http"
+
+
+def test_old_rules_mark_what_is_to_be_dropped_and_may_not_drop_it() -> None:
+    surveys = [survey(dump) for dump in dumps_of(OLD.read_bytes())]
+    outside = ask(surveys, "10.0.0.9", "203.0.113.7:80")
+    assert outside.fate is Fate.UNTOUCHED
+    assert outside.nearest is not None
+    assert outside.nearest.message == "10.0.0.9 is in none of the source ranges of shop/web:http: 192.0.2.0/24"
+    nowhere = ask(surveys, "10.0.0.9", "203.0.113.8:81")
+    assert nowhere.nearest is not None
+    assert nowhere.nearest.message == "shop/old has no local endpoints"
+    here = HostFacts(addresses=frozenset({NODE, "203.0.113.8"}))
+    dropped = ask(surveys, "10.0.0.9", "203.0.113.8:81", facts=here)
+    assert dropped.fate is Fate.DROPPED
+    assert "kubernetes firewall for dropping marked packets" in dropped.ways[0].why
+
+
 # --- other people's rules -------------------------------------------------------------------------------------
 
 SERVICES = (
