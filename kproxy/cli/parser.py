@@ -24,7 +24,7 @@ exit status:
   1  could not be done, and why is on standard error; for check: something differs;
      for plan: something was left out, all else is printed
   2  the command line is not understood; for check: no answer could be found
-explain has its own: see `kproxy explain --help`
+explain and trace have their own: see `kproxy explain --help`, `kproxy trace --help`
 """
 
 _DESCRIPTION = """\

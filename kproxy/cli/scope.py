@@ -36,7 +36,7 @@ exit status:
   3  no such packet came
 """
 _MOST_PACKETS, _MOST_A_SECOND, _LONGEST = 10_000, 1000, 3600
-_INTERFACE = re.compile(r"[!-.0-~]{1,15}")  # IFNAMSIZ; what `ip link` takes: visible, no slash
+_INTERFACE = re.compile(r"[A-Za-z0-9_.@:+-]{1,15}")  # IFNAMSIZ
 _SERVICE = re.compile(r"(?P<service>[a-z0-9][-a-z0-9.]*/[a-z0-9][-a-z0-9.]*)(?::(?P<port>[-a-z0-9]+))?")
 FAMILIES = {"4": IPFamily.IPV4, "6": IPFamily.IPV6}
 

@@ -72,6 +72,6 @@ def _rules(packet: TracedPacket) -> Iterator[Block]:
 
 def _telling(rules: Sequence[TracedRule]) -> Iterator[TracedRule]:
     """Without jumps into chains where nothing was met."""
-    for rule, following in zip(rules, (*rules[1:], None), strict=True):
-        if not rule.leads_to or (following is not None and following.line.chain == rule.leads_to):
+    for nth, rule in enumerate(rules, 1):
+        if not rule.leads_to or any(following.line.chain == rule.leads_to for following in rules[nth : nth + 1]):
             yield rule

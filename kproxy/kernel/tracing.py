@@ -27,6 +27,7 @@ from kproxy.model.sighting import Sighting
 _GROUP_NFTRACE = 9
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 _RECEIVE_BUFFER = 1 << 20  # bytes: at the highest rate, some seconds of a program that is held up
+_AT_ONCE = 1000  # buffers
 _GET_RULE = netlink.NFT | 7
 _DOMAINS = {IPFamily.IPV4: socket.AF_INET, IPFamily.IPV6: socket.AF_INET6}
 _SECOND = "a trace is running on this node already{}: end that one first, or wait for its end"
@@ -114,8 +115,11 @@ class Ear:
         self._socket.close()
 
     def hear(self) -> Iterator[Sighting]:
-        """What has been told since; ends when there is no more. Raises KernelError."""
-        while True:
+        """What has been told since; at some point the caller's turn comes, however much others trace.
+
+        Raises KernelError.
+        """
+        for _ in range(_AT_ONCE):
             try:
                 data = self._socket.recv(1 << 20)
             except BlockingIOError:

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from kproxy.config import IptablesVariant
+from kproxy.errors import KernelError
+from kproxy.kernel.logger import hear_legacy
 from kproxy.kernel.monitor import FlushMonitor, NftEvents
 from kproxy.kernel.trace_table import BURST, Selector
 from kproxy.kernel.tracing import TraceRule, hear_nft
@@ -166,3 +168,17 @@ async def test_the_daemon_does_not_mind(inside: Namespace) -> None:
     await generations.aclose()  # type: ignore[attr-defined]
     events.close()
     assert [flush for generation in seen for flush in monitor.judge(generation)] == []
+
+
+async def test_a_logger_that_is_set_already_is_left_and_told(inside: Namespace) -> None:
+    path = "/proc/sys/net/netfilter/nf_log/10"
+    inside.run(("sh", "-c", f"echo nfnetlink_log >{path}"))
+    async with hear_legacy(list(IPFamily), 5.0) as (_ear, remarks):
+        assert [remark.split(" was ")[0] for remark in remarks] == [path]
+        with pytest.raises(KernelError, match="another program has it, such as ulogd; stop that one"):
+            async with hear_legacy(list(IPFamily), 5.0):
+                pass
+    assert [inside.run(("cat", path.replace("10", family))).stdout.strip() for family in ("2", "10")] == [
+        "nf_log_ipv4",
+        "nfnetlink_log",
+    ]
