@@ -236,8 +236,7 @@ def _runs(sections: Sequence[_Section]) -> Iterator[list[_Section]]:
             yield run
             run = []
         run.append(section)
-    if run:
-        yield run
+    yield run
 
 
 def _addressed(lines: Sequence[str]) -> IPFamily | None:
