@@ -16,8 +16,9 @@ from msgspec import Struct
 
 from kproxy.backend.iptables import names
 from kproxy.backend.iptables import rules as r
+from kproxy.backend.iptables.judge import judge, words
 from kproxy.backend.iptables.rules import Rule, Table
-from kproxy.backend.iptables.text import render_rule
+from kproxy.backend.iptables.state import Host, State
 from kproxy.explain.answer import Frontend, FrontendKind, Line, Nearest, ServicePort
 from kproxy.explain.graph import next_chain
 from kproxy.explain.journey import join_address
@@ -113,10 +114,13 @@ class _Search(Struct, frozen=True):
         if each.service.source_ranges and each.frontend.kind is FrontendKind.LOAD_BALANCER_IP:
             ranges = _list(each.service.source_ranges)
             return Nearest(f"{self.packet.source} is in none of the source ranges of {name}: {ranges}", line)
-        if line is not None and line in self.met and each.frontend.why:
-            return Nearest(f"{name} {each.frontend.why}", line)
-        if line is None or line in self.met:
-            return Nearest(f"the rule of {name} gives the packet back: none of its endpoints took it", line)
+        if line is not None and line not in self.met:
+            return self._not_met(each, line)
+        returned = f"the rule of {name} gives the packet back: none of its endpoints took it"
+        return Nearest(f"{name} {each.frontend.why}" if each.frontend.why else returned, line)
+
+    def _not_met(self, each: _Found, line: Line) -> Nearest:
+        name = each.service.name
         told, then = "", f"where {name} is answered"
         hooks = ["OUTPUT"] if self.packet.from_host else ["PREROUTING"]
         if line.table == Table.FILTER:
@@ -127,7 +131,19 @@ class _Search(Struct, frozen=True):
             return Nearest(f"{told}no rule of {where} leads to {line.chain}, {then}", line)
         if taking := self._taking():
             return self._taken(taking, f"before it comes to {line.chain}, {then}")
-        return Nearest(f"{told}the packet does not come to the rule of {name}, or does not fit it", line)
+        if predicate := self._failing(line):
+            return Nearest(f"{told}the packet does not fit the rule of {name}", line, predicate)
+        return Nearest(f"{told}the packet does not come to the rule of {name}", line)
+
+    def _failing(self, line: Line) -> str:
+        """The first match of a rule that the packet fails for certain."""
+        state = State(self.packet, self.packet, way_in=self.packet.in_interface or None)
+        host = Host(addresses=self.addresses)
+        for saved in self.survey.dump.tables[line.table][line.chain].rules:
+            if saved.line == line.number:
+                failing = (match for match in saved.rule.matches if judge(match, state, host) is False)
+                return next(map(words, failing), "")
+        return ""
 
     def _taking(self) -> Line | None:
         """The rule of nat that ended the packet's way through that table before its Service's came."""
@@ -222,7 +238,7 @@ class _Search(Struct, frozen=True):
             for match in rule.matches:
                 if isinstance(match, r.Destination) and match.negated:
                     message = f"{what} is not answered at addresses within {match.cidr}"
-                    return Nearest(message, line, _predicate(match))
+                    return Nearest(message, line, words(match))
         return self._in_the_way(found)
 
     def _entries(self) -> Iterator[tuple[Line, Rule]]:
@@ -300,10 +316,6 @@ def _rewrites(line: Line) -> bool:
     return found is not None and found[1] in {"DNAT", "REDIRECT"}
 
 
-def _predicate(match: r.Match) -> str:
-    return render_rule("-", Rule((match,), None)).removeprefix("-A - ")
-
-
 def _block(addresses: Sequence[int]) -> tuple[int, int]:
     """The smallest CIDR block that holds them, from its first to its last address."""
     low, high = min(addresses), max(addresses)
@@ -311,6 +323,6 @@ def _block(addresses: Sequence[int]) -> tuple[int, int]:
     return low & ~mask, high | mask
 
 
-def _list(words: Sequence[str]) -> str:
-    shown = ", ".join(words[:_MOST])
-    return shown if len(words) <= _MOST else f"{shown} and {len(words) - _MOST} more"
+def _list(many: Sequence[str]) -> str:
+    shown = ", ".join(many[:_MOST])
+    return shown if len(many) <= _MOST else f"{shown} and {len(many) - _MOST} more"

@@ -191,6 +191,14 @@ def test_what_the_node_sends_to_a_service_without_endpoints_may_not_be_refused()
     )
 
 
+def test_a_rule_may_ask_for_more_than_the_place() -> None:
+    (rule,) = service("a/b", "10.96.3.1:80", "KUBE-SVC-B")
+    picky = table("nat", *JUMPS, rule.replace("-A KUBE-SERVICES", "-A KUBE-SERVICES -s 10.1.0.0/16"))
+    found = nearest(survey_of(picky), "10.96.3.1:80")
+    assert found.message == "the packet does not fit the rule of a/b"
+    assert found.predicate == "-s 10.1.0.0/16"
+
+
 def test_many_ports_are_counted() -> None:
     rules = [
         rule for n in range(1, 20) for rule in service(f"a/b:p{n}", f"10.96.3.1:{n}", f"KUBE-SVC-{n}", "10.1.1.1:1")
