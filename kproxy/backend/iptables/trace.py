@@ -16,7 +16,7 @@ row do not make 2^100 ways. What is still too much is left out and counted (``Wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -41,9 +41,10 @@ Tables = Mapping[tuple[str, str], Sequence[Rule]]  # (table, chain) → rules; b
 Policies = Mapping[tuple[str, str], str]  # (table, built-in chain) → ACCEPT or DROP; missing: ACCEPT
 
 POLICY = -1  # the position of a Met that is a built-in chain's policy and not a rule
-MOST_WAYS = 20_000  # that are followed at once; more than the endpoints of any Service
-MOST_STEPS = 20_000_000  # rules asked in all: half a minute
+MOST_WAYS = 10_000  # that are followed at once; more than the endpoints of any Service
+MOST_STEPS = 5_000_000  # rules asked in all: some ten seconds
 _MANY = 1000  # ways that may pile up until they are joined
+_MANY_ENDS = 32  # rules that drop or refuse, told one by one
 MOST_DEEP = 150  # chains in chains; nf_tables takes 16
 
 _NEW = frozenset({"NEW"})
@@ -145,11 +146,12 @@ def fates(outcomes: Sequence[Outcome]) -> dict[Fate, float]:
     return summed
 
 
-def _place(fate: Fate) -> Callable[[Way], Hashable]:
-    """What tells ways to the same fate apart: the rule that was the end, or the source that endpoints see."""
-    if isinstance(fate, Refused | Dropped):
-        return lambda way: way.path[-1:]
-    return lambda way: way.state.source
+def _ended(fate: Fate, ways: list[Way]) -> list[Way]:
+    """As few as tell by which rule a packet ended, or which source its endpoint sees."""
+    if isinstance(fate, Delivered | Untouched):
+        return join(ways, lambda way: way.state.source)
+    last = {way.trail and way.trail[1] for way in ways}
+    return join(ways, lambda way: (way.trail and way.trail[1]) if len(last) <= _MANY_ENDS else None)
 
 
 class _Ends(NamedTuple):
@@ -167,12 +169,13 @@ class _Walker:
         self.left_out = 0
         self._steps = 0
         self._found: dict[Fate, list[Way]] = {}
+        self._most: dict[Fate, int] = {}  # ways to a fate that may pile up
 
     def outcomes(self) -> list[Outcome]:
         return [
             Outcome(way.probability, fate, way.path, way.depends(), way.state.source)
             for fate, ways in self._found.items()
-            for way in join(ways, _place(fate))
+            for way in _ended(fate, ways)
         ]
 
     # --- hooks ------------------------------------------------------------------------------------------------
@@ -265,8 +268,9 @@ class _Walker:
     def _end(self, fate: Fate, ways: list[Way]) -> None:
         found = self._found.setdefault(fate, [])
         found += ways
-        if len(found) > _MANY:
-            found[:] = self._few(join(found, _place(fate)))
+        if len(found) > self._most.get(fate, _MANY):
+            found[:] = self._few(_ended(fate, found))
+            self._most[fate] = max(_MANY, 2 * len(found))
 
     def _few(self, ways: list[Way]) -> list[Way]:
         if len(ways) <= MOST_WAYS:
@@ -286,6 +290,7 @@ class _Walker:
         if len(above) > MOST_DEEP:
             raise EndlessJump(f"{table} chains are nested more than {MOST_DEEP} deep, down to {chain}")
         ends = _Ends([], [])
+        most = _MANY
         for position, rule in enumerate(rules):
             self._steps += len(ways)
             if self._steps > MOST_STEPS:
@@ -299,8 +304,9 @@ class _Walker:
                 met = Met(table, chain, position)
                 going_on = self._target(table, rule, [way.meeting(met) for way in taken], (*above, chain), ends)
                 missed = self._few(join([*missed, *going_on]))
-                if len(ends.returned) > _MANY or len(ends.accepted) > _MANY:
+                if max(map(len, ends)) > most:
                     ends = _Ends(self._few(join(ends.returned)), self._few(join(ends.accepted)))
+                    most = 2 * max(most, *map(len, ends))
             ways = missed
             if not ways:
                 break

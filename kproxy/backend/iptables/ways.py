@@ -22,6 +22,7 @@ from kproxy.backend.iptables.rules import RecentSet, Rule
 from kproxy.backend.iptables.state import Host, State
 
 MOST_ALIKE = 8  # ways to one place that stay apart because they differ in their conditions
+_LONG, _SEPARATE = 48, 16  # conditions of a way until all but the latest are folded
 _SHOWN = 3  # conditions of which the text is kept where they are joined
 
 
@@ -34,31 +35,69 @@ class Met(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """Whether one rule matched, as far as the rules cannot show it."""
+    """Whether one rule matched, as far as the rules cannot show it; or that one of many such conditions holds."""
 
-    texts: tuple[str, ...]
+    texts: tuple[str, ...]  # of matches that hold together; of many conditions some
     holds: bool
+    number: int = 1  # of conditions; above 1: any of them, or none
 
     def words(self) -> tuple[str, ...]:
+        if self.number > 1:
+            how, between = ("any", "; or ") if self.holds else ("none", "; ")
+            return (f"{how} of {self.number} conditions, such as: {between.join(self.texts)}",)
         if self.holds:
             return self.texts
         return (f"not {self.texts[0]}" if len(self.texts) == 1 else f"not all of: {'; '.join(self.texts)}",)
 
 
+Trail = tuple["Trail | None", Met]  # the last rule that was met, behind all others: long ones have most in common
+
+
 class Way(Struct, frozen=True):
     state: State
     probability: float = 1.0
-    path: tuple[Met, ...] = ()
+    trail: Trail | None = None
     conditions: tuple[Condition, ...] = ()
 
+    @property
+    def path(self) -> tuple[Met, ...]:
+        """Every rule that was met, in order."""
+        found: list[Met] = []
+        at = self.trail
+        while at is not None:
+            at, met = at
+            found.append(met)
+        return tuple(reversed(found))
+
     def meeting(self, met: Met) -> Way:
-        return replace(self, path=(*self.path, met))
+        return replace(self, trail=(self.trail, met))
 
     def given(self, condition: Condition) -> Way:
-        return replace(self, conditions=(*self.conditions, condition))
+        conditions = (*self.conditions, condition)
+        return replace(self, conditions=_folded(conditions) if len(conditions) > _LONG else conditions)
 
     def depends(self) -> tuple[str, ...]:
-        return tuple(text for condition in self.conditions for text in condition.words())
+        missed = [condition for condition in self.conditions if not condition.holds]
+        told = self.conditions if len(missed) <= MOST_ALIKE else _none_of(self.conditions)
+        return tuple(text for condition in told for text in condition.words())
+
+
+def _folded(conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
+    """Where hundreds of matches have missed, only the latest can turn out to make no difference."""
+    return (*_none_of(conditions[:-_SEPARATE]), *conditions[-_SEPARATE:])
+
+
+def _none_of(conditions: Sequence[Condition]) -> tuple[Condition, ...]:
+    missed = [each for each in conditions if not each.holds]
+    held = [each for each in conditions if each.holds]
+    if len(missed) < 2:
+        return tuple(conditions)
+    texts = [text for each in missed[:_SHOWN] for text in (each.texts if each.number > 1 else (_together(each),))]
+    return (*held, Condition(tuple(texts[:_SHOWN]), holds=False, number=sum(each.number for each in missed)))
+
+
+def _together(condition: Condition) -> str:
+    return " and ".join(condition.texts)
 
 
 Place = Callable[[Way], Hashable]
@@ -105,27 +144,43 @@ def _add(found: dict[tuple[Condition, ...], Way], way: Way) -> None:
 
 def _both(one: Way, other: Way, conditions: tuple[Condition, ...], probability: float) -> Way:
     """Its path is what is met in any case."""
-    path = one.path
-    if path != other.path:
+    trail = one.trail
+    if trail is not other.trail:
         left = Counter(other.path)
-        path = tuple(each for each in path if left[each] > 0 and left.subtract((each,)) is None)
-    return replace(one, probability=probability, conditions=conditions, path=path)
+        trail = None
+        for met in one.path:
+            if left[met] > 0:
+                left[met] -= 1
+                trail = (trail, met)
+    return replace(one, probability=probability, conditions=conditions, trail=trail)
 
 
 def _any_of(ways: Sequence[Way]) -> Way:
     first = ways[0]
-    common = [each for each in first.conditions if all(each in way.conditions for way in ways)]
-    shown = [
-        " and ".join(text for each in way.conditions if each not in common for text in each.words())
-        for way in ways[:_SHOWN]
-    ]
-    text = f"any of {len(ways)} conditions, such as: {'; or '.join(filter(None, shown))}"
+    # Ways part one after the other, so what they have in common comes first.
+    least, greatest = (choice(way.conditions for way in ways) for choice in (min, max))
+    same = next((at for at, pair in enumerate(zip(least, greatest, strict=False)) if pair[0] != pair[1]), len(least))
+    others = [way.conditions[same:] for way in ways]
+    many = Condition(
+        tuple(text for each in others[:_SHOWN] for text in _in_short(each))[:_SHOWN],
+        holds=True,
+        number=sum(max((each.number for each in conditions if each.holds), default=1) for conditions in others),
+    )
     probability = max(way.probability for way in ways)
     return reduce(
         lambda one, other: _both(one, other, one.conditions, probability),
         ways[1:],
-        replace(first, probability=probability, conditions=(*common, Condition((text,), holds=True))),
+        replace(first, probability=probability, conditions=(*first.conditions[:same], many)),
     )
+
+
+def _in_short(conditions: Sequence[Condition]) -> tuple[str, ...]:
+    """What holds says more than what does not."""
+    told = sorted(conditions, key=lambda each: not each.holds)
+    if told and told[0].holds and told[0].number > 1:
+        return told[0].texts
+    texts = [text for each in told[:_SHOWN] for text in each.words()]
+    return (" and ".join([*texts, *(["others"] if len(told) > _SHOWN else [])]),)
 
 
 def split(rule: Rule, way: Way, host: Host, taken: list[Way], missed: list[Way]) -> None:
