@@ -259,6 +259,8 @@ class Client:
                 return ApiError(text, status=status, wait=wait)
 
     def _remedy(self) -> str:
+        if self._config.master:
+            return "is it running, and is the address in --master (kproxy.master in the configuration file) right?"
         if "service account" in self._credentials.source:
             # The address in a pod's environment is the kubernetes Service's, which nobody but us makes work.
             return "in a pod, give --master the server's own address: its Service's IP needs a proxy that runs already"

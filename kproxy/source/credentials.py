@@ -33,6 +33,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 # -P and our own root instead of the working directory: the child imports the same kproxy as its parent, from anywhere.
 _CHILD = "import sys; sys.path.insert(0, sys.argv.pop(1)); from kproxy.source.credentials import main; main()"
 _SHOWN = 600  # characters of a plugin's complaint
+_POD = "the pod's service account"
+_POD_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 -- its path, by Kubernetes' contract
 
 
 class Credentials(Struct, frozen=True):
@@ -65,11 +67,20 @@ _decode_answer: Callable[[bytes], _Success | Failure] = msgspec.json.Decoder(_Su
 
 
 async def resolve(config: Config) -> Credentials:
-    """Resolve once. Raises ``BadCredentials``, which names the file and the remedy."""
-    if config.master and not config.kubeconfig:
+    """Resolve once. Raises ``BadCredentials``, which names the file and the remedy.
+
+    ``--master`` alone is an address without credentials, as in kube-proxy; but in a pod it goes with the pod's account,
+    because a proxy cannot use the address in its environment, which is the Service's that it is to provide.
+    """
+    if config.master and not config.kubeconfig and not _is_for_pod(config.master):
         return Credentials(server=config.master.rstrip("/"), source="--master")
     found = await _ask_child(config)
     return msgspec.structs.replace(found, server=config.master.rstrip("/")) if config.master else found
+
+
+def _is_for_pod(server: str) -> bool:
+    """Whether there is an account, and a server that it may be shown to: a token is not for the open wire."""
+    return server.startswith("https://") and Path(_POD_TOKEN).exists()
 
 
 def read_token(path: str) -> str:
@@ -84,7 +95,7 @@ def read_token(path: str) -> str:
 
 
 async def _ask_child(config: Config) -> Credentials:
-    where = f"kubeconfig {config.kubeconfig}" if config.kubeconfig else "the pod's service account"
+    where = f"kubeconfig {config.kubeconfig}" if config.kubeconfig else _POD
     try:
         child = await _start([config.kubeconfig] if config.kubeconfig else [])
     except OSError as error:
@@ -157,7 +168,7 @@ def from_pod() -> Credentials:
             f"no --kubeconfig, no --master, and this is no pod with a service account ({error}); "
             "give --kubeconfig FILE, or --manifests DIR to work without an API server"
         ) from error
-    return _from_configuration(loaded, "the pod's service account", token_file=SERVICE_TOKEN_FILENAME)
+    return _from_configuration(loaded, _POD, token_file=SERVICE_TOKEN_FILENAME)
 
 
 def from_kubeconfig(path: str) -> Credentials:

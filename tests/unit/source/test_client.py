@@ -276,6 +276,13 @@ async def test_a_dead_port_is_unreachable_and_says_what_to_check(config: Config,
         assert [(code, method) for code, _, method in client.traffic.requests] == [("<error>", "GET")]
 
 
+async def test_a_wrong_master_is_named(config: Config, api: Any) -> None:
+    resolver = api.Resolver(Credentials(server="http://127.0.0.1:1", source="the pod's service account"))
+    async with Client(replace(config, master="http://127.0.0.1:1"), resolve=resolver) as client:
+        with pytest.raises(ApiUnreachable, match=r"is the address in --master .kproxy.master in the config.* right"):
+            await get(client)
+
+
 async def test_in_a_pod_the_service_ip_cannot_work_before_we_do(config: Config, api: Any) -> None:
     resolver = api.Resolver(Credentials(server="http://127.0.0.1:1", source="the pod's service account"))
     async with Client(config, resolve=resolver) as client:

@@ -216,6 +216,19 @@ async def test_master_alone_needs_no_child() -> None:
     )
 
 
+async def test_master_in_a_pod_is_shown_the_pods_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(_: Config) -> Credentials:
+        return Credentials(server="https://10.96.0.1:443", source="the pod's service account", authorization="Bearer t")
+
+    monkeypatch.setattr(credentials, "_ask_child", ask)
+    monkeypatch.setattr(credentials, "_POD_TOKEN", str(tmp_path / "token"))
+    assert not (await resolve(Config(master="https://10.0.0.1:6443"))).authorization
+    (tmp_path / "token").write_text("t")
+    found = await resolve(Config(master="https://10.0.0.1:6443"))
+    assert (found.server, found.authorization) == ("https://10.0.0.1:6443", "Bearer t")
+    assert not (await resolve(Config(master="http://10.0.0.1:8080"))).authorization
+
+
 async def test_master_overrides_the_server_of_the_kubeconfig(tmp_path: Path) -> None:
     config = Config(kubeconfig=kubeconfig(tmp_path, {"token": "secret"}), master="https://other:6443")
     found = await resolve(config)
