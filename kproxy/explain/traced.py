@@ -19,7 +19,8 @@ from kproxy.explain.graph import next_chain
 from kproxy.explain.masquerade import Journey, Step
 from kproxy.explain.passages import Passage
 from kproxy.explain.survey import Survey
-from kproxy.model.enums import IPFamily, family_of
+from kproxy.model.enums import IPFamily, Protocol, family_of
+from kproxy.model.packet import Packet
 from kproxy.model.sighting import Kind, Sighting
 
 _NAT = "nat"
@@ -33,22 +34,22 @@ class Rulebook(Struct, frozen=True):
     survey: Survey
     place: Callable[[Sighting], int]  # of a rule in its chain, from 0; -1: not known
     frontends: Mapping[int, tuple[ServicePort, Frontend]]  # by the line of their rule
+    dialled: Mapping[tuple[str, int, str], tuple[ServicePort, Frontend]]  # by address, port and protocol
     rules: Mapping[tuple[str, str], Sequence[Rule]]  # by table and chain
 
 
 def open_book(survey: Survey, place: Callable[[Sighting], int]) -> Rulebook:
-    frontends = {
-        frontend.line: (service, frontend)
-        for service in survey.services
-        for frontend in service.frontends
-        if frontend.line
+    both = [(service, frontend) for service in survey.services for frontend in service.frontends]
+    frontends = {frontend.line: (service, frontend) for service, frontend in both if frontend.line}
+    dialled = {
+        (frontend.address, frontend.port, service.protocol.value): (service, frontend) for service, frontend in both
     }
     rules = {
         (table, name): [saved.rule for saved in chain.rules]
         for table, chains in survey.dump.tables.items()
         for name, chain in chains.items()
     }
-    return Rulebook(survey, place, frontends, rules)
+    return Rulebook(survey, place, frontends, dialled, rules)
 
 
 class TracedRule(Struct, frozen=True):
@@ -81,6 +82,7 @@ class _Met(Struct):
     line: Line
     saved: SavedRule | None
     book: Rulebook | None
+    place: int = -1
 
 
 def describe(passage: Passage, books: Mapping[tuple[IPFamily, str], Rulebook]) -> TracedPacket:
@@ -88,6 +90,8 @@ def describe(passage: Passage, books: Mapping[tuple[IPFamily, str], Rulebook]) -
     met = [found for sighting in passage.sightings if (found := _look_up(sighting, books)) is not None]
     endpoint = _endpoint(passage, met)
     service, frontend = _service(met)
+    if service is None and endpoint:
+        service, frontend = _dialled(passage, books)
     fate, why = _end(met) or (Fate.DELIVERED if endpoint else Fate.UNTOUCHED, "")
     return TracedPacket(
         family=family_of(passage.header.source),
@@ -99,7 +103,7 @@ def describe(passage: Passage, books: Mapping[tuple[IPFamily, str], Rulebook]) -
         fate=fate,
         service=service.name if service else "",
         endpoint=endpoint,
-        masquerade=_masquerade(met, frontend),
+        masquerade=_masquerade(passage, met, frontend),
         known_flow=bool(endpoint) and not any(each.line.table == _NAT for each in met),
         why=why,
         rules=tuple(map(_traced, met)),
@@ -131,7 +135,7 @@ def _look_up(sighting: Sighting, books: Mapping[tuple[IPFamily, str], Rulebook])
     if book is None or chain is None or not 0 <= place < len(chain.rules):
         return _Met(sighting, _note(sighting, _CHANGED if book else _FOREIGN), None, book)
     saved = chain.rules[place]
-    return _Met(sighting, book.survey.dump.line(sighting.table, sighting.chain, saved), saved, book)
+    return _Met(sighting, book.survey.dump.line(sighting.table, sighting.chain, saved), saved, book, place)
 
 
 def _note(sighting: Sighting, text: str) -> Line:
@@ -175,11 +179,23 @@ def _endpoint(passage: Passage, met: Iterable[_Met]) -> str:
     return ""
 
 
-def _masquerade(met: Sequence[_Met], frontend: Frontend | None) -> Masquerade:
-    book = next((each.book for each in met if each.book and each.saved), None)
-    steps = [Step(each.line, each.saved.rule) for each in met if each.saved]
+def _masquerade(passage: Passage, met: Sequence[_Met], frontend: Frontend | None) -> Masquerade:
+    """Whether its source was replaced, and why. Of a known flow no rule says it."""
+    first, book = passage.header, next((each.book for each in met if each.book and each.saved), None)
+    steps = [Step(each.line, each.saved.rule, each.place) for each in met if each.saved]
     wanted = any(step.rule is not None and _hides(step.rule.target) for step in steps)
-    return Journey(steps, book.rules if book else {}, frontend, 0).explain(wanted)
+    if book is None or first.protocol not in set(Protocol) or not any(step.line.table == _NAT for step in steps):
+        return Masquerade(wanted)
+    packet = Packet(
+        source=first.source,
+        destination=first.destination,
+        port=first.port,
+        protocol=Protocol(first.protocol),
+        source_port=first.source_port,
+        in_interface=passage.in_interface,
+        from_host=not passage.in_interface,
+    )
+    return Journey(steps, book.rules, frontend, packet).explain(wanted)
 
 
 def _hides(target: r.Target | None) -> bool:
@@ -200,6 +216,19 @@ def _service(met: Iterable[_Met]) -> tuple[ServicePort | None, Frontend | None]:
         if owner is None and len(owners) == 1:
             owner = each.book.survey.services[owners[0]]
     return owner, None
+
+
+def _dialled(
+    passage: Passage, books: Mapping[tuple[IPFamily, str], Rulebook]
+) -> tuple[ServicePort | None, Frontend | None]:
+    """Of a flow that was known: whose address it is, else whose node port."""
+    head = passage.header
+    for address in (head.destination, ""):
+        for (family, _), book in books.items():
+            found = book.dialled.get((address, head.port, head.protocol))
+            if found and family is family_of(head.destination):
+                return found
+    return None, None
 
 
 def _address(ip: str, port: int) -> str:

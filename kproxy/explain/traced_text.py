@@ -38,9 +38,7 @@ def _outcome(packet: TracedPacket) -> Iterator[Piece]:
     match packet.fate:
         case Fate.DELIVERED:
             yield Span(f"endpoint {packet.endpoint}" if packet.service else packet.endpoint, _STYLES[packet.fate])
-            yield f", {_source(packet)}"
-            if packet.known_flow:
-                yield "; the flow was known, no rule of nat was asked"
+            yield f", {_source(packet)}" if not packet.known_flow else ", as its flow began: no rule of nat was asked"
         case Fate.UNTOUCHED:
             yield Span("left alone", _STYLES[packet.fate])
             yield ": no rule gave it another destination"

@@ -108,7 +108,7 @@ def test_what_the_packet_became_is_more_certain_than_a_rule() -> None:
 def test_a_known_flow_meets_no_rule_of_nat() -> None:
     packet = seen([("filter FORWARD", 1)], later=REWRITTEN)
     assert (packet.fate, packet.endpoint, packet.known_flow) == (Fate.DELIVERED, "10.244.0.7:8080", True)
-    assert "the flow was known, no rule of nat was asked" in shown(packet)[1]
+    assert shown(packet)[1] == "  shop/web:http → endpoint 10.244.0.7:8080, as its flow began: no rule of nat was asked"
 
 
 @pytest.mark.parametrize(
