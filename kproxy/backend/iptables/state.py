@@ -87,6 +87,8 @@ def network(cidr: str) -> tuple[int, int, int]:
     """(version, address, mask); a mask may be any pattern of bits, as in 10.0.0.1/255.0.0.255. Raises ValueError."""
     text, _, mask = cidr.partition("/")
     address = ip_address(text)
+    if mask == str(address.max_prefixlen):  # nearly all: an address of a Service or of an endpoint
+        return address.version, int(address), (1 << address.max_prefixlen) - 1
     if mask and not mask.isdecimal():
         bits = int(ip_address(mask))
         return address.version, int(address) & bits, bits

@@ -16,7 +16,7 @@ row do not make 2^100 ways. What is still too much is left out and counted (``Wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -106,12 +106,25 @@ class EndlessJump(BrokenTables):
     """Chains lead back to themselves, or are nested deeper than anything could follow."""
 
 
+class _Saved(Mapping[tuple[str, str], Sequence[Rule]]):
+    """A dump's rules; of a hundred thousand a packet meets few chains."""
+
+    def __init__(self, saved: SavedTables) -> None:
+        self._saved = saved
+
+    def __getitem__(self, key: tuple[str, str]) -> Sequence[Rule]:
+        table, chain = key
+        return [each.rule for each in self._saved[table][chain].rules]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return ((table, chain) for table, chains in self._saved.items() for chain in chains)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._saved.values()))
+
+
 def chains_of(saved: SavedTables) -> Tables:
-    return {
-        (table, name): [each.rule for each in chain.rules]
-        for table, chains in saved.items()
-        for name, chain in chains.items()
-    }
+    return _Saved(saved)
 
 
 def policies_of(saved: SavedTables) -> Policies:
