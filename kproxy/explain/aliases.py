@@ -69,7 +69,7 @@ class Aliases:
         known = set(addresses)
         for nth in range(_TRIES):
             self._numbers = Numbers(self._secret + bytes([nth]))
-            if not known & {self._numbers.alias(each) for each in known if not is_kept(each)}:
+            if not any(self._numbers.alias(each) in known for each in known if not is_kept(each)):
                 return
 
     def address(self, address: Address, length: int | None = None) -> Address:

@@ -37,7 +37,9 @@ _OTHERS = """
     lo cni0 cbr0 docker0 flannel.1 kube-ipvs0 kube-bridge tunl0 vxlan.calico wireguard.cali cilium_host cilium_net any
 """
 _NUMBER = re.compile(r"v?\d[\d.]*(?:[kKMG]?B|ms|s|m|h|d|st|nd|rd|th)?|0[xX][0-9a-fA-F]+|(?:\d+h)?(?:\d+m)?\d+s")
-_FAMILIAR = re.compile(r"(?:eth|bond|br|ens|eno|enp\d+s|wlan|vxlan|wg|tun|tap)\d+|CILIUM_[A-Z_]+")
+_FAMILIAR = re.compile(
+    r"(?:eth|bond|br|ens|eno|enp\d+s|wlan|vxlan|wg|tun|tap)\d+|CILIUM_[A-Z_]+(?:nat|mangle|filter|raw)?"
+)
 
 
 def is_ours(word: str) -> bool:

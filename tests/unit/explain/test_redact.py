@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -91,6 +91,7 @@ def every_answer(cluster: dict[str, str]) -> Iterator[Answer]:
     yield compare(surveys, others)
 
 
+@settings(max_examples=20)  # each asks eight questions
 @given(clusters.filter(lambda each: len(set(each.values())) == len(each)), st.binary(min_size=16, max_size=16))
 def test_nothing_of_the_cluster_is_left(cluster: dict[str, str], secret: bytes) -> None:
     for said in every_answer(cluster):
