@@ -21,6 +21,7 @@ from kproxy.explain.answer import Frontend, FrontendKind, Line, Masquerade
 from kproxy.model.packet import Packet
 
 STRANGER = "the source is outside of the pod range"
+_REPLACING = (r.Masquerade, r.Snat)
 _POSTROUTING = "POSTROUTING"
 _EXTERNAL = ("KUBE-EXT-", "KUBE-XLB-")
 _HEAD = 4  # rules of a chain among which those that mark stand
@@ -50,7 +51,9 @@ class Journey(Struct, frozen=True):
             return Masquerade(wanted, "the flow began so")
         if not wanted:
             return Masquerade(wanted=False, why=self._why_kept())
-        replacing = next((step for step in reversed(self.path) if step.rule and _replaces(step.rule.target)), None)
+        replacing = next(
+            (step for step in reversed(self.path) if step.rule and isinstance(step.rule.target, _REPLACING)), None
+        )
         if replacing is None:
             return Masquerade(wanted=True)
         bits = self._bits(replacing.line.chain)
@@ -145,12 +148,6 @@ class Journey(Struct, frozen=True):
                 return protocol is self.packet.protocol and low <= self.packet.port <= high
             case _:
                 return True
-
-
-def _replaces(target: r.Target | None) -> bool:
-    if isinstance(target, r.UnknownTarget):
-        return target.text.split()[1:2] == ["NETMAP"]
-    return isinstance(target, r.Masquerade | r.Snat)
 
 
 def _why_from(match: r.Match, rewritten: Collection[str]) -> str:

@@ -17,15 +17,18 @@ from msgspec.structs import replace
 from kproxy.backend.iptables.compile import compile_plan
 from kproxy.cli.plan import render
 from kproxy.config import Config
+from kproxy.errors import InvalidConfig, UnreadableDump
 from kproxy.explain.answer import Fate, PacketAnswer, Question
 from kproxy.explain.dump import dumps_of
 from kproxy.explain.facts import HostFacts
 from kproxy.explain.journey import join_address
-from kproxy.explain.packet import answer
+from kproxy.explain.packet import answer, read_question
 from kproxy.explain.survey import survey
 from kproxy.model.enums import IPFamily, Protocol
 from kproxy.plan.plan import Client, Forward, FromCIDR, Frontend, FrontendKind, Plan, Reject, ServicePlan
 from tests.unit.backend.iptables.examples import COUNTED, PODS, plan_of, service_sets
+from tests.unit.explain.test_packet import NODE as RECORDED_NODE
+from tests.unit.explain.test_packet import recorded
 
 LAYOUTS = (
     replace(PODS, tree_threshold=10**9),
@@ -136,3 +139,30 @@ def test_an_answer_is_what_the_plan_means(data: st.DataObject, family: IPFamily,
             ]
             odds = [each.odds for each in expected.endpoints]
             assert [each.odds for each in found.endpoints] == pytest.approx(odds, abs=1e-6)
+
+
+PLACES = ("10.96.3.1:80", "203.0.113.31:80", f"{RECORDED_NODE}:30301", "10.96.0.1:443", "10.244.1.10:8080", "9.9.9.9:1")
+
+
+@settings(max_examples=60)
+@given(st.data(), st.sampled_from(["10.244.1.10", "192.0.2.9", "host", RECORDED_NODE]), st.sampled_from(PLACES))
+def test_whatever_is_left_of_a_dump_there_is_an_answer_or_a_sentence(data: st.DataObject, source: str, to: str) -> None:
+    lines = [line for survey in recorded("etp-local-with-endpoints")[:1] for line in survey.dump.lines]
+    rules = [number for number, line in enumerate(lines) if line.startswith(("-A", ":K"))]
+    gone = data.draw(st.sets(st.sampled_from(rules), max_size=4))
+    cut = data.draw(st.sets(st.sampled_from(rules), max_size=2))
+    words = data.draw(st.integers(0, 12))
+    kept = [
+        " ".join(line.split(" ")[:words]) if number in cut else line
+        for number, line in enumerate(lines)
+        if number not in gone
+    ]
+    try:
+        surveys = [survey(dump) for dump in dumps_of("\n".join(kept).encode())]
+        said = answer(surveys, read_question(source, to), HostFacts(addresses=frozenset({RECORDED_NODE})))
+    except (InvalidConfig, UnreadableDump) as problem:
+        assert str(problem).isprintable()  # noqa: PT017 -- either outcome is one
+        return
+    assert said.ways
+    assert all(0 < each.probability <= 1.000001 for each in said.endpoints)
+    assert (said.nearest is None) == (bool(said.service) and Fate.UNTOUCHED not in {way.fate for way in said.ways})
