@@ -69,6 +69,13 @@ class Complaints:
                 said |= {complaint.problem}
         self._standing[who] = frozenset(each.problem for each in complaints)
 
+    @property
+    def all(self) -> frozenset[InvalidObject]:
+        """Everything that is wrong at present."""
+        return frozenset().union(
+            *self._standing.values(), *(of for each in self._objects.values() for of in each.values())
+        )
+
     def _in_part(self, kind: Kind, warnings: Iterable[InvalidObject]) -> list[Complaint]:
         return [
             Complaint(KEPT.get(each.kind, IN_PART), "InvalidObject", each, self._uid_of(kind, _key(each)))

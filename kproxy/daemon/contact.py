@@ -3,9 +3,13 @@
 Four watches meet the same outage, each with its own words and as often as its back-off allows; an operator wants one
 line when it begins, one when it ends, and one for each kind of object that alone is refused. Losing contact is no
 reason to be unhealthy: the rules in the kernel go on serving, and a restart would not bring the API server back.
+``/statusz`` shows how it is at present; a quiet cluster is heard when a watch begins anew, every five to ten minutes.
 """
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
 
 from kproxy.daemon.log import Log
 from kproxy.errors import ApiError, ApiUnreachable, BadCredentials, KproxyError, ResourceExpired
@@ -17,12 +21,25 @@ _SHARED = {_UNREACHABLE, _UNAUTHORIZED}
 
 
 class Contact:
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock``: seconds, to measure ages with."""
+        self._clock = clock
         self._troubles: dict[Kind, str] = {}
+        self._said: dict[Kind, str] = {}  # what the last failure of each kind in trouble was
+        self._heard: float | None = None  # when a request was answered last
+
+    def show(self) -> str:
+        """One line for people."""
+        heard = "not heard yet" if self._heard is None else f"heard {self._clock() - self._heard:.0f} s ago"
+        if not self._troubles:
+            return heard if self._heard is None else f"answers, {heard}"
+        said = {trouble: self._said[kind] for kind, trouble in self._troubles.items()}  # one outage, one sentence
+        return f"no news, {heard}: {'; '.join(said.values())}"
 
     def report(self, kind: Kind, problem: KproxyError | None) -> None:
         """One attempt for one kind: what went wrong, or None."""
         if problem is None:
+            self._heard = self._clock()
             self._recovered(kind)
         elif isinstance(problem, ResourceExpired):
             _log.verbose(2, "Listing again", kind=kind.value, why=problem)  # part of the protocol
@@ -31,6 +48,7 @@ class Contact:
 
     def _troubled(self, kind: Kind, problem: KproxyError) -> None:
         trouble = _class_of(kind, problem)
+        self._said[kind] = str(problem)
         if self._troubles.get(kind) == trouble:
             return
         known = trouble in self._troubles.values()

@@ -30,6 +30,7 @@ from kproxy.daemon.metrics import Metrics
 from kproxy.daemon.processes import find_proxies
 from kproxy.daemon.relay import RelayLines
 from kproxy.daemon.rivalry import Rivalry
+from kproxy.daemon.rounds import Rounds
 from kproxy.daemon.schedule import Omitted
 from kproxy.daemon.status import Health, Instant
 from kproxy.errors import InvalidObject, KernelError, RestoreRefused
@@ -79,6 +80,7 @@ class Shared:
         self.addresses = addresses  # of this node's interfaces, any family, canonical text
         self.affinity = AffinityLimit(Sysctl(), metrics)
         self.applied: Callable[[Plan], object] = lambda _plan: None  # hears of each plan that the kernel holds
+        self.rounds = Rounds()
 
     def service_uid(self, key: ObjectKey) -> str:
         return getattr(self.cluster.get(Kind.SERVICE, key), "uid", "")
@@ -200,6 +202,7 @@ class Family(Generic[R]):
         else:
             shared.health.synced(self.family, at)
         shared.applied(plan)
+        shared.rounds.note(plan, report)
         shared.complaints.stand(self.family, [*_clashes(plan), *_quarantined(report)])
         shared.affinity.look(led)
         self._say_unread(report)

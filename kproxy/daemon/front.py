@@ -9,6 +9,7 @@ fatal, tells the cluster before kproxy ends, for a moment and no longer.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 
 from kproxy.config import Config
@@ -35,6 +36,8 @@ class Front:
         self.health = Health(sync_period=config.iptables_sync_period)
         self.transactions = transactions.Transactions(now)
         self.facts: dict[str, str] = {}  # lines for /statusz, by what they begin with
+        self.more: list[Callable[[], Mapping[str, str]]] = []  # make such lines when somebody asks
+        self.names: list[Callable[[], Mapping[str, str]]] = []  # the same for who may hear of objects in the cluster
         self.is_relaying: Callable[[], bool] = lambda: False  # the rules lead to sockets that end with us
         self._config = config
 
@@ -42,10 +45,14 @@ class Front:
         """Manifests need not hold a Node; nobody drains a node that no API server knows."""
         return self.cluster.node or (Node(self._config.hostname) if self._config.manifests else None)
 
-    def _show_facts(self) -> dict[str, str]:
+    def _show_facts(self, with_names: bool) -> dict[str, str]:
         node, config = self.cluster.node, self._config
         seen = {"Node IPs": show_node_ips(config, node), "Primary IP family": primary_family(config, node).value}
-        return self.facts | (seen if self.cluster.complete else {})
+        who = {"Node": config.hostname, "Process": str(os.getpid())}
+        shown = who | self.facts | (seen if self.cluster.complete else {})
+        for each in (*self.more, *(self.names if with_names else ())):
+            shown |= each()
+        return shown
 
     def open(self, group: asyncio.TaskGroup) -> None:
         config = self._config

@@ -39,8 +39,12 @@ def health_pages(
     return {"/healthz": healthz, "/livez": livez, "/readyz": lambda _: health.readyz()}
 
 
-def metrics_pages(metrics: Metrics, config: Config, facts: Callable[[], Mapping[str, str]]) -> dict[str, Page]:
-    """``facts``: what ``/statusz`` shows beside what every component shows there."""
+def metrics_pages(metrics: Metrics, config: Config, facts: Callable[[bool], Mapping[str, str]]) -> dict[str, Page]:
+    """``facts``: what ``/statusz`` shows beside what every component shows there.
+
+    They name objects of the cluster, which metrics do not, only to whom they are told to: who asks from a loopback
+    address. The metrics server may listen to the whole network.
+    """
     configz = describe(config)
     checks = _Checks()
 
@@ -59,7 +63,7 @@ def metrics_pages(metrics: Metrics, config: Config, facts: Callable[[], Mapping[
     if is_enabled("ComponentFlagz", config.feature_gates):
         pages["/flagz"] = lambda question: zpages.flagz(config, question.accept)
     if is_enabled("ComponentStatusz", config.feature_gates):
-        pages["/statusz"] = lambda question: zpages.statusz(sorted(pages), facts(), question.accept)
+        pages["/statusz"] = lambda question: zpages.statusz(sorted(pages), facts(question.is_local), question.accept)
     if config.profiling:
         pages |= debug.pages()
     return pages

@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import ip_address
 from typing import Never
 
 from aiohttp import web
@@ -42,6 +43,15 @@ class Question(Struct, frozen=True):
     method: str = "GET"
     body: bytes = b""  # of PUT alone
     client: str = ""  # who asks, an address; empty where a proxy asks for somebody else
+
+    @property
+    def is_local(self) -> bool:
+        """Whether who asks has an address of the loopback interface, also as a socket of both families writes it."""
+        try:
+            address = ip_address(self.client)
+        except ValueError:
+            return False
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 Page = Callable[[Question], Answer | Awaitable[Answer]]

@@ -19,7 +19,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from math import ceil
 
 import msgspec
@@ -86,7 +85,7 @@ class Transactions:
         self._last[family, "failed" if transaction.why else "applied"] = transaction
 
     def page(self, question: Question) -> Answer:
-        if not _is_here(question.client):
+        if not question.is_local:
             return Answer(403, _REFUSED, TEXT)
         form = question.query.get("format", "text")
         if form not in {"text", "json"}:
@@ -108,15 +107,6 @@ class Transactions:
 
 def pages(transactions: Transactions) -> dict[str, Page]:
     return {"/debug/rules": transactions.page}
-
-
-def _is_here(client: str) -> bool:
-    """Whether this is an address of the loopback interface, also as a socket of both families writes it."""
-    try:
-        address = ip_address(client)
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 # --- the answer -----------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from kproxy.daemon.log import Log
 from kproxy.daemon.oddities import oddities, primary_family, show_node_ips
 from kproxy.daemon.relay import tell
 from kproxy.daemon.relay_metrics import RelayCollector
+from kproxy.daemon.rounds import show_problems
 from kproxy.daemon.service_metrics import ServiceMetrics
 from kproxy.errors import KernelError
 from kproxy.kernel.accounting import Accounting
@@ -84,6 +85,8 @@ class Daemon:
             claim=addresses.claim,
             crew=self._crew,
         )
+        front.more.append(self._shared.rounds.show)
+        front.names += [self._shared.rounds.name, lambda: show_problems(complaints.all)]
         self._service_metrics = self._count_services() if config.service_metrics else None
         self._lanes = self._make_lanes(found)
         front.is_relaying = lambda: any(lane.relay_ip for lane in self._lanes.values())
@@ -199,6 +202,7 @@ class Daemon:
             group.create_task(self._feed.follow(watch_manifests(config)))
             return
         contact = Contact()
+        self._front.more.append(lambda: {"API server": contact.show()})
         for selection in resources(config):
             changes = watch(self._client, selection, config, report=contact.report)
             group.create_task(self._feed.follow(changes))

@@ -61,7 +61,7 @@ def statusz(paths: Iterable[str], facts: Mapping[str, str], accept: str) -> Answ
         "Paths": " ".join(top),
         **facts,
     }
-    return _answer("Statusz", fields, (f"{name}: {value}" for name, value in lines.items()), accept)
+    return _answer("Statusz", fields, (f"{name}: {_one_line(str(value))}" for name, value in lines.items()), accept)
 
 
 def flagz(config: Config, accept: str) -> Answer:
@@ -111,6 +111,11 @@ def _negotiate(kind: str, accept: str) -> tuple[str, str] | None:
         if media in {"application/json", "application/yaml"} and named and parameters.get("v") in _VERSIONS:
             return media, str(parameters["v"])
     return None
+
+
+def _one_line(text: str) -> str:
+    """What an object or a program says must not end a line."""
+    return "".join(each if each.isprintable() else " " for each in text).strip()
 
 
 def _show(value: object) -> str:

@@ -106,3 +106,16 @@ def test_what_stands_is_said_once_by_whoever_finds_it_first(complaints: Complain
     complaints.stand("IPv6", [])
     complaints.stand("IPv4", [clash])
     assert len(ears.heard) == 2
+
+
+def test_all_that_is_wrong_at_present_can_be_asked_for(complaints: Complaints) -> None:
+    assert complaints.all == frozenset()
+    complaints.hear(rejected())
+    complaints.stand("IPv4", [Complaint("clash", "Clash", problem("spec.b"))])
+    complaints.stand("IPv6", [Complaint("clash", "Clash", problem("spec.b"))])
+    assert complaints.all == {problem(), problem("spec.b")}
+    complaints.hear(Removed(Kind.SERVICE, KEY))
+    complaints.stand("IPv6", [])
+    assert complaints.all == {problem("spec.b")}
+    complaints.stand("IPv4", [])
+    assert complaints.all == frozenset()

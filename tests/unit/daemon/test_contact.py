@@ -46,3 +46,19 @@ def test_the_end_of_an_outage_is_told_where_one_kind_stays_refused(caplog: pytes
 
 def test_an_expired_version_is_part_of_the_protocol(caplog: pytest.LogCaptureFixture) -> None:
     assert said(caplog, (Kind.SERVICE, ResourceExpired("410")), (Kind.SERVICE, None)) == []
+
+
+def test_the_present_state_is_one_line() -> None:
+    now = [100.0]
+    contact = Contact(lambda: now[0])
+    assert contact.show() == "not heard yet"
+    contact.report(Kind.SERVICE, None)
+    now[0] = 141.4
+    assert contact.show() == "answers, heard 41 s ago"
+    for kind in Kind:
+        contact.report(kind, ApiUnreachable("connection refused"))
+    assert contact.show() == "no news, heard 41 s ago: connection refused"
+    contact.report(Kind.NODE, ApiRefused("grant it", status=403))
+    assert contact.show() == "no news, heard 41 s ago: connection refused; grant it"
+    contact.report(Kind.SERVICE, None)
+    assert contact.show() == "no news, heard 0 s ago: grant it"

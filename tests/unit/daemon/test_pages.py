@@ -26,7 +26,7 @@ def ask(pages: dict[str, Page], path: str, **question: Any) -> tuple[int, str, s
 
 
 def of_metrics(**config: Any) -> dict[str, Page]:
-    return metrics_pages(Metrics(), replace(CONFIG, **config), dict)
+    return metrics_pages(Metrics(), replace(CONFIG, **config), lambda local: {"Names": "told"} if local else {})
 
 
 def test_the_health_server_counts_what_it_answers() -> None:
@@ -72,3 +72,11 @@ def test_service_level_indicators_tell_of_the_checks_that_were_asked_for() -> No
     assert 'kubernetes_healthcheck{name="ping",type="healthz"} 1\n' in text
     assert 'kubernetes_healthchecks_total{name="ping",status="success",type="healthz"} 2\n' in text
     assert "\nprocess_start_time_seconds " in text
+
+
+def test_names_of_objects_are_for_who_asks_from_this_node() -> None:
+    pages = of_metrics()
+    assert "\nNames: told\n" in ask(pages, "/statusz", client="127.0.0.1")[1]
+    assert "\nNames: told\n" in ask(pages, "/statusz", client="::ffff:127.0.0.1")[1]
+    for stranger in ("192.0.2.7", "", "::ffff:192.0.2.7"):
+        assert "Names" not in ask(pages, "/statusz", client=stranger)[1]

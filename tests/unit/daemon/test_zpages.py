@@ -88,3 +88,8 @@ def test_flags_are_told_by_their_names() -> None:
 
 def test_the_process_began_before_now() -> None:
     assert 0 <= time.time() - started() < 7 * 86400
+
+
+def test_a_fact_cannot_end_its_line() -> None:
+    text = statusz(PATHS, {"Problem 1": "Service a/b: \x1b[31m says\nKernel settings: none"}, "").body.decode()
+    assert text.endswith("\nProblem 1: Service a/b:  [31m says Kernel settings: none\n")
