@@ -39,12 +39,12 @@ def packet(answer: PacketAnswer, shown: int) -> Iterator[Block]:
     if answer.endpoints:
         yield BLANK
         yield endpoints(answer.endpoints)
-    before: frozenset[Line] = frozenset()
+    before: Sequence[Line] = ()
     common = set(_common(answer.ways))
     for way in answer.ways[:shown]:
         yield BLANK
         yield from _way(way, before, common, is_told=len({each.fate for each in answer.ways}) == 1)
-        before = before or frozenset(way.path)
+        before = before or way.path
     if rest := answer.ways[shown:]:
         yield BLANK
         yield line(f"… and {count(len(rest), 'more way')}; all of them: --all")
@@ -57,13 +57,21 @@ def _verdict(answer: PacketAnswer) -> Iterator[Block]:
         yield line(Span(_WORDS[answer.fate], STYLES[answer.fate]), f": {name} {_end(answer)}")
         return
     certain = len({way.depends for way in answer.ways}) == 1
+    common = set(_common(answer.ways))
     said: list[Piece] = [Span("It depends", STYLES[answer.fate]), f": {name} "]
     for fate in (each for each in Fate if each in fates):
         ways = [way for way in answer.ways if way.fate is fate]
-        share = f" in {odds(sum(way.probability for way in ways))}" if certain else ""
+        share = f" in {odds(sum(way.probability for way in ways))}" if certain else _provided(ways, common)
         why = next((f": {way.why}" for way in ways if way.why), "")
         said += ["; or " if len(said) > 2 else "", f"{_MEANS[fate]}{share}{why}"]
     yield line(*said)
+
+
+def _provided(ways: Sequence[Way], common: set[str]) -> str:
+    """The condition of a fate, where there is one."""
+    conditions = {tuple(each for each in way.depends if each not in common) for way in ways}
+    only = conditions.pop() if len(conditions) == 1 else ()
+    return f", provided {'; '.join(only)}" if only else ""
 
 
 def _name(question: Question) -> str:
@@ -127,7 +135,7 @@ def _source(way: Way) -> str:
     return f"{said}: {way.masquerade.why}{where}" if way.masquerade.why else f"{said}{where}"
 
 
-def _way(way: Way, before: frozenset[Line], common: set[str], *, is_told: bool) -> Iterator[Block]:
+def _way(way: Way, before: Sequence[Line], common: set[str], *, is_told: bool) -> Iterator[Block]:
     """``before``: the rules of the first way; ``common``: conditions that are told; ``is_told``: why is, too."""
     said: list[Piece] = [Span(f"{odds(way.probability)} ", "bold"), Span(way.fate.value, STYLES[way.fate])]
     if way.endpoint:
@@ -138,8 +146,11 @@ def _way(way: Way, before: frozenset[Line], common: set[str], *, is_told: bool) 
         said.append(f": {way.why}")
     if own := [each for each in way.depends if each not in common]:
         said.append(f", provided {'; '.join(own)}")
-    differ = [each for each in way.path if each not in before]
+    known = frozenset(before)
+    differ = [each for each in way.path if each not in known]
     if len(differ) < len(way.path):
-        said.append(Span("; the rules above, but" if differ else "; the rules above", "dim"))
+        missing = [str(each.number) for each in before if each not in way.path and each.number]
+        without = f" without {'line' if len(missing) == 1 else 'lines'} {' and '.join(missing)}" if missing else ""
+        said.append(Span(f"; the rules above{without}" + (", with" if differ else ""), "dim"))
     yield line(*said)
     yield from rules(differ)

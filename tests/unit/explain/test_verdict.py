@@ -43,7 +43,7 @@ def test_the_answer_comes_first_and_the_path_second() -> None:
         "  20  nat  -A KUBE-SERVICES -d 10.96.7.7/32 -j KUBE-SVC-X",
         "  31  nat  -A KUBE-SEP-QZ4MJSUJGUVIUKHD -j DNAT --to-destination 10.244.1.7:8080  [70 packets]",
         "",
-        "25% delivered to 10.244.2.9:8080, its source replaced; the rules above, but",
+        "25% delivered to 10.244.2.9:8080, its source replaced; the rules above without line 31, with",
         "  33  nat  -A KUBE-SEP-B -j DNAT --to-destination 10.244.2.9:8080",
     ]
 
@@ -99,7 +99,10 @@ def test_odds_of_different_conditions_are_not_added_up() -> None:
         Way(1.0, Fate.REFUSED, depends=("always", "ipset x does not hold 10.244.3.3")),
     )
     said = show(replace(DELIVERED, fate=Fate.REFUSED, ways=ways))
-    assert said[0].endswith("goes to an endpoint; or is refused, the client is told so at once")
+    assert said[0].endswith(
+        "goes to an endpoint, provided ipset x holds 10.244.3.3; "
+        "or is refused, the client is told so at once, provided ipset x does not hold 10.244.3.3"
+    )
     assert "  provided always" in said
     assert "100% delivered to 10.244.1.7:8080, provided ipset x holds 10.244.3.3" in said
     assert "100% refused, provided ipset x does not hold 10.244.3.3" in said
