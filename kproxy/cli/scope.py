@@ -73,6 +73,7 @@ def offer(parser: argparse.ArgumentParser) -> None:
     ends.add_argument("--for", dest="time", default="60s", metavar="TIME", help="end after this time (60s)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="for programs: an object on each line")
+    output.add_argument("--schema", action="store_true", help="print the JSON schema of such a line, and end")
 
 
 def read_scope(typed: argparse.Namespace) -> Scope:

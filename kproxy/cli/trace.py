@@ -10,6 +10,7 @@ The kernel tells a packet's whole way at once, so packets are printed whole, a m
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -27,7 +28,7 @@ from kproxy.explain.answer import FrontendKind, ServicePort
 from kproxy.explain.paper import lay_out
 from kproxy.explain.passages import Passage, Passages
 from kproxy.explain.rulebook import LiveRules
-from kproxy.explain.traced import describe
+from kproxy.explain.traced import TracedPacket, describe
 from kproxy.explain.traced_text import blocks
 from kproxy.kernel.logger import hear_legacy
 from kproxy.kernel.trace_table import TABLE, Selector
@@ -41,6 +42,9 @@ _MOST_SELECTORS = 256  # rules of the scope; each is asked for every new flow
 
 def trace(command: Command) -> int:
     """The exit status. Raises InvalidConfig, NotPermitted, KernelError, UnreadableDump."""
+    if command.schema:
+        sys.stdout.write(json.dumps(msgspec.json.schema(TracedPacket), indent=2) + "\n")
+        return SEEN
     scope = read_scope(command)
     return asyncio.run(_Trace(scope, _Printer(as_json=command.json)).run())
 
@@ -57,7 +61,7 @@ class _Printer:
     def packet(self, passage: Passage, rules: LiveRules) -> None:
         packet = describe(passage, rules.books)
         if self._json:
-            text = f"{msgspec.json.encode(packet).decode()}\n"
+            text = json.dumps(msgspec.to_builtins(packet)) + "\n"  # all ASCII: what rules say may move a cursor
         else:
             text = lay_out(blocks(packet), width=self._width, colour=self._colour) + "\n"
         sys.stdout.write(text)

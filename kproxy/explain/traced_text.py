@@ -15,6 +15,7 @@ from kproxy.explain.paper import Block, Piece, Span, line
 from kproxy.explain.traced import TracedPacket, TracedRule
 
 _COMMENT = re.compile(r'-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) ?')
+_HANG = 8  # columns, for what follows of a rule that is too long for the terminal
 _STYLES = {
     Fate.DELIVERED: "bold green",
     Fate.REFUSED: "bold red",
@@ -65,7 +66,7 @@ def _rules(packet: TracedPacket) -> Iterator[Block]:
         head = f"{number:>{digits}}  {f'{each.line.table} {each.line.chain}':{places}}  "
         text = _COMMENT.sub("", each.line.text).removeprefix(f"-A {each.line.chain} ")
         comment = Span(f"  # {each.comment}", "dim") if each.comment else ""
-        yield line(Span(head, "dim"), text, comment, indent=4, hang=len(head))
+        yield line(Span(head, "dim"), text, comment, indent=4, hang=_HANG)
 
 
 def _telling(rules: Sequence[TracedRule]) -> Iterator[TracedRule]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from msgspec.structs import replace
 
@@ -139,3 +141,9 @@ def test_a_service_without_rules_and_one_with_too_many_are_refused() -> None:
 def test_what_cannot_be_done_is_another_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["trace", "--from", "10.0.0.1"]) == 1
     assert capsys.readouterr().err == "kproxy: no such thing here\n"
+
+
+def test_the_shape_of_a_line_of_json_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trace", "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert {"service", "endpoint", "fate", "rules"} <= schema["$defs"]["TracedPacket"]["properties"].keys()
