@@ -34,7 +34,7 @@ from kproxy.backend.iptables.trace import (
     policies_of,
     walk,
 )
-from kproxy.model.enums import IPFamily
+from kproxy.model.enums import IPFamily, Protocol
 from kproxy.model.packet import Packet
 from tests.differential.clusters import make_example, make_packet
 from tests.differential.field import NODE_IPS, PODS, Field, Observed
@@ -82,25 +82,33 @@ def run_rules(
         counts += _count(step)
         if exact and step.observed.where in {"eth0", "cni0"} and "CONNMARK" not in text and "notrack" not in text:
             # The node itself would have answered, and a reset ends a flow.
-            again = replace(step.packet, mark=packet.mark)
-            name = f"seed {seed}, packet {number} once more"
-            steps.append(check(field, tables, again, name, routes=routes, flow=_flow(step)))
-            counts["packets of flows that exist"] += 1
+            for flow in _flows(field, step):
+                name = f"seed {seed}, packet {number} once more, {flow}"
+                steps.append(check(field, tables, step.packet, name, routes=routes, flow=flow))
+                counts[f"packets of flows that exist, {flow.states[0]}"] += 1
     if exact:
         counts["counters"] += _check_counters(tables, parse_save(field.save(family).splitlines()), steps, seed)
     return counts
 
 
-def _flow(step: Step) -> Tracked:
-    """As conntrack would tell it, of a flow that nobody has answered yet."""
+def _flows(field: Field, step: Step) -> Iterator[Tracked]:
+    """The flow as conntrack would tell it: while nobody has answered, and after somebody has."""
     packet, seen = step.packet, step.observed
     rewritten = (seen.destination, seen.port) != (packet.destination, packet.port)
-    return Tracked(
+    flow = Tracked(
         destination=seen.destination if rewritten else "",
         port=seen.port if rewritten else 0,
         source=seen.source if seen.source != packet.source else "",
         states=("NEW",),
     )
+    yield flow
+    if packet.protocol is Protocol.UDP:
+        answer = Packet(
+            seen.destination, seen.source, seen.source_port, packet.protocol, source_port=seen.port,
+            in_interface=seen.where,
+        )  # fmt: skip
+        if field.send(answer).fate == "arrived":
+            yield replace(flow, states=("ESTABLISHED",))
 
 
 def check(

@@ -85,6 +85,7 @@ class Observed(NamedTuple):
     source: str = ""
     destination: str = ""
     port: int = 0
+    source_port: int = 0
 
 
 class NotTaken(AssertionError):
@@ -173,7 +174,7 @@ class Field:
         seen = {where: each for where, each in self._arrivals() if each.token == token or each.kind == "broken"}
         for where, each in seen.items():
             if each.kind == "first":
-                return Observed("arrived", where, each.source, each.destination, each.port)
+                return Observed("arrived", where, each.source, each.destination, each.port, each.source_port)
         return Observed("refused" if seen else "dropped")
 
     def _send_here(self, packet: Packet, data: bytes) -> None:

@@ -27,6 +27,7 @@ class Read(NamedTuple):
     source: str
     destination: str
     port: int
+    source_port: int = 0
 
 
 def build(packet: Packet, token: int) -> bytes:
@@ -72,17 +73,17 @@ def _crc32c(data: bytes) -> int:
 def read(data: bytes) -> Read | None:
     """What an IP packet says; None where it is none that we sent or caused."""
     number, source, destination, body = _open(data)
-    port = int.from_bytes(body[2:4], "big")
+    source_port, port = struct.unpack_from("!HH", body) if len(body) >= 4 else (0, 0)
     match number:
         case 6 if len(body) >= 20:
             token, answered, flags = struct.unpack_from("!IIxB", body, 4)
             if flags & _RST:
                 return Read("reset", (answered - 1) & 0xFFFF_FFFF, source, destination, 0)
-            return Read("first", token, source, destination, port)
+            return Read("first", token, source, destination, port, source_port)
         case 17 if len(body) >= 12:
-            return Read("first", int.from_bytes(body[8:12], "big"), source, destination, port)
+            return Read("first", int.from_bytes(body[8:12], "big"), source, destination, port, source_port)
         case 132 if len(body) >= 20 and body[12] == 1:
-            return Read("first", int.from_bytes(body[16:20], "big"), source, destination, port)
+            return Read("first", int.from_bytes(body[16:20], "big"), source, destination, port, source_port)
         case 1 | 58 if len(body) > 28 and body[0] in _ERRORS[number]:
             quoted = read(body[8:])
             return quoted and quoted._replace(kind="error")
