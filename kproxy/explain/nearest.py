@@ -75,7 +75,7 @@ class _Search(Struct, frozen=True):
                 at_address.append(each)
         if at_address:
             return self._by_address(at_address)
-        return self._by_node_port(at_node) or self._by_endpoint() or self._by_range()
+        return self._by_node_port(at_node) or self._by_endpoint() or self._by_objects() or self._by_range()
 
     def _frontends(self) -> Iterator[_Found]:
         for service in self.survey.services:
@@ -277,6 +277,20 @@ class _Search(Struct, frozen=True):
             "no Service is in the way",
             line,
         )
+
+    def _by_objects(self) -> Nearest | None:
+        """What the API's objects know of the address, and the rules do not."""
+        packet = self.packet
+        if self.objects is None:
+            return None
+        where = join_address(packet.destination, packet.port)
+        if key := self.objects.frontends.get((packet.destination, packet.port, packet.protocol)):
+            return Nearest(f"{where} is {key} of the given objects, but no rule of this dump is about it")
+        pod = self.objects.pods.get(packet.destination)
+        if pod is not None and pod.pod:
+            on = f" on node {pod.node}" if pod.node else ""
+            return Nearest(f"{packet.destination} is pod {pod.pod}{on}, dialled directly; no Service is in the way")
+        return None
 
     def _by_range(self) -> Nearest:
         found = [

@@ -73,7 +73,7 @@ def answer(
         fate=worst,
         service=service.name if service else "",
         frontend=frontend,
-        endpoints=endpoints_of(ways, service),
+        endpoints=endpoints_of(ways, service, objects),
         ways=ways,
         flow=known.words,
         established=known.deciding is not None,
@@ -131,7 +131,9 @@ def _other_variants(others: Iterable[Survey], packet: Packet, facts: HostFacts, 
         )
 
 
-def endpoints_of(ways: Sequence[Way], service: ServicePort | None) -> tuple[Endpoint, ...]:
+def endpoints_of(
+    ways: Sequence[Way], service: ServicePort | None, objects: Objects | None = None
+) -> tuple[Endpoint, ...]:
     """With the odds of this packet, likeliest first; where they depend on something, the best that can be."""
     odds: dict[str, float] = {}
     groups = dict.fromkeys(way.depends for way in ways)
@@ -146,14 +148,18 @@ def endpoints_of(ways: Sequence[Way], service: ServicePort | None) -> tuple[Endp
         {join_address(each.ip, each.port): each for each in service.endpoints} if service else {}
     )
     return tuple(
-        replace(known.get(where) or _unknown(where), probability=probability)
+        replace(known.get(where) or _unknown(where, objects), probability=probability)
         for where, probability in sorted(odds.items(), key=lambda pair: -pair[1])
     )
 
 
-def _unknown(where: str) -> Endpoint:
-    """One that is no endpoint of the Service: another program's rule leads there."""
-    if canonical(where) is not None:
-        return Endpoint(where, 0, 0.0)
-    ip, _, port = where.rpartition(":")
-    return Endpoint(ip.strip("[]"), int(port), 0.0)
+def _unknown(where: str, objects: Objects | None) -> Endpoint:
+    """One that is no endpoint of the Service: a known flow or another program's rule leads there."""
+    ip, port = where, 0
+    if canonical(where) is None:
+        address, _, number = where.rpartition(":")
+        ip, port = address.strip("[]"), int(number)
+    found = objects.pods.get(ip) if objects else None
+    if found is None:
+        return Endpoint(ip, port, 0.0)
+    return Endpoint(ip, port, 0.0, pod=found.pod, node=found.node, state=found.state)

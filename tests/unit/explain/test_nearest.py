@@ -7,10 +7,11 @@ from msgspec.structs import replace
 
 from kproxy.explain.answer import Fate, Nearest
 from kproxy.explain.facts import HostFacts
-from kproxy.explain.objects import NOTHING
+from kproxy.explain.objects import NOTHING, Backing
 from kproxy.explain.packet import answer, read_question
 from kproxy.explain.survey import Survey
-from kproxy.model.enums import IPFamily
+from kproxy.model.enums import IPFamily, Protocol
+from kproxy.model.keys import ServicePortKey
 from kproxy.model.node import Node
 from tests.unit.explain.dumps import survey_of, table
 from tests.unit.explain.test_packet import recorded
@@ -144,6 +145,20 @@ def test_nodes_are_known_by_their_objects() -> None:
     objects = replace(NOTHING, nodes={"n7": Node(name="n7", addresses=("192.168.0.7",))})
     found = nearest(cluster(), "192.168.0.7:30080", objects=objects)
     assert found.message == "192.168.0.7 is an address of node n7; if these are its rules, add --local 192.168.0.7"
+
+
+def test_objects_know_what_rules_do_not() -> None:
+    objects = replace(
+        NOTHING,
+        frontends={("10.96.9.9", 80, "TCP"): ServicePortKey("default", "new", "http", Protocol.TCP)},
+        pods={"10.244.5.5": Backing("default/lone", "n7"), "10.244.5.6": Backing()},
+    )
+    unknown = "10.96.9.9:80 is default/new:http of the given objects, but no rule of this dump is about it"
+    assert nearest(cluster(), "10.96.9.9:80", objects=objects).message == unknown
+    found = nearest(cluster(), "10.244.5.5:80", objects=objects)
+    assert found.message == ("10.244.5.5 is pod default/lone on node n7, dialled directly; no Service is in the way")
+    for to in ("10.96.9.9:81", "10.96.9.9:80/udp", "10.244.5.6:80"):
+        assert "is no address of any Service" in nearest(cluster(), to, objects=objects).message
 
 
 ONE = survey_of(table("nat", *JUMPS, *service("a/b", "10.96.3.1:80", "KUBE-SVC-B", "10.1.1.1:1")))

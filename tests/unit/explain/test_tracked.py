@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from kproxy.explain.answer import Fate, Masquerade, PacketAnswer, Severity
 from kproxy.explain.facts import HostFacts
 from kproxy.explain.flows import flows_of
+from kproxy.explain.objects import NOTHING, Backing
 from kproxy.explain.packet import answer, read_question
 from tests.unit.explain.dumps import survey_of, table
 from tests.unit.explain.test_packet import OPEN, SERVICES
@@ -164,3 +166,11 @@ def test_udp_without_an_answer_goes_where_it_was_sent_first() -> None:
     said = ask("10.244.1.7:41234", line, to="10.9.9.9:53/udp")
     assert said.flow == "a known flow from 10.244.1.7:41234 to 10.9.9.9:53 (UNREPLIED); nat is not asked"
     assert (said.fate, said.service, said.warnings) == (Fate.UNTOUCHED, "", ())
+
+
+def test_the_pod_at_the_end_of_a_flow_is_named() -> None:
+    surveys = [survey_of(table("nat", *SERVICES) + OPEN)]
+    objects = replace(NOTHING, pods={"10.244.2.9": Backing("a/gone", "n2", "terminating")})
+    flows = flows_of([entry(end="10.244.2.9:8080")], "flows")
+    (found,) = answer(surveys, read_question("10.244.1.7:41234", WEB), HostFacts(), flows, objects).endpoints
+    assert (found.pod, found.node, found.state, found.probability) == ("a/gone", "n2", "terminating", 1.0)
