@@ -16,6 +16,11 @@ from pathlib import Path
 import pytest
 
 from kproxy import cli
+from kproxy.errors import NotPermitted
+from kproxy.explain.dump import dumps_of
+from kproxy.explain.facts import HostFacts
+from kproxy.model.enums import Protocol
+from kproxy.model.flow import Flow
 from tests.unit.cli.examples import CLUSTER
 
 TO_WEB = ("--from=10.244.0.1", "--to=10.96.0.80:80/tcp")
@@ -335,3 +340,62 @@ def test_a_terminal_that_lacks_a_letter_sees_its_code(dump: str) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
+
+
+# --- this host ------------------------------------------------------------------------------------------------
+
+
+def test_live_asks_the_host_for_rules_flows_and_clients(
+    explain: Explain, planned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = HostFacts(addresses=frozenset({"192.168.1.10"}))
+    flow = Flow(Protocol.TCP, "203.0.113.9", 4000, "192.168.1.10", 30080, "10.244.0.8", 8080, "192.168.1.10", 4000)
+    asked = []
+
+    def remembered(source: str) -> frozenset[str]:
+        asked.append(source)
+        return frozenset()
+
+    monkeypatch.setattr("kproxy.explain.live.read_host", lambda: (dumps_of(planned.encode()), facts))
+    monkeypatch.setattr("kproxy.explain.live.remembered", remembered)
+    monkeypatch.setattr("kproxy.explain.live.flows", lambda *_: (flow,))
+    assert explain("live").startswith("IPv4, 1 service port: ")
+    said = explain("live", "--from=203.0.113.9:4000", "--to=192.168.1.10:30080")
+    assert "goes to endpoint 10.244.0.8:8080 of default/web" in said
+    assert asked == ["203.0.113.9"]
+    assert "of 2 endpoints of default/web" in explain("live", "--from=host", "--to=10.96.0.80:80")
+    assert asked == ["203.0.113.9"]  # a process on the node has no address that a list could hold
+
+
+def test_live_without_root_is_a_sentence(explain: Explain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise NotPermitted("reading this host's rules needs root: run `sudo kproxy explain`")
+
+    monkeypatch.setattr("kproxy.explain.live.read_host", refuse)
+    said = explain("live")
+    assert said.status == 3
+    assert said.err == "kproxy explain: reading this host's rules needs root: run `sudo kproxy explain`\n"
+
+
+def test_too_little_memory_is_a_sentence(explain: Explain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: str) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("kproxy.explain.dump.read_dumps", refuse)
+    said = explain("dump")
+    assert said.status == 3
+    assert "too large for the memory here" in said.err
+
+
+def test_a_family_that_is_not_in_the_dump(explain: Explain, tmp_path: Path) -> None:
+    (tmp_path / "dump").write_text("*nat\n:INPUT ACCEPT [0:0]\n-A INPUT -s 10.0.0.1/32\nCOMMIT\n", encoding="utf-8")
+    said = explain(str(tmp_path / "dump"), "--family=6")
+    assert said.status == 3
+    assert "--family=6: no rules of IPv6 are in " in said.err
+
+
+def test_objects_that_cannot_be_used_are_told_and_left_out(explain: Explain, dump: str, tmp_path: Path) -> None:
+    (tmp_path / "objects.yaml").write_text(CLUSTER.replace("port: 80,", "port: 80000,"), encoding="utf-8")
+    said = explain(dump, f"--objects={tmp_path / 'objects.yaml'}")
+    assert said.status == 0
+    assert "80000" in said.err
