@@ -89,7 +89,7 @@ def offer(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--html", metavar="FILE", help="write the summary as one page that needs no network")
     output.add_argument("--redact", action="store_true", help="put other names, addresses and hashes in place")
     output.add_argument("--family", choices=("4", "6"), help="read only the rules of this IP family")
-    output.add_argument("--all", action="store_true", help="every service port and every way, however many")
+    output.add_argument("--all", action="store_true", help="every service port, endpoint and way, however many")
     output.add_argument("--width", type=int, metavar="N", help="columns (the terminal's; no limit in a pipe)")
     output.add_argument(
         "--colour", "--color", choices=("auto", "always", "never"), default="auto", help="auto minds NO_COLOR (auto)"

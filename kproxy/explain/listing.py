@@ -32,7 +32,7 @@ from kproxy.explain.paper import BLANK, Block, Grid, Piece, Span, line, rule
 from kproxy.explain.wording import count, join, odds, some, target
 from kproxy.model.enums import Protocol
 
-ROWS = 40  # service ports on a terminal
+ROWS = 40  # of a table on a terminal
 _FINE = 0.005  # odds that differ by less are called even
 _SHORT = {
     FrontendKind.CLUSTER_IP: "cluster",
@@ -211,8 +211,8 @@ def _packets(service: ServicePort) -> str:
 # --- endpoints and rules --------------------------------------------------------------------------------------
 
 
-def endpoints(every: Sequence[Endpoint], indent: int = 2) -> Grid:
-    return Grid(
+def endpoints(every: Sequence[Endpoint], rows: int, indent: int = 2) -> Iterator[Block]:
+    yield Grid(
         ("ODDS", "OBSERVED", "ENDPOINT", "POD", "NODE", "STATE", "PACKETS", "LINE"),
         [
             (
@@ -225,11 +225,13 @@ def endpoints(every: Sequence[Endpoint], indent: int = 2) -> Grid:
                 f"{each.packets:,}" if each.packets >= 0 else "",
                 str(each.line) if each.line else "",
             )
-            for each in every
+            for each in every[:rows]
         ],
         indent,
         _NUMBERS,
     )
+    if len(every) > rows:
+        yield line(f"… and {count(len(every) - rows, 'more endpoint')}; all of them: --all", indent=indent)
 
 
 def rules(lines: Sequence[Line], indent: int = 2) -> Iterator[Block]:

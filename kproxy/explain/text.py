@@ -28,7 +28,7 @@ __all__ = ["ROWS", "WAYS", "render"]
 
 
 def render(answer: Answer, *, width: int, colour: bool, rows: int = 0, ways: int = WAYS) -> str:
-    """``width``: columns; ``rows``: of service ports in a summary; ``ways``: told rule by rule. 0: no limit."""
+    """``width``: columns; ``rows``: of a table; ``ways``: told rule by rule. 0: no limit."""
     return lay_out(_blocks(answer, rows or sys.maxsize, ways or sys.maxsize), width=width, colour=colour)
 
 
@@ -37,9 +37,9 @@ def _blocks(answer: Answer, rows: int, ways: int) -> Iterator[Block]:
         case Summary():
             yield from summary(answer, rows)
         case PacketAnswer():
-            yield from packet(answer, ways)
+            yield from packet(answer, rows, ways)
         case ServiceAnswer():
-            yield from _service(answer)
+            yield from _service(answer, rows)
         case ChainAnswer():
             yield from _chain(answer)
         case EndpointAnswer():
@@ -51,9 +51,9 @@ def _blocks(answer: Answer, rows: int, ways: int) -> Iterator[Block]:
 # --- one thing ------------------------------------------------------------------------------------------------
 
 
-def _service(answer: ServiceAnswer) -> Iterator[Block]:
+def _service(answer: ServiceAnswer, rows: int) -> Iterator[Block]:
     for service in answer.services:
-        yield from _service_port(service)
+        yield from _service_port(service, rows)
         yield BLANK
     if answer.warnings:
         yield from warnings(answer.warnings)
@@ -61,7 +61,7 @@ def _service(answer: ServiceAnswer) -> Iterator[Block]:
     yield from _titled("Its rules", answer.lines)
 
 
-def _service_port(service: ServicePort) -> Iterator[Block]:
+def _service_port(service: ServicePort, rows: int) -> Iterator[Block]:
     known = {"objects": ", named by the objects", "chain": ", which nothing names"}.get(service.named_by, "")
     variant = f" ({service.variant})" if service.variant else ""
     yield line(Span(service.name, "bold"), f" {service.protocol.lower}, {service.family.value}{variant}{known}")
@@ -78,14 +78,14 @@ def _service_port(service: ServicePort) -> Iterator[Block]:
         yield line(f"a client keeps its endpoint for {service.affinity_seconds} s (session affinity)", indent=2)
     if service.relayed:
         yield line("served by kproxy's relay (userspace mode)", indent=2)
-    yield from _pool("endpoints", service.cluster)
-    yield from _pool("endpoints of this node (local)", service.local)
+    yield from _pool("endpoints", service.cluster, rows)
+    yield from _pool("endpoints of this node (local)", service.local, rows)
 
 
-def _pool(title: str, every: Sequence[Endpoint]) -> Iterator[Block]:
+def _pool(title: str, every: Sequence[Endpoint], rows: int) -> Iterator[Block]:
     if every:
         yield line(f"{title}:", indent=2)
-        yield endpoints(every, indent=4)
+        yield from endpoints(every, rows, indent=4)
 
 
 def _chain(answer: ChainAnswer) -> Iterator[Block]:

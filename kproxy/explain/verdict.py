@@ -29,8 +29,8 @@ _MEANS = {
 }
 
 
-def packet(answer: PacketAnswer, shown: int) -> Iterator[Block]:
-    """``shown``: how many ways are told rule by rule."""
+def packet(answer: PacketAnswer, rows: int, shown: int) -> Iterator[Block]:
+    """``rows``: of tables; ``shown``: how many ways are told rule by rule."""
     yield from _verdict(answer)
     yield from _facts(answer)
     if answer.warnings:
@@ -38,7 +38,7 @@ def packet(answer: PacketAnswer, shown: int) -> Iterator[Block]:
         yield from warnings(answer.warnings)
     if answer.endpoints:
         yield BLANK
-        yield endpoints(answer.endpoints)
+        yield from endpoints(answer.endpoints, rows)
     before: Sequence[Line] = ()
     common = set(_common(answer.ways))
     for way in answer.ways[:shown]:

@@ -134,3 +134,11 @@ def test_the_relay_is_told_from_an_endpoint() -> None:
     assert first == (
         f"Delivered: {FLOW} goes to kproxy's relay at 169.254.73.80:32768, which chooses an endpoint of shop/web:http"
     )
+
+
+def test_of_many_endpoints_a_terminal_shows_a_few() -> None:
+    answer = replace(DELIVERED, endpoints=(ONE,) * 100)
+    said = render(answer, width=120, colour=False, rows=40).splitlines()
+    assert len([each for each in said if each.startswith("   75%")]) == 40
+    assert "  … and 60 more endpoints; all of them: --all" in said
+    assert len([each for each in show(answer) if each.startswith("   75%")]) == 100
