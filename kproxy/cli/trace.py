@@ -58,8 +58,7 @@ class _Printer:
         self._width = shutil.get_terminal_size().columns if is_terminal else 0
         self._colour = is_terminal and "NO_COLOR" not in os.environ
 
-    def packet(self, passage: Passage, rules: LiveRules) -> None:
-        packet = describe(passage, rules.books)
+    def packet(self, packet: TracedPacket) -> None:
         if self._json:
             text = json.dumps(msgspec.to_builtins(packet)) + "\n"  # all ASCII: what rules say may move a cursor
         else:
@@ -81,6 +80,7 @@ class _Trace:
         self._ended = asyncio.Event()
         self._packets = 0
         self._flows: set[object] = set()
+        self._read_at = 0.0  # when the rules were read again, if ever
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -99,24 +99,28 @@ class _Trace:
                 for remark in remarks:
                     self._printer.say(remark)
             watch = Watch(nft, legacy)
-            with TraceRule(selectors, rate=scope.rate, every=scope.every):
+            with TraceRule(selectors, rate=scope.rate, every=scope.every) as rule:
                 self._rules.own_change()
                 self._printer.say(_beginning(scope))
-                await self._watch(watch)
+                await self._watch(watch, rule)
         self._printer.say(self._ending(watch.lost))
         return SEEN if self._packets else NONE_CAME
 
-    async def _watch(self, watch: Watch) -> None:
+    async def _watch(self, watch: Watch, rule: TraceRule) -> None:
         passages = Passages(TABLE, rate=self._scope.rate, now=time.monotonic())
         until = time.monotonic() + self._scope.seconds
         while True:
             now = time.monotonic()
             is_last = self._ended.is_set() or now >= until
-            for sighting in watch.hear():
-                passages.add(sighting, now)
-            # At the end the packets that are still under way get the moment that they need
+            # No packet is new from then on, and those under way get the moment that they need
+            if is_last and rule.remove():
+                self._rules.own_change()
+            self._hear(watch, passages)
             if over := list(passages.over(now)):
-                await self._rules.refresh()
+                if await self._rules.refresh():
+                    # What was told until now may speak of the rules before
+                    self._hear(watch, passages)
+                    self._read_at = time.monotonic()
                 self._print(over)
             if self._packets >= self._scope.limit or (is_last and not passages):
                 return
@@ -124,6 +128,12 @@ class _Trace:
                 await asyncio.sleep(_PAUSE)
             else:
                 await self._wait(watch, until - now)
+
+    @staticmethod
+    def _hear(watch: Watch, passages: Passages) -> None:
+        now = time.monotonic()
+        for sighting in watch.hear():
+            passages.add(sighting, now)
 
     async def _wait(self, watch: Watch, seconds: float) -> None:
         """Until something is told, or it is time to end."""
@@ -142,7 +152,8 @@ class _Trace:
                 return
             self._packets += 1
             self._flows.add(passage.flow)
-            self._printer.packet(passage, self._rules)
+            books = self._rules.books if passage.last > self._read_at else self._rules.without_places()
+            self._printer.packet(describe(passage, books))
 
     def _ending(self, lost: int) -> str:
         flows = len(self._flows)

@@ -13,6 +13,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from kproxy.errors import KernelError
 from kproxy.explain.survey import Survey, survey
 from kproxy.explain.traced import Rulebook, open_book
@@ -25,6 +27,7 @@ from kproxy.model.sighting import Sighting
 
 _ATTEMPTS = 3
 _REST = 10.0
+_LEGACY = "legacy"
 _Measure = dict[tuple[IPFamily, str], TableState | None]
 
 
@@ -78,15 +81,27 @@ class LiveRules:
         if nft_generation() == self._generation + 1:
             self._generation += 1
 
-    async def refresh(self) -> None:
-        """Read again if anything has changed, and the last reading is long enough ago. Raises as ``read``."""
+    async def refresh(self) -> bool:
+        """Read again if anything has changed, and the last reading is long enough ago. Raises as ``read``.
+
+        Whether it did. Then sightings from before mean other places (see ``without_places``).
+        """
         changed = nft_generation() != self._generation or self._measured() != self._measure
-        if changed and time.monotonic() >= self._next:
-            await self.read()
+        if not changed or time.monotonic() < self._next:
+            return False
+        await self.read()
+        return True
+
+    def without_places(self) -> dict[tuple[IPFamily, str], Rulebook]:
+        """Books for sightings that are older than they: handles are good for ever, places in legacy chains are not."""
+        return {
+            (family, variant): replace(book, place=_nowhere) if variant == _LEGACY else book
+            for (family, variant), book in self.books.items()
+        }
 
     def place(self, sighting: Sighting) -> int:
         """Of the sighting's rule in its chain; -1: not known."""
-        if sighting.variant == "legacy":
+        if sighting.variant == _LEGACY:
             where = (sighting.family, sighting.table)
             same = self._measure.get(where) == read_legacy_state(*where)
             return sighting.rule - 1 if same else -1
@@ -104,3 +119,7 @@ class LiveRules:
         except KernelError:
             return {}
         return {handle: place for place, handle in enumerate(found)}
+
+
+def _nowhere(_: Sighting) -> int:
+    return -1

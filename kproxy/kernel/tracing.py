@@ -16,6 +16,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Self
 
 from kproxy.errors import KernelError
@@ -61,14 +62,17 @@ class TraceRule:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._socket is not None:
-            try:
-                self._socket.transact([trace_table.removal()], "remove the trace rule")
-            except KernelError:  # closing removes it as well; somebody may have been faster
-                pass
-            finally:
-                self._socket.raw.close()
-                self._socket = None
+        self.remove()
+
+    def remove(self) -> bool:
+        """Before the end; whether it was still there."""
+        if self._socket is None:
+            return False
+        with suppress(KernelError):  # closing removes it as well; somebody may have been faster
+            self._socket.transact([trace_table.removal()], "remove the trace rule")
+        self._socket.raw.close()
+        self._socket = None
+        return True
 
 
 def _explain(error: KernelError) -> KernelError:

@@ -6,6 +6,7 @@ How sightings become passages, and passages answers, is in tests/unit/explain.
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 import time
@@ -86,6 +87,20 @@ async def test_all_packets_are_those_of_known_flows_too(legacy: TracedNode) -> N
     assert [each["known_flow"] for each in packets] == [False, True, True]
 
 
+async def test_its_time_ends_it_while_packets_come_and_come(tmp_path: Path) -> None:
+    async def ask_for_ever() -> None:
+        while True:
+            await node.ask(WEB[4])
+
+    async with traced_node("nft", tmp_path) as node:
+        trace = await node.start("--service", "shop/web", "--for", "300ms", "--rate", "100", "--limit", "10000")
+        asking = asyncio.create_task(ask_for_ever())
+        _, out, _ = await trace.end()
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    assert re.search(r"\d+ packets of \d+ flows; the trace rule is removed\n$", out)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 async def test_nothing_is_left_however_it_ends(legacy: TracedNode, number: int) -> None:
     before = legacy.logger()
@@ -129,13 +144,12 @@ async def test_another_programs_trace_is_not_shown(tmp_path: Path) -> None:
 
 async def test_rules_that_change_meanwhile_are_not_mistaken_for_others(node: TracedNode) -> None:
     trace = await node.start("--to", f"{WEB[4]}:80", "--json", "--limit", "1")
-    await node.run(f"iptables-{node.variant}", "-t", "nat", "-I", "PREROUTING", "-p", "udp", "-j", "RETURN")
+    await node.run(f"iptables-{node.variant}", "-t", "nat", "-I", "KUBE-SERVICES", "-p", "sctp", "-j", "RETURN")
     answered, _ = await node.dial(WEB[4])
     (packet,) = await trace.packets()
     assert (packet["service"], packet["endpoint"]) == ("shop/web:http", f"{answered}:8080")
-    first = packet["rules"][0]
-    assert first["line"]["chain"] == "PREROUTING"
-    assert not first["line"]["number"] or first["line"]["text"].endswith("-j KUBE-SERVICES")
+    (line,) = [rule["line"] for rule in packet["rules"] if rule["line"]["chain"] == "KUBE-SERVICES"]
+    assert not line["number"] or f"-d {WEB[4]}/32 -p tcp" in line["text"]
 
 
 # --- without a program ----------------------------------------------------------------------------------------
