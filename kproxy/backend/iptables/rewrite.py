@@ -6,6 +6,7 @@ xt_TPROXY.c in Linux.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address
 
 from msgspec.structs import replace
@@ -50,7 +51,7 @@ def translations(target: Target, state: State) -> list[Choice] | None:
     """Of a target that translates and accepts: every result it may have. None: it is not one of those."""
     match target:
         case r.Dnat(ip, port):
-            found = [(_led_to(state, ip, port), "")]
+            found = [(_led_to(state, ip, port), "")] if _is_address(ip) else _unread(words(target), state) or []
         case r.DnatRange():
             found = _led_to_one_of(target, state)
         case r.Redirect(low, high):
@@ -76,7 +77,7 @@ def _snat(target: r.Snat, state: State) -> State:
     if not target.first:
         return replace(state, packet=replace(state.packet, source_port=0))
     if target.first == target.last:
-        return replace(_masked(state, target.first), source=target.first)
+        return replace(_masked(state, target.first if _is_address(target.first) else ""), source=target.first)
     return replace(_masked(state, ""), source=f"{target.first}-{target.last}")
 
 
@@ -108,12 +109,26 @@ def _led_to_one_of(target: r.DnatRange, state: State) -> list[Choice]:
         addresses = _between(target.first, target.last) if target.first else [state.packet.destination]
     except ValueError:
         addresses = []  # somebody edited this dump
-    said = render_rule("-", r.Rule((), target)).removeprefix("-A - ")
+    said = words(target)
     if not addresses:
         return [(_led_to(state, "", target.low, exact=exact), f"which address {said} chooses")]
     if len(addresses) == 1:
         return [(_led_to(state, addresses[0], target.low, exact=exact), "")]
     return [(_led_to(state, ip, target.low, exact=exact), f"{said} chooses {ip}") for ip in addresses]
+
+
+def words(target: Target) -> str:
+    """As iptables-save prints it."""
+    return render_rule("-", r.Rule((), target)).removeprefix("-A - ")
+
+
+@lru_cache(maxsize=65536)
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _between(first: str, last: str) -> list[str]:

@@ -24,10 +24,9 @@ from msgspec.structs import replace
 
 from kproxy.backend.iptables import rules as r
 from kproxy.backend.iptables.parse import SavedTables
-from kproxy.backend.iptables.rewrite import UNTRACKED, change, steer, translate, translations
+from kproxy.backend.iptables.rewrite import UNTRACKED, change, steer, translate, translations, words
 from kproxy.backend.iptables.rules import Rule, Verdict
 from kproxy.backend.iptables.state import Host, State, Tracked
-from kproxy.backend.iptables.text import render_rule
 from kproxy.backend.iptables.ways import Condition, Met, Way, join, split
 from kproxy.model.packet import Packet
 
@@ -350,7 +349,7 @@ class _Walker:
 
     def _hand_over(self, target: r.Tproxy | r.Queue, ways: list[Way]) -> list[Way]:
         """Those that a program of the node accepts."""
-        said = render_rule("-", Rule((), target)).removeprefix("-A - ")
+        said = words(target)
         if isinstance(target, r.Queue):
             self._end(Dropped(), _given(ways, f"{said} drops it"))
             return _given(ways, f"{said} accepts it")

@@ -50,6 +50,7 @@ def test_a_packet_can_stay_untracked_only_until_conntrack_has_seen_it() -> None:
     ("target", "places"),
     [
         (r.Dnat("10.244.1.1", 8080), [("10.244.1.1", 8080, False)]),
+        (r.Dnat("nowhere", 8080), [("", 0, True)]),
         (r.DnatRange("10.244.1.1", "10.244.1.1"), [("10.244.1.1", 80, False)]),
         (r.DnatRange("", "", 8080, 8080), [("10.96.0.1", 8080, False)]),
         (r.DnatRange("10.244.1.1", "10.244.1.2", 8080, 8080), [("10.244.1.1", 8080, True), ("10.244.1.2", 8080, True)]),
