@@ -45,6 +45,7 @@ MERGE_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "Service": {"spec.ports": ("port", "protocol")},
     "Node": {"spec.taints": ("key", "effect"), "status.addresses": ("type",)},
     "Pod": {f"spec.{path}": keys for path, keys in _POD_SPEC.items()} | {"status.podIPs": ("ip",)},
+    "DaemonSet": {f"spec.template.spec.{path}": keys for path, keys in _POD_SPEC.items()},
     "Deployment": {f"spec.template.spec.{path}": keys for path, keys in _POD_SPEC.items()},
     "ServiceAccount": {"secrets": ("name",), "imagePullSecrets": ("name",)},
 }

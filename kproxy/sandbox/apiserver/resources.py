@@ -151,6 +151,16 @@ RESOURCES: tuple[Resource, ...] = (
     Resource(
         "apps",
         "v1",
+        "DaemonSet",
+        "daemonsets",
+        short_names=("ds",),
+        subresources=("status",),
+        categories=("all",),
+        counts_generations=True,
+    ),
+    Resource(
+        "apps",
+        "v1",
         "Deployment",
         "deployments",
         short_names=("deploy",),
@@ -193,6 +203,9 @@ RESOURCES: tuple[Resource, ...] = (
         namespaced=False,
         subresources=("status",),
     ),
+    # Stored only: whoever asks here may do everything.
+    Resource("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", namespaced=False),
+    Resource("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", namespaced=False),
 )
 
 BY_PATH = {(row.group, row.version, row.plural): row for row in RESOURCES}
