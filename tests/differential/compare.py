@@ -73,7 +73,7 @@ def run_rules(
     """``exact``: only kproxy's own rules leave anything to chance, so every rule's counter can be foretold."""
     field.restore(family, text)
     tables = parse_save(field.save(family).splitlines())
-    counts = Counter(clusters=1, rules=sum(len(chain.rules) for chains in tables.values() for chain in chains.values()))
+    counts = Counter(rulesets=1, rules=sum(len(chain.rules) for chains in tables.values() for chain in chains.values()))
     steps: list[Step] = []
     for number, packet in enumerate(packets):
         routes = exact or Random(f"{seed} {number}").random() < 0.7
