@@ -161,6 +161,12 @@ def _check(_command: Command, settings: Settings, _file: ConfigFile | None) -> i
     return FAILED if differences else DONE
 
 
+def _status(command: Command, settings: Settings, _file: ConfigFile | None) -> int:
+    from kproxy.cli.status import status
+
+    return DONE if status(settings.config, as_json=command.json, write=print) else FAILED
+
+
 def _explain(command: Command) -> int:
     from kproxy.cli.explain import explain
 
@@ -215,4 +221,5 @@ _WITH_SETTINGS: Mapping[str, Callable[[Command, Settings, ConfigFile | None], in
     "config": _config,
     "plan": _plan,
     "run": _run,
+    "status": _status,
 }

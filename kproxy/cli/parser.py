@@ -20,9 +20,10 @@ from kproxy.settings.table import BY_FLAG, GROUPS, SETTINGS, Setting
 
 EXIT_CODES = """\
 exit status:
-  0  done; for check: the kernel agrees with the cluster; for run: ended by SIGTERM or SIGINT, rules stay
+  0  done; for check: the kernel agrees with the cluster; for run: ended by SIGTERM or SIGINT, rules stay;
+     for status: the daemon is healthy
   1  could not be done, and why is on standard error; for check: something differs;
-     for plan: something was left out, all else is printed
+     for plan: something was left out, all else is printed; for status: it is not healthy, or does not run
   2  the command line is not understood; for check: no answer could be found
 explain and trace have their own: see `kproxy explain --help`, `kproxy trace --help`
 """
@@ -55,6 +56,7 @@ _OF_FILES = "%(prog)s -f PATH [--family {4,6,both}] [FLAG ...]"
 _FILES = "a file of manifests, or a directory of such files; - for standard input"
 _WITHOUT_FLAGS = {"sandbox", "trace", "version"}  # of the configuration
 _VERBOSITY = (BY_FLAG["v"],)
+_ADDRESSES = (BY_FLAG["metrics-bind-address"], BY_FLAG["healthz-bind-address"])
 
 
 class Usage(Exception):
@@ -91,7 +93,7 @@ class Command(argparse.Namespace):
 
     command: str
     given: list[tuple[str, str]] | None = None
-    # config
+    # config, status
     json: bool = False
     yaml: bool = False
     # version
@@ -232,6 +234,10 @@ def _build() -> tuple[argparse.ArgumentParser, Any]:
     plan.add_argument("--family", choices=("4", "6", "both"), default="both", help="IP family (both)")
 
     _add(commands, "check", "compare the kernel with what the cluster implies", _OF_A_PLAN)
+
+    where = {"where the daemon answers": _ADDRESSES}
+    status = _add(commands, "status", "how the daemon on this node is, on one screen; no privileges", where)
+    status.add_argument("--json", action="store_true", help="for programs")
 
     explain = commands.add_parser(
         "explain",
