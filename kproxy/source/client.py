@@ -263,7 +263,7 @@ class Client:
             return "is it running, and is the address in --master (kproxy.master in the configuration file) right?"
         if "service account" in self._credentials.source:
             # The address in a pod's environment is the kubernetes Service's, which nobody but us makes work.
-            return "in a pod, give --master the server's own address: its Service's IP needs a proxy that runs already"
+            return "in a pod, give --master (kproxy.master) the server's own address: its Service's works only after us"
         return f"is it running, and is the address in {self._credentials.source} right?"
 
     # --- credentials ----------------------------------------------------------------------------------------------

@@ -286,7 +286,7 @@ async def test_a_wrong_master_is_named(config: Config, api: Any) -> None:
 async def test_in_a_pod_the_service_ip_cannot_work_before_we_do(config: Config, api: Any) -> None:
     resolver = api.Resolver(Credentials(server="http://127.0.0.1:1", source="the pod's service account"))
     async with Client(config, resolve=resolver) as client:
-        with pytest.raises(ApiUnreachable, match="give --master the server's own address"):
+        with pytest.raises(ApiUnreachable, match=r"give --master .kproxy.master. the server's own address"):
             await get(client)
 
 
