@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import stat
@@ -16,7 +15,6 @@ import yaml
 
 from kproxy import __version__
 from kproxy.config import Config, ProxyMode
-from kproxy.sandbox.apiserver import ApiServer
 from kproxy.settings.document import read_document
 from kproxy.settings.resolve import resolve
 from tests.deploy import manifests
@@ -168,32 +166,6 @@ def test_sysctls_join_any_overlay(tmp_path: Path) -> None:
     (init,) = manifests.pod(documents)["initContainers"]
     assert init["args"] == ["run", "--init-only", *manifests.container(documents)["args"][1:]]
     assert init["securityContext"]["privileged"]
-
-
-@needs_kubectl
-async def test_kubectl_applies_all_of_it(tmp_path: Path) -> None:
-    async with ApiServer() as server:
-        kubeconfig = server.kubeconfig(tmp_path / "config")
-        chosen = ("-f", str(DEPLOY / "daemonset.yaml"))
-
-        async def kubectl(*words: str) -> str:
-            process = await asyncio.create_subprocess_exec(
-                "kubectl", f"--kubeconfig={kubeconfig}", *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
-            )  # fmt: skip
-            async with asyncio.timeout(60):
-                out, _ = await process.communicate()
-            assert process.returncode == 0, out.decode()
-            return out.decode()
-
-        assert (await kubectl("apply", "--dry-run=server", *chosen)).count("created (server dry run)") == 5
-        assert (await kubectl("apply", *chosen)).count(" created\n") == 5
-        assert (await kubectl("apply", *chosen)).count(" unchanged\n") == 5
-        await kubectl("apply", "-k", str(DEPLOY / "kind"))
-        settings = server.get("ConfigMap", "kproxy", "kube-system")["data"]["config.conf"]
-        assert "https://kproxy-control-plane:6443" in settings
-        (volume, _) = server.get("DaemonSet", "kproxy", "kube-system")["spec"]["template"]["spec"]["volumes"]
-        assert volume == {"name": "settings", "configMap": {"name": "kproxy"}}
 
 
 # --- the smoke test of a real cluster, with a kubectl that only pretends ----------------------------------------------
