@@ -9,11 +9,13 @@ although they are for kube-proxy: they may be corrected while we run, and the no
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from urllib.parse import urlsplit
 
 from kproxy.config import Config, DetectLocalMode
 from kproxy.errors import InvalidConfig
 from kproxy.model.enums import IPFamily
 from kproxy.model.node import Node
+from kproxy.model.service import Service
 from kproxy.plan.node_ports import LOCALHOST, PRIMARY
 from kproxy.plan.viewpoint import UNSPECIFIED, node_ip, of_family
 
@@ -50,6 +52,16 @@ def oddities(config: Config, families: Collection[IPFamily], node: Node | None) 
         yield _foreign("--cluster-cidr", config.cluster_cidr, families)
     if node and _is_foreign(node.pod_cidrs, families):
         yield _foreign("the Node's podCIDRs", node.pod_cidrs, families)
+
+
+def circle(server: str, kubernetes: Service | None) -> Iterator[str]:
+    """A sentence if ``server``, the API server's address, is its Service's: other rules than ours serve that still."""
+    host = urlsplit(server).hostname
+    if kubernetes and host in kubernetes.cluster_ips:
+        yield (
+            f"the API server is asked at {host}, the Service kubernetes, which kproxy itself provides: after a restart "
+            "of this node nothing leads there; give kproxy.master or the kubeconfig the server's own address"
+        )
 
 
 def _node_ports(config: Config, node: Node | None) -> Iterator[str]:

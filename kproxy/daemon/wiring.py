@@ -27,7 +27,7 @@ from kproxy.daemon.lane import Lane
 from kproxy.daemon.leftovers import remove_leftovers
 from kproxy.daemon.localhost import LocalhostCollector
 from kproxy.daemon.log import Log
-from kproxy.daemon.oddities import oddities, primary_family, show_node_ips
+from kproxy.daemon.oddities import circle, oddities, primary_family, show_node_ips
 from kproxy.daemon.relay import tell
 from kproxy.daemon.relay_metrics import RelayCollector
 from kproxy.daemon.rounds import show_problems
@@ -41,6 +41,7 @@ from kproxy.kernel.nfacct import Nfacct
 from kproxy.kernel.sysctl import Sysctl
 from kproxy.model.enums import IPFamily, Kind
 from kproxy.model.keys import ObjectKey
+from kproxy.model.service import Service
 from kproxy.plan.node_ports import LOCALHOST
 from kproxy.source.client import Client
 from kproxy.source.files import watch_manifests
@@ -162,7 +163,9 @@ class Daemon:
             primary=primary_family(config, self._cluster.node),
             nodeIPs=show_node_ips(config, self._cluster.node),
         )
-        for problem in oddities(config, families, self._cluster.node):
+        kubernetes = self._cluster.get(Kind.SERVICE, ObjectKey("default", "kubernetes"))
+        asked = circle(self._client.server, kubernetes) if self._client and isinstance(kubernetes, Service) else ()
+        for problem in (*oddities(config, families, self._cluster.node), *asked):
             _log.warning("The configuration may be incomplete or wrong", problem=problem)
 
     def _hear(self, event: Event) -> None:

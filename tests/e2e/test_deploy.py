@@ -31,6 +31,7 @@ from tests.netns.conftest import Namespace
 pytestmark = pytest.mark.root
 Json = dict[str, Any]
 _TOKEN = "the-pods-token"
+_SERVICE_IP = "10.96.0.1"
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _POD = """
 set -eu
@@ -66,10 +67,12 @@ async def api(inside: Namespace, tmp_path: Path) -> AsyncIterator[ApiServer]:
     del inside
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=api")
     pem, key = tmp_path / "api.pem", tmp_path / "api.key"
-    names = ("-addext", "subjectAltName=IP:127.0.0.1")
+    names = ("-addext", f"subjectAltName=IP:{_SERVICE_IP}")
     command = ("openssl", "req", "-x509", *curve, "-keyout", str(key), "-out", str(pem), *names)
     act(*command)
-    async with ApiServer(token=_TOKEN, tls=TlsFiles(certificate=pem, key=key, ca=pem)) as server:
+    # It answers at its Service's address, too, as on a node that has kube-proxy's rules.
+    act("ip", "address", "add", f"{_SERVICE_IP}/32", "dev", "lo")
+    async with ApiServer(host=_SERVICE_IP, token=_TOKEN, tls=TlsFiles(certificate=pem, key=key, ca=pem)) as server:
         node = {"type": "InternalIP", "address": "192.0.2.1"}
         server.create({"kind": "Node", "metadata": {"name": "n1"}, "status": {"addresses": [node]}})
         server.create(service("web", "10.96.1.1"))
@@ -106,7 +109,7 @@ async def _pod(tmp_path: Path, documents: list[Json], settings: Mapping[str, str
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONDONTWRITEBYTECODE": "1",
-        "KUBERNETES_SERVICE_HOST": "10.96.0.1",
+        "KUBERNETES_SERVICE_HOST": _SERVICE_IP,
         "KUBERNETES_SERVICE_PORT": "443",
     }
     log = tmp_path / "kproxy.log"
@@ -153,6 +156,7 @@ async def test_it_asks_for_what_its_role_grants_and_for_all_of_it(api: ApiServer
         await daemon.ready()
         assert "-d 10.96.1.1/32" in saved("legacy")
         await eventually(lambda: any(each.method == "POST" for each in api.requests), daemon)
+        assert daemon.said("the Service kubernetes, which kproxy itself provides") == 1
         assert await daemon.end() == 0
     await _tell_twice(api, tmp_path)
     assert set(_asked(list(api.requests))) == _granted(documents)

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from kproxy.config import Config, DetectLocalMode
-from kproxy.daemon.oddities import oddities, primary_family, refuse, show_node_ips
+from kproxy.daemon.oddities import circle, oddities, primary_family, refuse, show_node_ips
 from kproxy.errors import InvalidConfig
 from kproxy.model.enums import IPFamily
 from kproxy.model.node import Node
 from kproxy.plan.viewpoint import node_ip
+from tests import builders
 
 V4, V6 = IPFamily.IPV4, IPFamily.IPV6
 SOUND = {"nodeport_addresses": ("primary",), "healthz_bind_address": "0.0.0.0:10256"}
@@ -74,3 +75,18 @@ def test_a_cluster_cidr_of_the_other_family_alone_is_fatal_where_pods_are_told_b
     refuse(config, [V4, V6])
     refuse(Config(cluster_cidr=("fd00::/48",), detect_local_mode=DetectLocalMode.NODE_CIDR), [V4])
     refuse(Config(), [V4])
+
+
+@pytest.mark.parametrize(
+    ("server", "told"),
+    [
+        ("https://10.96.0.1:443", True),
+        ("https://[fd00:10:96::1]:443", True),
+        ("https://192.0.2.1:6443", False),
+        ("https://api.example.com", False),
+    ],
+)
+def test_an_api_server_that_only_we_lead_to(server: str, told: bool) -> None:
+    found = list(circle(server, builders.service("kubernetes", "10.96.0.1", "fd00:10:96::1")))
+    assert ["kproxy itself provides" in each and "give kproxy.master" in each for each in found] == [True] * told
+    assert not list(circle(server, None))
