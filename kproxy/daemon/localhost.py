@@ -176,7 +176,12 @@ class LocalhostPorts:
                 self._uid_of(rule.key.service),
             )
         for why in sorted(node_wide - self._said):
-            _log.warning("Node ports cannot be served on loopback", address=LOOPBACK[self._family], why=why)
+            _log.warning(
+                "Node ports cannot be served on loopback",
+                family=self._family,
+                address=LOOPBACK[self._family],
+                why=why,
+            )
         self._said = frozenset(node_wide)
 
 

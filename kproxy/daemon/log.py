@@ -23,6 +23,8 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import IO
 
+from kproxy.model.keys import ObjectKey, ServicePortKey
+
 _LETTERS = ((logging.ERROR, "E"), (logging.WARNING, "W"))
 _ROOT = logging.getLogger("kproxy")
 _modules: list[tuple[str, int]] = []  # patterns and their verbosity; one process has one log
@@ -90,7 +92,7 @@ class JSONFormatter(logging.Formatter):
         if record.levelno == logging.WARNING:
             line["severity"] = "warning"
         fields: dict[str, object] = getattr(record, "fields", {})
-        line |= {name if name not in line else f"{name}_": value for name, value in fields.items()}
+        line |= {name if name not in line else f"{name}_": _plain(value) for name, value in fields.items()}
         if record.exc_info:
             line["err"] = str(record.exc_info[1])
             line["stacktrace"] = self.formatException(record.exc_info)
@@ -135,6 +137,11 @@ def _apply_modules(logger: logging.Logger) -> None:
             logger.setLevel(max(logging.INFO - level, 1))
             return
     logger.setLevel(logging.NOTSET)
+
+
+def _plain(value: object) -> object:
+    """A key is its name in both formats; JSON would make a list of it."""
+    return str(value) if isinstance(value, (ObjectKey, ServicePortKey)) else value
 
 
 def _show(value: object) -> str:

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from kproxy.config import ProxyMode
 from kproxy.daemon.log import Log, configure, set_verbosity, verbosity
+from kproxy.model.enums import IPFamily, Protocol
+from kproxy.model.keys import ObjectKey, ServicePortKey
 
 
 @pytest.fixture
@@ -89,3 +92,18 @@ def test_verbosity_changes_while_we_run(stream: io.StringIO) -> None:
     set_verbosity(5)
     Log("kproxy.test").verbose(5, "shown")
     assert (verbosity(), "shown" in stream.getvalue()) == (5, True)
+
+
+def test_an_object_has_one_name_in_both_formats(stream: io.StringIO) -> None:
+    names: dict[str, object] = {
+        "service": ServicePortKey("default", "web", "http", Protocol.TCP),
+        "object": ObjectKey("default", "web"),
+    }
+    configure(0, stream, form="json")
+    Log("kproxy.test").info("Here", family=IPFamily.IPV4, mode=ProxyMode.USERSPACE, **names)
+    line = json.loads(stream.getvalue())
+    assert (line["service"], line["object"]) == ("default/web:http", "default/web")
+    assert (line["family"], line["mode"]) == ("IPv4", "userspace")
+    configure(0, stream)
+    Log("kproxy.test").info("Here", **names)
+    assert stream.getvalue().endswith('"Here" service="default/web:http" object="default/web"\n')
