@@ -19,6 +19,7 @@ from kproxy.settings.document import read_document
 from kproxy.settings.resolve import resolve
 from tests.deploy import manifests
 from tests.deploy.manifests import DEPLOY, OVERLAYS, PLACEHOLDER, SETTINGS, Json
+from tests.image.container import NEEDED  # what it was measured with
 
 needs_kubectl = pytest.mark.skipif(not manifests.has_kubectl, reason="kubectl is not installed")
 _SMOKE = DEPLOY / "kind" / "smoke.sh"
@@ -87,7 +88,7 @@ def test_the_container_has_no_right_that_it_does_not_use() -> None:
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "runAsUser": 0,
-        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
+        "capabilities": {"drop": ["ALL"], "add": [each.removeprefix("CAP_") for each in NEEDED]},
     }
     assert manifests.pod(manifests.applied())["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
 

@@ -151,4 +151,4 @@ def _source() -> str:
 
 
 def test_the_images_tag_is_this_version() -> None:
-    assert set(re.findall(r"kproxy:([0-9][^`\s]*)", _TEXT)) == {__version__}
+    assert set(re.findall(r"kproxy[:-]([0-9]+\.[0-9.]*[0-9])", _TEXT)) == {__version__}
