@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 from msgspec import Struct
@@ -26,12 +27,15 @@ from msgspec.structs import replace
 from kproxy.config import Config
 from kproxy.settings.kinds import read_duration
 
-_SAMPLE = re.compile(r'^(\w+)(?:\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\})? (\S+)', re.MULTILINE)
+# No part of it crosses a line, so that hostile text costs no more than its length
+_SAMPLE = re.compile(r'^(\w+)(?:\{((?:[^"}\n]|"(?:[^"\\\n]|\\.)*")*)\})? (\S+)', re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-_COUNT = re.compile(r"(IPv[46]) (\d+)")
-_WORKERS = re.compile(r"(\d+) of (\d+) workers serve")
+_COUNT = re.compile(r"(IPv[46]) (\d{1,12})\b")
+_WORKERS = re.compile(r"(\d{1,6}) of (\d{1,6}) workers serve")
+_ADDRESS = re.compile(r"[\w.:\[\]%-]*:\d{1,5}|", re.ASCII)
 _SETTING = re.compile(r"; (?=\w+ (?:stays |\d))")  # a reason may have semicolons of its own
 _LONGEST = 300  # characters of a sentence
+_MODES = {"iptables", "userspace", "nftables", "ipvs", "kernelspace"}
 _OLD = 60.0  # seconds; a change that waits so long was not simply unlucky
 _BUILT = "+kproxy-"
 OK, UNAVAILABLE = 200, 503
@@ -100,6 +104,8 @@ class _Samples:
                 number = float(value)
             except ValueError:
                 continue
+            if not isfinite(number):
+                continue
             self._values.setdefault(name, []).append((dict(_LABEL.findall(labels)), number))
 
     def __contains__(self, name: str) -> bool:
@@ -121,7 +127,8 @@ class _Samples:
 
 def health_address(pages: Pages, otherwise: str) -> str:
     """Where this daemon answers for its health, as it says itself; empty: nowhere."""
-    return str(_configuration(pages).get("healthzBindAddress", otherwise))
+    said = _configuration(pages).get("healthzBindAddress")
+    return said if isinstance(said, str) and _ADDRESS.fullmatch(said) else otherwise
 
 
 def understand(pages: Pages, health: Pages, config: Config) -> Condition:
@@ -129,7 +136,9 @@ def understand(pages: Pages, health: Pages, config: Config) -> Condition:
     samples = _Samples(pages.get("/metrics", _SILENCE).body)
     facts = _facts(pages.get("/statusz", _SILENCE).body)
     configuration = _configuration(pages)
-    program, version = _program(samples, facts, health)
+    mode = pages.get("/proxyMode", _SILENCE)
+    is_mode = mode.status == OK and mode.body.strip() in _MODES
+    program, version = _program(samples, facts, health, answers_mode=is_mode)
     counts = {name: dict(_COUNT.findall(text)) for name, text in facts.items()}
     families = tuple(_family(each, samples, counts) for each in _families(samples, program))
     reasons = tuple(_reasons(program, health, families, configuration))
@@ -141,7 +150,7 @@ def understand(pages: Pages, health: Pages, config: Config) -> Condition:
         node=facts.get("Node") or clean(str(configuration.get("hostnameOverride") or config.hostname)),
         process=int(process) if process.isdecimal() else None,
         started=_moment(samples.sum("process_start_time_seconds")),
-        mode=clean(pages.get("/proxyMode", _SILENCE).body) if pages.get("/proxyMode", _SILENCE).status == OK else "",
+        mode=mode.body.strip() if is_mode else "",
         variant=facts.get("Iptables variant", ""),
         node_addresses=facts.get("Node IPs", ""),
         api_server=facts.get("API server", ""),
@@ -163,13 +172,13 @@ def clean(text: str) -> str:
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
 
 
-def _program(samples: _Samples, facts: Mapping[str, str], health: Pages) -> tuple[str, str]:
+def _program(samples: _Samples, facts: Mapping[str, str], health: Pages, *, answers_mode: bool) -> tuple[str, str]:
     """Who answers, and its version."""
     built = samples.labels("kubernetes_build_info", "git_version") or {facts.get("Binary version", "")}
     version = min(built)
     if _BUILT in version:
         return "kproxy", version.partition(_BUILT)[2]
-    if version and ("Go version" in facts or any(name in samples for name in ("kubeproxy_proxy_healthz_total", _LAST))):
+    if version and answers_mode:
         return "kube-proxy", version
     # The health server alone says no version; its body is JSON with the moment of the last update.
     if any('"lastUpdated"' in reply.body for reply in health.values()):
@@ -178,32 +187,36 @@ def _program(samples: _Samples, facts: Mapping[str, str], health: Pages) -> tupl
 
 
 _LAST = "kubeproxy_sync_proxy_rules_last_timestamp_seconds"
+_ALL = "all"
 _PENDING = "kproxy_oldest_pending_change_seconds"
 
 
 def _families(samples: _Samples, program: str) -> list[str]:
-    """kube-proxy shows the family that it does not serve, too, as zeros."""
+    """kube-proxy shows the family that it does not serve, too, as zeros; an old one knows no families."""
     named = samples.labels(_PENDING, "ip_family") | samples.labels(_LAST, "ip_family")
+    if not named and _LAST in samples:
+        return [_ALL]
     return sorted(each for each in named if program == "kproxy" or samples.sum(_LAST, ip_family=each))
 
 
 def _family(family: str, samples: _Samples, counts: Mapping[str, Mapping[str, str]]) -> FamilyCondition:
+    of = {} if family == _ALL else {"ip_family": family}
+
     def count(name: str) -> int | None:
         text = counts.get(name, {}).get(family)
         return None if text is None else int(text)
 
     return FamilyCondition(
         family,
-        last_sync=_moment(samples.sum(_LAST, ip_family=family)),
-        pending_seconds=samples.sum(_PENDING, ip_family=family),
+        last_sync=_moment(samples.sum(_LAST, **of)),
+        pending_seconds=samples.sum(_PENDING, **of),
         services=count("Services"),
         service_ports=count("Service ports"),
         endpoints=count("Endpoints"),
         relayed=count("Relayed service ports"),
-        rules=samples.whole("kubeproxy_sync_proxy_rules_iptables_total", ip_family=family),
-        refused=samples.whole("kproxy_quarantined_services", ip_family=family),
-        failed_restores=samples.whole("kubeproxy_sync_proxy_rules_iptables_restore_failures_total", ip_family=family)
-        or 0,
+        rules=samples.whole("kubeproxy_sync_proxy_rules_iptables_total", **of),
+        refused=samples.whole("kproxy_quarantined_services", **of),
+        failed_restores=samples.whole("kubeproxy_sync_proxy_rules_iptables_restore_failures_total", **of) or 0,
     )
 
 
@@ -293,7 +306,7 @@ def _facts(text: str) -> dict[str, str]:
 def _configuration(pages: Pages) -> Mapping[str, Any]:
     try:
         found = json.loads(pages.get("/configz", _SILENCE).body)["kubeproxy.config.k8s.io"]
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, RecursionError, TypeError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -190,6 +190,17 @@ def test_every_alert_says_what_to_do_and_is_played_through() -> None:
         assert f'alertname="{rule["alert"]}"' in played
 
 
+def test_what_a_runbook_quotes_from_the_log_is_logged() -> None:
+    source = "".join(file.read_text(encoding="utf-8") for file in (PLACE.parents[1] / "kproxy").rglob("*.py"))
+    quoted = {
+        text
+        for rule in ALERTS["groups"][0]["rules"]
+        for text in re.findall(r'"([^"]+)"', rule["annotations"]["runbook"])
+    }
+    assert len(quoted) >= 4
+    assert [text for text in quoted if f'"{text}' not in source] == []
+
+
 @pytest.fixture
 def promtool() -> str:
     return shutil.which("promtool") or pytest.skip("needs promtool: apt-get install prometheus")

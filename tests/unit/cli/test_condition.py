@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kproxy.backend.base import SyncReport
-from kproxy.cli.condition import OF_HEALTH, Condition, Pages, Reply, clean, health_address, kernel_settings, understand
+from kproxy.cli.condition import (
+    OF_HEALTH,
+    OF_METRICS,
+    Condition,
+    Pages,
+    Reply,
+    clean,
+    health_address,
+    kernel_settings,
+    understand,
+)
+from kproxy.cli.screen import show
 from kproxy.config import Config
 from kproxy.daemon.metrics import Metrics
 from kproxy.daemon.pages import health_pages, metrics_pages
@@ -206,6 +221,14 @@ def test_kube_proxy_is_called_so_and_shown_as_far_as_it_speaks() -> None:
     assert not look(pages, {**old, "/healthz": Reply(503, "{}")}).healthy
 
 
+def test_a_kube_proxy_that_knows_no_families_has_one_column() -> None:
+    text = KUBE_PROXY.replace('{ip_family="IPv4"}', "").replace('ip_family="IPv4",', "")
+    text = "\n".join(line for line in text.split("\n") if "IPv6" not in line)
+    (family,) = look({"/metrics": Reply(200, text), "/proxyMode": Reply(200, "ipvs")}).families
+    assert (family.family, family.rules, family.failed_restores) == ("all", 7, 2)
+    assert family.last_sync is not None
+
+
 @pytest.mark.parametrize(
     "body", ["", "<html>hello</html>", "up 1\n", 'kubernetes_build_info{git_version="v1.36.2"} 1\n', "\x00\xff{{{"]
 )
@@ -219,9 +242,80 @@ def test_nothing_that_is_read_reaches_a_terminal_as_it_is() -> None:
     assert clean("a\x1b[31mb\nc\u202e") == "a [31mb c"
     assert len(clean("x" * 1000)) == 300
     pages = {**of_metrics(), "/proxyMode": Reply(200, "ipt\x1b[2J")}
-    assert look(pages).mode == "ipt [2J"
+    assert look(pages).mode == ""
     hostile = Reply(200, 'kubernetes_build_info{git_version="v1+kproxy-\x1b[2J"} 1\n')
     assert look({"/metrics": hostile}).version == " [2J"
+
+
+PIECES = (
+    *(
+        "kubernetes_build_info",
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+        "kproxy_oldest_pending_change_seconds",
+    ),
+    *(
+        '{ip_family="',
+        '{git_version="v1+kproxy-',
+        '"}',
+        "{",
+        "}",
+        '"',
+        "\\",
+        " ",
+        "\n",
+        ": ",
+        "; ",
+        "1e400",
+        "NaN",
+        "9" * 30,
+        "-1",
+    ),
+    *(
+        "Services: IPv4 ",
+        "Process: ",
+        "Problems: ",
+        "Problem 1: ",
+        "Relay: ",
+        " of ",
+        "Kernel settings: x stays ",
+        "\x1b[2J",
+    ),
+    *(
+        '{"kubeproxy.config.k8s.io":',
+        '{"healthzBindAddress":',
+        '{"iptables":{"syncPeriod":',
+        "[" * 50,
+        "null",
+        "iptables",
+    ),
+)
+TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=12).map("".join)
+
+
+def texts(value: Any) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case dict():
+            yield from (text for pair in value.items() for each in pair for text in texts(each))
+        case list() | tuple():
+            yield from (text for each in value for text in texts(each))
+
+
+REPLIES = st.builds(Reply, st.sampled_from([0, 200, 404, 503]), TEXTS, st.just("nobody"))
+
+
+@given(
+    st.fixed_dictionaries(dict.fromkeys(OF_METRICS, REPLIES)),
+    st.fixed_dictionaries(dict.fromkeys(OF_HEALTH, REPLIES)),
+)
+def test_whatever_is_answered_is_a_condition_of_printable_words(pages: Pages, health: Pages) -> None:
+    found = look(pages, health)
+    assert all(map(str.isprintable, texts(msgspec.to_builtins(found))))
+    for line in show(found, now=datetime(2026, 1, 1, tzinfo=UTC)):
+        assert line.text.isprintable()
+    host, _, port = health_address(pages, "127.0.0.1:7").rpartition(":")
+    assert port.isdecimal() or not host
 
 
 def test_kernel_settings_are_told_apart_although_reasons_have_semicolons() -> None:
