@@ -25,6 +25,11 @@ def _interface(found: re.Match[str], holds: bool) -> str:
     return f"it {verb} by interface {found['name']}"
 
 
+def _address(found: re.Match[str], holds: bool) -> str:
+    side = {"s": "source", "d": "destination"}[found["side"]]
+    return f"its {side} is {'within' if holds else 'outside of'} {found['name']}"
+
+
 def _owner(found: re.Match[str], holds: bool) -> str:
     whose = {"uid": "user", "gid": "group"}[found["kind"]]
     return f"the process {'belongs' if holds else 'does not belong'} to {whose} {found['name']}"
@@ -40,6 +45,7 @@ def _bridged(_: re.Match[str], holds: bool) -> str:
 
 _WORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], bool], str]], ...] = (
     (re.compile(r"(?P<no>! )?-(?P<way>[io]) (?P<name>\S+)"), _interface),
+    (re.compile(r"(?P<no>! )?-(?P<side>[sd]) (?P<name>\S+)"), _address),
     (re.compile(r"-m set (?P<no>! )?--match-set (?P<name>\S+) (?P<sides>\S+)"), _set),
     (re.compile(r"-m owner (?P<no>! )?--(?P<kind>uid|gid)-owner (?P<name>\S+)"), _owner),
     (re.compile(r"-m physdev (?P<no>! )?--physdev-is-in"), _bridged),
@@ -63,7 +69,7 @@ def _fails(text: str) -> bool:
 
 def in_words(text: str) -> str:
     """One condition of a way."""
-    if text.startswith((_NOT_ALL, "any of ")):
+    if text.startswith((_NOT_ALL, "any of ", "none of ")):
         return text
     holds = not text.startswith("not ")
     bare = text.removeprefix("not ")

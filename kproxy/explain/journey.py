@@ -11,6 +11,7 @@ from kproxy.backend.iptables import names
 from kproxy.backend.iptables import rules as r
 from kproxy.backend.iptables import trace as t
 from kproxy.backend.iptables.rules import Rule
+from kproxy.backend.iptables.state import is_known
 from kproxy.explain.answer import Fate, Frontend, Line, Masquerade, ServicePort, Way
 from kproxy.explain.condition import in_words
 from kproxy.explain.masquerade import Journey, Step
@@ -69,7 +70,8 @@ class Reader(Struct, frozen=True):
             return f"no rule of {line.table} {line.chain} accepts it, and the chain's policy is {line.text.split()[-1]}"
         if service is not None and service.source_ranges and line.chain.startswith(_FIREWALLS):
             ranges = ", ".join(service.source_ranges)
-            return f"{self.packet.source} is in none of the source ranges of {service.name}: {ranges}"
+            source = self.packet.source if is_known(self.packet.source) else "the node's address"
+            return f"{source} is in none of the source ranges of {service.name}: {ranges}"
         comment = next((match.text for match in rule.matches if isinstance(match, r.Comment)), "")
         if comment.endswith(("has no endpoints", "has no local endpoints")):
             return comment

@@ -15,8 +15,9 @@ from msgspec import Struct
 
 from kproxy.backend.iptables import names
 from kproxy.backend.iptables import rules as r
+from kproxy.backend.iptables.judge import judge
 from kproxy.backend.iptables.rules import Rule, Table
-from kproxy.backend.iptables.state import is_within
+from kproxy.backend.iptables.state import Host, State, is_within
 from kproxy.explain.answer import Frontend, FrontendKind, Line, Masquerade
 from kproxy.model.packet import Packet
 
@@ -58,8 +59,8 @@ class Journey(Struct, frozen=True):
             return Masquerade(wanted=True)
         bits = self._bits(replacing.line.chain)
         marking = self._marking(bits)
-        if bits and marking is not None and marking.rule is not None:
-            return Masquerade(wanted=True, why=self._why_marked(marking.rule), line=marking.line.number)
+        if bits and marking is not None:
+            return Masquerade(wanted=True, why=self._why_marked(marking), line=marking.line.number)
         if bits and self.packet.mark & bits:
             return Masquerade(wanted=True, why=f"it came with mark {self.packet.mark:#x}", line=replacing.line.number)
         where = f"{replacing.line.table} {replacing.line.chain}"
@@ -89,11 +90,14 @@ class Journey(Struct, frozen=True):
             before = step
         return None
 
-    def _why_marked(self, rule: Rule) -> str:
+    def _why_marked(self, marking: Step) -> str:
+        line, rule, _ = marking
         rewritten = {step.rule.target.ip for step in self.path if step.rule and isinstance(step.rule.target, r.Dnat)}
-        for match in rule.matches:
+        for match in rule.matches if rule else ():
             if why := _why_from(match, rewritten):
                 return why
+        if not line.chain.startswith("KUBE-"):
+            return f"a rule of {line.table} {line.chain} marks it so"
         if self.frontend is not None and self.frontend.kind is FrontendKind.CLUSTER_IP:
             return "all traffic to cluster IPs is masqueraded (masqueradeAll)"
         return "it comes to an external address of traffic policy Cluster"
@@ -101,10 +105,14 @@ class Journey(Struct, frozen=True):
     # --- kept ---------------------------------------------------------------------------------------------------
 
     def _why_kept(self) -> str:
-        if self._marking(self._bits(names.POSTROUTING)) is not None:
-            if any(step.line.chain == _POSTROUTING for step in self.path):
+        bits = self._bits(names.POSTROUTING)
+        if self._marking(bits) is not None:
+            met = self.packet.from_host or any(step.line.chain == _POSTROUTING for step in self.path)
+            if met or not self._leads_to_postrouting():
                 return "it is marked, but no rule of nat POSTROUTING masquerades it"
             return "it is marked, but an address of this node is reached without nat POSTROUTING"
+        if any(step.rule is not None and step.rule.target == r.Jump(names.MARK_MASQ) for step in self.path):
+            return f"it is led to {names.MARK_MASQ}, which does not mark it for nat POSTROUTING"
         if self.frontend is None:
             return ""
         if self.relayed:
@@ -116,11 +124,11 @@ class Journey(Struct, frozen=True):
         for step in self.path:
             led_around = step.rule is not None and step.line.chain.startswith(_EXTERNAL)
             for match in step.rule.matches if step.rule and led_around else ():
-                if isinstance(match, r.Source | r.InInterface):
+                if isinstance(match, r.Source | r.InInterface) and not match.negated:
                     yield _within(match)
         for rule in self._beside():
             for match in rule.matches:
-                if isinstance(match, r.Source | r.InInterface) and match.negated:
+                if isinstance(match, r.Source | r.InInterface) and match.negated and not self._fits(match):
                     yield _within(match)
         if self.frontend is not None and self.frontend.kind is not FrontendKind.CLUSTER_IP:
             yield "external traffic policy Local keeps it"
@@ -138,6 +146,18 @@ class Journey(Struct, frozen=True):
                     rule = rules[position]
                     if rule.target == r.Jump(names.MARK_MASQ) and all(map(self._concerns, rule.matches)):
                         yield rule
+
+    def _fits(self, match: r.Source | r.InInterface) -> bool:
+        """Whether the packet meets it for certain; of what is not known, the tracer took the other way."""
+        packet = self.packet
+        return judge(match, State(packet, packet, way_in=packet.in_interface or None), Host()) is True
+
+    def _leads_to_postrouting(self) -> bool:
+        """Whether the table asks anything of packets that leave."""
+        return any(
+            isinstance(rule.target, r.Jump | r.Masquerade | r.Snat)
+            for rule in self.tables.get((Table.NAT, _POSTROUTING), ())
+        )
 
     def _concerns(self, match: r.Match) -> bool:
         """Whether a rule is about the address and port that were dialled, as far as one match says."""

@@ -216,6 +216,10 @@ class _Search(Struct, frozen=True):
         node = next((name for name, each in nodes.items() if there in each.addresses), "")
         if node:
             message = f"{there} is an address of node {node}; if these are its rules, add --local {there}"
+        elif not self.addresses:
+            message = (
+                f"the dump does not tell whether {there} is an address of this node; if it is, add --local {there}"
+            )
         else:
             message = (
                 f"{there} was taken for an address outside of this node; "

@@ -4,18 +4,24 @@ The evaluator (``backend/iptables/trace.py``) says which rules were met; here th
 words for what they mean. The answer is for the first packet of a new flow, unless a conntrack entry is given that
 already decides.
 
-Where both variants of iptables hold rules, the one in which more Services are found answers; that the other does
-something else with the packet is told, for the kernel asks both.
+Where both variants of iptables hold rules, one in which the packet belongs to a Service answers, and of two that in
+which more Services are found; what the other does with the packet is told, for the kernel asks both.
+
+What nobody told of the node is not guessed. Whether an address of which a node port is asked is one of the node's, and
+from which address a process of the node sends, decide many answers; where they do, both ways are told, with what each
+depends on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from kproxy.backend.iptables.state import some_address
 from kproxy.errors import InvalidConfig
 from kproxy.explain import answer as said
 from kproxy.explain import tracked
@@ -23,6 +29,7 @@ from kproxy.explain.answer import (
     Endpoint,
     Fate,
     Frontend,
+    FrontendKind,
     PacketAnswer,
     Question,
     ServicePort,
@@ -59,15 +66,17 @@ def answer(
     question = resolve(surveys, question)
     packets = packets_of(question, facts.addresses)
     known = tracked.find(flows, question, packets[0], facts.addresses)
-    survey, *others = _of_family(surveys, question)
-    assumed = (
-        question.here and not question.source and packets[0].source not in {*facts.addresses, question.destination}
-    )
     if known.deciding is not None:
         packets = (replace(packets[0], source=known.deciding.source),)
-    asked = Inquiry.each(survey, packets, facts, known.deciding, assumed=assumed)
+    survey, *others = _of_family(surveys, packets[0], facts)
+    asked = _inquiries(survey, question, packets, facts, known.deciding)
     ways, service, frontend = _from_any(asked)
-    worst = min((way.fate for way in ways), key=WORST.index)
+    if known.deciding is None and _may_be_here(survey, question, facts):
+        here = replace(facts, addresses=frozenset({question.destination}))
+        sent = packets_of(question, here.addresses)
+        inside = _from_any(_inquiries(survey, question, sent, here, None))
+        ways, service, frontend = _wherever(inside, (ways, service, frontend), question.destination)
+    worst = _worst(ways)
     return PacketAnswer(
         question=question,
         fate=worst,
@@ -87,12 +96,65 @@ def answer(
     )
 
 
-def _from_any(asked: Sequence[Inquiry]) -> tuple[tuple[Way, ...], ServicePort | None, Frontend | None]:
+Found = tuple[tuple[Way, ...], ServicePort | None, Frontend | None]  # ways, and whose packet it is
+
+
+def _worst(ways: Iterable[Way]) -> Fate:
+    return min((way.fate for way in ways), key=WORST.index)
+
+
+def _inquiries(
+    survey: Survey, question: Question, packets: Sequence[Packet], facts: HostFacts, flow: Flow | None
+) -> list[Inquiry]:
+    """One for each packet; of a process that may send from an address that nobody told, the one that tells most.
+
+    Loopback stands for that address, because rules that say what is a pod's rarely hold it to be one. Where an address
+    of the node's would have another fate, none is taken for it, and the answer depends on rules that ask for one.
+    """
+    first = packets[0].source
+    assumed = question.here and not question.source and first not in {*facts.addresses, question.destination}
+    asked = Inquiry.each(survey, packets, facts, flow, assumed=assumed)
+    if assumed and flow is None:
+        unknown = [replace(packets[0], source=some_address(survey.dump.facts.family))]
+        unsure = Inquiry.each(survey, unknown, facts, assumed=True)
+        if {way.fate for way in unsure[0].ways()[0]} != {way.fate for way in asked[0].ways()[0]}:
+            return unsure
+    return asked
+
+
+def _may_be_here(survey: Survey, question: Question, facts: HostFacts) -> bool:
+    """Whether a node port is asked at an address of which nobody told whether it is the node's."""
+    if facts.addresses or ip_address(question.destination).is_loopback:
+        return False
+    return any(
+        frontend.kind is FrontendKind.NODE_PORT and not frontend.address and frontend.port == question.port
+        for service in survey.services
+        if service.protocol is question.protocol
+        for frontend in service.frontends
+    )
+
+
+def _wherever(inside: Found, outside: Found, address: str) -> Found:
+    """What becomes of a packet whether or not its destination is the node's."""
+    if _alike(inside[0]) == _alike(outside[0]):
+        return outside
+    found = [replace(way, depends=(f"{address} is an address of this node", *way.depends)) for way in inside[0]]
+    found += [replace(way, depends=(f"{address} is no address of this node", *way.depends)) for way in outside[0]]
+    service, frontend = inside[1:] if inside[1] is not None else outside[1:]
+    return tuple(found), service, frontend
+
+
+def _alike(ways: Iterable[Way]) -> frozenset[Way]:
+    """Ways without the rules by which they lead."""
+    return frozenset(replace(way, path=()) for way in ways)
+
+
+def _from_any(asked: Sequence[Inquiry]) -> Found:
     """The ways of packets that differ in their source; which source it is matters only where the ways differ, too."""
     (first, service, frontend), *others = (inquiry.ways() for inquiry in asked)
     alike: dict[frozenset[Way], list[int]] = {}
     for place, ways in enumerate((first, *(each[0] for each in others))):
-        alike.setdefault(frozenset(replace(way, path=()) for way in ways), []).append(place)
+        alike.setdefault(_alike(ways), []).append(place)
     if len(alike) == 1:
         return first, service, frontend
     every = (first, *(each[0] for each in others))
@@ -103,21 +165,24 @@ def _from_any(asked: Sequence[Inquiry]) -> tuple[tuple[Way, ...], ServicePort | 
     return tuple(sorted(found, key=lambda way: -way.probability)), service, frontend
 
 
-def _of_family(surveys: Sequence[Survey], question: Question) -> list[Survey]:
-    """The rules that the packet meets; of two variants, first those in which there are more Services."""
-    family = family_of(question.destination)
+def _of_family(surveys: Sequence[Survey], packet: Packet, facts: HostFacts) -> list[Survey]:
+    """The rules that the packet meets; of two variants, first those in which it is a Service's."""
+    family = family_of(packet.destination)
     fitting = [survey for survey in surveys if survey.dump.facts.family is family]
     if not fitting:
-        program = "ip6tables-save" if ":" in question.destination else "iptables-save"
+        program = "ip6tables-save" if ":" in packet.destination else "iptables-save"
         given = "ip6tables-save" if program == "iptables-save" else "iptables-save"
         raise InvalidConfig(f"this is a dump of {given}; give the output of {program} for an {family} packet")
-    return sorted(fitting, key=lambda survey: -len(survey.services))
+    if len(fitting) == 1:
+        return fitting
+    whose = {id(survey): Inquiry.each(survey, [packet], facts)[0].ways()[1] for survey in fitting}
+    return sorted(fitting, key=lambda survey: (whose[id(survey)] is None, -len(survey.services)))
 
 
 def _other_variants(others: Iterable[Survey], packet: Packet, facts: HostFacts, fate: Fate) -> Iterator[said.Warning]:
     for survey in others:
         ways, service, _ = Inquiry.each(survey, [packet], facts)[0].ways()
-        worst = min((way.fate for way in ways), key=WORST.index)
+        worst = _worst(ways)
         if worst is Fate.UNTOUCHED:
             continue
         variant = survey.dump.facts.variant or "other"

@@ -133,8 +133,13 @@ def _unread(graph: Graph) -> Iterator[answer.Warning]:
                 )
 
 
+# Up to 1.18 kube-proxy asked so of packets for external IPs. Nothing is wrong with such a rule, and an answer that
+# meets it tells what it depends on.
+_OF_OLD_PROXIES = r.Unknown("-m physdev ! --physdev-is-in")
+
+
 def _strange(rule: r.Rule) -> str:
     for match in rule.matches:
-        if isinstance(match, r.Unknown):
+        if isinstance(match, r.Unknown) and match != _OF_OLD_PROXIES:
             return match.text
     return rule.target.text if isinstance(rule.target, r.UnknownTarget) else ""

@@ -1,10 +1,10 @@
 """What in a dump looks like trouble, or will matter when something fails.
 
-Each check is about one subject and stands with its like: how chains hang together (``structure.py``), the ways into
-them (``hooks.py``), who else writes rules on the node (``strangers.py``), what counters and odds tell (``shares.py``),
-what given objects say instead (``drift.py``), what a Service's clients will meet (here). A warning must be true of a
-healthy node, too, or not be given there: what every node has is a note at most. Every check is a few walks over the
-dump, however large.
+Each check is about one subject and stands with its like: how chains hang together (``structure.py``), which of them do
+nothing (``hollow.py``), the ways into them (``hooks.py``), who else writes rules on the node (``strangers.py``), what
+counters and odds tell (``shares.py``), what given objects say instead (``drift.py``), what a Service's clients will
+meet (here). A warning must be true of a healthy node, too, or not be given there: what every node has is a note at
+most. Every check is a few walks over the dump, however large.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from kproxy.backend.iptables import names
 from kproxy.backend.iptables import rules as r
-from kproxy.explain import answer, drift, hooks, shares, strangers, structure
+from kproxy.explain import answer, drift, hollow, hooks, shares, strangers, structure
 from kproxy.explain.answer import DumpFacts, Fate, Frontend, FrontendKind, ServicePort, Severity
 from kproxy.explain.drift import show_frontend
 from kproxy.explain.facts import HostFacts
@@ -34,6 +34,7 @@ def warn(surveys: Sequence[Survey], objects: Objects, facts: HostFacts) -> tuple
     guarded = any(map(_is_guarded, graphs))  # by whichever variant
     for graph, survey in zip(graphs, surveys, strict=True):
         found |= dict.fromkeys(structure.look(graph))
+        found |= dict.fromkeys(hollow.look(graph))
         found |= dict.fromkeys(hooks.look(graph))
         found |= dict.fromkeys(shares.look(graph, survey))
         found |= dict.fromkeys(_without_endpoints(survey))

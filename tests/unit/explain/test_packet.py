@@ -16,7 +16,7 @@ from kproxy.explain.dump import dumps_of
 from kproxy.explain.facts import HostFacts
 from kproxy.explain.packet import answer, read_question
 from kproxy.explain.survey import Survey, survey
-from tests.unit.explain.dumps import survey_of, table
+from tests.unit.explain.dumps import NAT, WEB, survey_of, table
 
 RECORDED = Path(__file__).parents[1] / "backend" / "iptables" / "recorded"
 NODE = "192.168.100.11"
@@ -389,3 +389,85 @@ def test_the_other_variant_is_asked_too() -> None:
     assert warning.code == "other-variant"
     assert "legacy" in warning.message
     assert ask([quiet, nft], "10.244.1.7", TO_WEB).warnings == ()
+
+
+# --- what nobody told of the node -----------------------------------------------------------------------------
+
+NOBODY_TOLD = HostFacts()
+
+
+def test_whether_a_node_port_is_asked_at_this_node_is_not_guessed() -> None:
+    said = ask(recorded("etp-local-with-endpoints"), "192.0.2.9", f"{NODE}:30301", facts=NOBODY_TOLD)
+    assert {(way.fate, way.endpoint, way.depends) for way in said.ways} == {
+        (Fate.DELIVERED, "10.244.1.10:8080", (f"{NODE} is an address of this node",)),
+        (Fate.UNTOUCHED, "", (f"{NODE} is no address of this node",)),
+    }
+    assert said.service == "default/etl"
+    assert said.frontend is not None
+    assert said.frontend.kind is FrontendKind.NODE_PORT
+    assert said.fate is Fate.UNTOUCHED
+    assert said.nearest is not None
+    assert f"add --local {NODE}" in said.nearest.message
+
+
+@pytest.mark.parametrize("to", [f"{NODE}:30999", "10.96.3.1:80", "192.0.2.1:443"])
+def test_where_it_is_asked_does_not_matter_elsewhere(to: str) -> None:
+    said = ask(recorded("etp-local-with-endpoints"), "192.0.2.9", to, facts=NOBODY_TOLD)
+    assert not any(way.depends for way in said.ways)
+
+
+def test_who_may_come_is_not_decided_for_an_address_that_is_not_known() -> None:
+    said = ask(recorded("lb-source-ranges"), "host", "203.0.113.12:80", facts=NOBODY_TOLD)
+    assert {way.fate for way in said.ways} == {Fate.DELIVERED, Fate.DROPPED}
+    assert all(way.depends for way in said.ways)
+    (dropped,) = (way for way in said.ways if way.fate is Fate.DROPPED)
+    assert dropped.why.startswith("the node's address is in none of the source ranges of default/lbr: ")
+    assert "its source is outside of 192.168.100.0/24" in dropped.depends
+    assert ask(recorded("lb-source-ranges"), "host", "203.0.113.12:80").fate is Fate.DELIVERED
+
+
+def test_of_two_variants_that_answers_to_which_the_packet_belongs() -> None:
+    busy = [line.replace("default/web", "default/other").replace("10.96.0.1/", "10.96.0.2/") for line in WEB[:1]]
+    more = [line.replace("default/web", "default/more").replace("10.96.0.1/", "10.96.0.3/") for line in WEB[:1]]
+    legacy = survey_of(table("nat", *NAT, *busy, *more, *WEB[1:]), variant="legacy")
+    serving = survey_of(table("nat", *NAT, *WEB), variant="nft")
+    assert len(legacy.services) >= len(serving.services)
+    said = ask([legacy, serving], "10.244.1.7", "10.96.0.1:80")
+    assert (said.fate, said.service) == (Fate.DELIVERED, "default/web")
+
+
+# --- why a source is kept -------------------------------------------------------------------------------------
+
+
+def cut(name: str, *words: str) -> list[Survey]:
+    """A recorded node without the rules that hold all the words."""
+    parts = (RECORDED / f"{name}.iptables-{part}.txt" for part in ("nat", "filter"))
+    lines = "".join(part.read_text() for part in parts).splitlines(keepends=True)
+    return [survey(dump) for dump in dumps_of("".join(x for x in lines if not all(y in x for y in words)).encode())]
+
+
+@pytest.mark.parametrize(
+    ("words", "source", "why"),
+    [
+        (
+            ("-A KUBE-MARK-MASQ",),
+            "192.0.2.9",
+            "it is led to KUBE-MARK-MASQ, which does not mark it for nat POSTROUTING",
+        ),
+        (("-A KUBE-MARK-MASQ",), "10.244.1.7", IN_RANGE),
+        (("-A POSTROUTING",), "host", "it is marked, but no rule of nat POSTROUTING masquerades it"),
+        (("-A POSTROUTING",), "192.0.2.9", "it is marked, but no rule of nat POSTROUTING masquerades it"),
+        (("MASQUERADE",), "192.0.2.9", "it is marked, but no rule of nat POSTROUTING masquerades it"),
+    ],
+)
+def test_rules_that_lack_something_keep_a_source_for_that_reason(words: tuple[str, ...], source: str, why: str) -> None:
+    said = ask(cut("etp-local-with-endpoints", *words), source, "10.96.3.1:80")
+    assert {(way.masquerade.wanted, way.masquerade.why) for way in said.ways} == {(False, why)}
+
+
+def test_only_a_services_own_rule_is_masquerade_all() -> None:
+    foreign = table("nat", "-A PREROUTING -m u32 --u32 0x0 -j KUBE-MARK-MASQ", *NAT, *WEB)
+    said = ask([survey_of(foreign)], "10.244.1.7", "10.96.0.1:80")
+    assert {way.masquerade.why for way in said.ways if way.masquerade.wanted} == {
+        "a rule of nat PREROUTING marks it so"
+    }

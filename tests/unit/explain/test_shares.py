@@ -82,7 +82,7 @@ def test_clients_that_stay_make_shares_uneven_and_right() -> None:
         f"-A {POOL} -m recent --rcheck --seconds 10800 --reap --name KUBE-SEP-A --mask 255.255.255.255 --rsource"
     )
     lines = (*NAT, WEB[0], f"{remembered} -j KUBE-SEP-AAAAAAAAAAAAAAAA", *WEB[1:])
-    assert said(counted(lines, 5, 5, 5, 5, 5, 1000, 0, 900, 100, 900, 100)) == []
+    assert said(counted(lines, 5, 5, 5, 5, 5, 5, 1000, 0, 900, 100, 900, 100)) == []
 
 
 def test_endpoints_that_saw_nothing_of_what_came_are_told() -> None:
@@ -96,7 +96,7 @@ def test_rules_that_nobody_met_are_summed_up() -> None:
     web = WEB[0]
     other = [web.replace("default/web", f"default/idle{n}").replace(".0.1/", f".0.{n}/") for n in range(2, 7)]
     lines = (*NAT, *WEB, *other)
-    (each,) = said(counted(lines, 5, 5, 5, 5, 5, 40, 20, 20, 20, 20, 0, 0, 0, 0, 0))
+    (each,) = said(counted(lines, 5, 5, 5, 5, 5, 5, 40, 20, 20, 20, 20, 0, 0, 0, 0, 0))
     assert (each.code, each.severity) == ("never-matched", Severity.NOTE)
     assert "5 of the 6 rules of nat that lead to Services counted no packet" in each.message
     assert "default/idle2 cluster IP, default/idle3 cluster IP, default/idle4 cluster IP, …" in each.message

@@ -110,3 +110,9 @@ def test_a_rule_that_cannot_be_evaluated_is_told_in_a_proxys_chain_alone() -> No
     assert each.code == "unknown-rule"
     assert "KUBE-FORWARD" in each.message
     assert "-m mystery --depth 3" in each.message
+
+
+def test_what_old_kube_proxies_ask_of_bridges_is_no_stranger() -> None:
+    rule = "-A KUBE-SERVICES -d 192.0.2.7/32 -m physdev ! --physdev-is-in -m addrtype ! --src-type LOCAL -j KUBE-SVC-A"
+    chains = ":KUBE-SERVICES - [0:0]\n:KUBE-SVC-A - [0:0]\n"
+    assert "unknown-rule" not in codes(f"*nat\n{chains}{rule}\nCOMMIT\n*filter\nCOMMIT\n")
