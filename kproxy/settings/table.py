@@ -83,7 +83,7 @@ _winning = partial(Setting, wins=True)
 CLUSTER = (
     Setting("clientConnection.kubeconfig", "kubeconfig", "kubeconfig", TEXT, "FILE",
             "how to reach the API server; without it: the pod's own account"),
-    _ours("master", kinds.URL, "master", "URL", "the API server's address; overrides the kubeconfig's"),
+    _ours("master", kinds.URL, "master", "URL", "the API server's address; overrides the kubeconfig's and the pod's"),
     _ours("manifests", TEXT, "manifests", "DIR", "serve the YAML manifests of a directory; no API server is needed"),
     _winning("hostnameOverride", "hostname-override", "hostname_override", kinds.HOST, "NAME",
              "this node's name in the cluster, if not the host's name"),
