@@ -1,4 +1,4 @@
-"""A daemon's condition on one screen: at most 24 lines at 80 columns, aligned; colour only on a terminal.
+"""A daemon's condition on one screen: what fits 24 lines of 80 columns, aligned; colour only on a terminal.
 
 What is well is short, what is not is a sentence. Where there is more to warn of than fits, the rest is counted and
 ``--json`` has it: a screen that scrolls hides its first line, which is the verdict.
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from kproxy.cli.condition import Condition, FamilyCondition, kernel_settings
 
-LINES, COLUMNS = 24, 80
+LINES, COLUMNS = 23, 80  # and one line for the prompt
 _LABEL = 14  # columns of what stands before a value
 _COLUMN = 14  # of a family's figure
 _LONGEST = 3  # lines of a remark

@@ -86,7 +86,7 @@ def test_it_stays_one_screen(count: int, width: int) -> None:
         warnings=tuple(f"Service default/web-{nth}: " + "is odd " * 30 for nth in range(count)),
     )
     lines = text(crowd, width)
-    assert len(lines) <= 24 or width < 80
+    assert len(lines) <= 23 or width < 80
     assert max(map(len, lines)) <= width
     assert lines[-1].startswith(("! ", "  "))
     told = sum(line.startswith("! Service") for line in lines)
