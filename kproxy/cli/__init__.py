@@ -164,6 +164,7 @@ def _check(_command: Command, settings: Settings, _file: ConfigFile | None) -> i
 def _status(command: Command, settings: Settings, _file: ConfigFile | None) -> int:
     from kproxy.cli.status import status
 
+    _remark([remark for remark in settings.remarks if "flags" in remark.fields])  # an address may be among them
     return DONE if status(settings.config, as_json=command.json, write=print) else FAILED
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +84,17 @@ def test_a_daemon_is_asked_where_the_flags_say(capsys: pytest.CaptureFixture[str
         assert "  health        /livez 200, /readyz 200, /healthz 200\n" in out
         assert run(at, at, "--json") == 0
         assert json.loads(capsys.readouterr().out)["program"] == "kproxy"
+
+
+def test_an_address_that_a_file_overrules_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "config.conf"
+    head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nipvs: {strictARP: true}\n"
+    with answering() as at:
+        file.write_text(f"{head}metricsBindAddress: {at}\nhealthzBindAddress: {at}\n", encoding="utf-8")
+        assert cli.main(["status", f"--config={file}"]) == 0
+        assert capsys.readouterr().err == ""  # what else the file has is the daemon's to tell
+        assert cli.main(["status", f"--config={file}", "--metrics-bind-address=127.0.0.1:1"]) == 0
+        assert "--metrics-bind-address" in capsys.readouterr().err
 
 
 def test_a_wildcard_address_is_asked_on_loopback() -> None:
