@@ -17,7 +17,7 @@ from kproxy.explain.answer import Fate, Frontend, FrontendKind, Nearest, Service
 from kproxy.explain.condition import without_loopback
 from kproxy.explain.facts import HostFacts
 from kproxy.explain.flows import Flow
-from kproxy.explain.journey import Reader, joined
+from kproxy.explain.journey import Opened, Reader, joined
 from kproxy.explain.masquerade import STRANGER
 from kproxy.explain.nearest import find_nearest
 from kproxy.explain.survey import Survey, relay_addresses
@@ -49,7 +49,7 @@ class Inquiry(Struct, frozen=True):
         assumed: bool = False,
     ) -> list[Inquiry]:
         saved = survey.dump.tables
-        tables, policies = t.chains_of(saved), t.policies_of(saved)
+        tables, policies = Opened(t.chains_of(saved)), t.policies_of(saved)
         return [cls(survey, tables, policies, packet, facts, flow, assumed) for packet in packets]
 
     @property
