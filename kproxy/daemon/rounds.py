@@ -30,8 +30,8 @@ class Rounds:
         """Lines by what they begin with; one of counts says ``IPv4 12, IPv6 3``."""
         shown: dict[str, str] = {}
         for family in sorted(self._last):
-            for name, count in self._count(self._last[family][0]).items():
-                shown[name] = f"{shown[name]}, {family} {count}" if name in shown else f"{family} {count}"
+            for name, number in self._count(self._last[family][0]).items():
+                shown[name] = f"{shown[name]}, {family} {number}" if name in shown else f"{family} {number}"
         return shown
 
     def _count(self, plan: Plan) -> dict[str, int]:
