@@ -250,7 +250,8 @@ async def _started(console: Console, flags: Sequence[str]) -> AsyncIterator[Clus
 def _explain_entering(console: Console, cluster: Cluster) -> None:
     """Say how to get in from another terminal; the script spares people the long command."""
     script = cluster.directory / "in"
-    script.write_text(_SCRIPT.format(kubeconfig=cluster.kubeconfig), encoding="utf-8")
+    programs = Path(sys.executable).parent  # where kproxy is, in the environment that it was installed into
+    script.write_text(_SCRIPT.format(kubeconfig=cluster.kubeconfig, programs=programs), encoding="utf-8")
     script.chmod(0o755)
     outside = os.environ.get(isolate.OUTER_PID, "?")
     own_users = not Path("/proc/self/uid_map").read_text(encoding="ascii").split()[2].startswith("4294967295")
@@ -264,6 +265,9 @@ def _explain_entering(console: Console, cluster: Cluster) -> None:
         f"cp kubectl apply -f {EXAMPLES}",
         "cp kubectl get services -A",
         "node-1 iptables-save -t nat",
+        "node-1 kproxy status",
+        "node-1 kproxy explain live",
+        "node-1 kproxy trace --service default/nginx-service",
         "client curl -s http://192.168.100.11:30123",
         f"{tour.SHELL} {os.environ.get('SHELL', 'sh')}",
     ):
@@ -272,7 +276,7 @@ def _explain_entering(console: Console, cluster: Cluster) -> None:
 
 _SCRIPT = """#!/bin/sh
 # in HOST [COMMAND...]: run a command, or a shell, on a host of the sandbox.
-export KUBECONFIG={kubeconfig}
+export KUBECONFIG={kubeconfig} PATH="$PATH:{programs}"
 host=$1
 shift
 [ $# -gt 0 ] || set -- sh
