@@ -31,7 +31,7 @@ class DumpFacts(Struct, frozen=True):
     family: IPFamily
     variant: str  # "nft", "legacy"; empty: the dump does not tell
     version: str  # of iptables; empty: the dump does not tell
-    writer: str  # "kproxy" or "kube-proxy", by the layout; empty: nobody's rules are in it
+    writer: str  # "kproxy" or "kube-proxy" where proven, else "kube-proxy or kproxy"; empty: nobody's rules are in it
     lines: int
     chains: int
     rules: int

@@ -30,6 +30,7 @@ _TEXTS = {
     "affinity_seconds": "0: none",
     "service": "namespace/name:port; of a service port: namespace/name; empty: none is known",
     "code": "stable and in kebab case, such as dangling-jump",
+    "writer": "kproxy or kube-proxy where the rules prove it, else kube-proxy or kproxy; empty: nobody's that is known",
     "fate": "of a packet question: the worst one that can happen",
 }
 

@@ -28,13 +28,12 @@ from typing import BinaryIO
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kproxy.backend.iptables import names
 from kproxy.backend.iptables.parse import SavedRule, SavedTables, parse_save, table_of
-from kproxy.backend.iptables.rules import Comment
 from kproxy.errors import UnreadableDump
 from kproxy.explain.answer import DumpFacts, Line
 from kproxy.explain.intake import read_input
 from kproxy.explain.mistaken import check_bytes, check_start
+from kproxy.explain.writer import settled, writer_of
 from kproxy.model.enums import IPFamily
 
 
@@ -89,7 +88,7 @@ def _dumps(data: bytes) -> tuple[Dump, ...]:
     parts: dict[tuple[IPFamily, str], list[_Section]] = {}
     for section in sections:
         parts.setdefault((section.family or IPFamily.IPV4, section.header.variant), []).append(section)
-    dumps = [_dump(family, variant, mine, lines) for (family, variant), mine in parts.items()]
+    dumps = _settled([_dump(family, variant, mine, lines) for (family, variant), mine in parts.items()])
     return tuple(sorted(_remarked(dumps, lines), key=lambda dump: dump.facts.family))
 
 
@@ -103,13 +102,25 @@ def _dump(family: IPFamily, variant: str, sections: Sequence[_Section], lines: S
         family=family,
         variant=variant,
         version=next((section.header.version for section in sections if section.header.version), ""),
-        writer=_writer(tables, planned=any(section.header.planned for section in sections)),
+        writer=writer_of(tables, planned=any(section.header.planned for section in sections)),
         lines=sum(section.end - section.first for section in sections),
         chains=len(chains),
         rules=len(rules),
         counters=any(saved.packets >= 0 for saved in rules),
     )
     return Dump(facts, tables, lines)
+
+
+def _settled(dumps: Sequence[Dump]) -> list[Dump]:
+    """What the rules of one family prove of their writer holds for the other one of the same variant."""
+    by_variant: dict[str, list[Dump]] = {}
+    for dump in dumps:
+        by_variant.setdefault(dump.facts.variant, []).append(dump)
+    return [
+        replace(dump, facts=replace(dump.facts, writer=writer))
+        for same in by_variant.values()
+        for dump, writer in zip(same, settled([dump.facts.writer for dump in same]), strict=True)
+    ]
 
 
 # --- what would fool a terminal -------------------------------------------------------------------------------
@@ -270,36 +281,3 @@ def _concerns(remark: str, facts: DumpFacts) -> bool:
     if facts.variant == "legacy":
         return False
     return "tables-" not in remark or _family_in(remark) is facts.family
-
-
-# --- who wrote the rules --------------------------------------------------------------------------------------
-
-_OWN_PREFIXES = (names.REJECT_BRANCH, names.EXTERNAL_BRANCH, names.FIREWALL_BRANCH, names.HEALTH_BRANCH)
-_BRANCH = re.compile(r"KUBE-SV[CL]-(?![A-Z2-7]{16}$)")
-_OWN_COMMENTS = ("no service answers at this address and port", "traffic of the relay", "traffic to the relay")
-
-
-def _writer(tables: SavedTables, *, planned: bool) -> str:
-    """Ours where anything is that kube-proxy has not: a branch of a tree, or a rule that only kproxy writes.
-
-    A small cluster's rules are the same from both, and are called kube-proxy's.
-    """
-    nat, filtering = tables.get("nat", {}), tables.get("filter", {})
-    if (
-        planned
-        or any(name.startswith(_OWN_PREFIXES) for name in filtering)
-        or any(_BRANCH.match(name) for name in nat)
-        or any(text.startswith(_OWN_COMMENTS) for text in _fixed_comments(tables))
-    ):
-        return "kproxy"
-    return "kube-proxy" if names.SERVICES in nat or names.SERVICES in filtering else ""
-
-
-def _fixed_comments(tables: SavedTables) -> Iterator[str]:
-    """Of the chains that have few rules however large a cluster is, and of the last rules of KUBE-SERVICES."""
-    few = (names.SERVICES, names.POSTROUTING, names.PROXY_FIREWALL, "PREROUTING", "OUTPUT", "POSTROUTING")
-    for chains in tables.values():
-        for name in few:
-            rules = chains[name].rules if name in chains else []
-            for saved in (*rules[:20], *rules[-20:]):
-                yield from (match.text for match in saved.rule.matches if isinstance(match, Comment))

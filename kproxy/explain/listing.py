@@ -29,7 +29,7 @@ from kproxy.explain.answer import (
     Summary,
 )
 from kproxy.explain.paper import BLANK, Block, Grid, Piece, Span, line, rule
-from kproxy.explain.wording import count, join, odds, some, target
+from kproxy.explain.wording import count, join, odds, some, target, written
 from kproxy.model.enums import Protocol
 
 ROWS = 40  # of a table on a terminal
@@ -81,7 +81,7 @@ def _of(facts: DumpFacts, every: Iterable[ServicePort]) -> list[ServicePort]:
 def headline(facts: DumpFacts, found: int | None = None) -> list[Piece]:
     """``found``: how many service ports."""
     ports = f", {count(found, 'service port')}" if found is not None else ""
-    writer = f", written by {facts.writer}" if facts.writer else ""
+    writer = f", {written(facts.writer)}" if facts.writer else ""
     said = [f": {count(facts.rules, 'rule')} in {count(facts.chains, 'chain')}{writer}"]
     version = [facts.version, f"({facts.variant})" if facts.variant else ""]
     if any(version):

@@ -10,6 +10,7 @@ from kproxy.explain.answer import Change
 from kproxy.explain.graph import HOOKS, is_proxys, next_chain
 from kproxy.explain.strangers import owner_of
 from kproxy.explain.survey import Survey
+from kproxy.explain.writer import EITHER
 
 _MOST = 5  # names in one sentence
 
@@ -25,7 +26,7 @@ def _found(before: Survey, after: Survey) -> Iterator[tuple[str, str]]:
     """(before, after) of each thing that differs."""
     one, other = before.dump.facts, after.dump.facts
     for what, old, new in (
-        ("written by ", one.writer, other.writer),
+        ("written by ", *_writers(one.writer, other.writer)),
         ("variant ", one.variant, other.variant),
         ("iptables ", one.version, other.version),
     ):
@@ -38,6 +39,11 @@ def _found(before: Survey, after: Survey) -> Iterator[tuple[str, str]]:
     strangers = _strangers(before), _strangers(after)
     for owner in dict.fromkeys((*strangers[0], *strangers[1])):
         yield from _differing(f"chains of {owner}: ", *(side.get(owner, {}) for side in strangers))
+
+
+def _writers(old: str, new: str) -> tuple[str, str]:
+    """Where one of them is not proven, nothing says that they differ."""
+    return ("", "") if EITHER in {old, new} and old and new else (old, new)
 
 
 def _differing(what: str, old: dict[str, None], new: dict[str, None]) -> Iterator[tuple[str, str]]:

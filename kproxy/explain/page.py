@@ -30,6 +30,7 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from kproxy.explain.answer import DumpFacts, Endpoint, Frontend, ServicePort, Summary
+from kproxy.explain.wording import written
 
 _PLAIN = 500  # services in the table for browsers without script
 _LISTED = 8  # endpoints of each there
@@ -72,11 +73,11 @@ def _headlines(summary: Summary) -> list[str]:
 
 def _headline(facts: DumpFacts, services: Iterable[ServicePort]) -> str:
     found = sum(each.family is facts.family and each.variant in {"", facts.variant} for each in services)
-    written = f"by {facts.writer}" if facts.writer else "nobody's that is known here"
+    whose = written(facts.writer) if facts.writer else "nobody's that is known here"
     version = " ".join(word for word in ("iptables", facts.version, f"({facts.variant})" * bool(facts.variant)) if word)
     return (
         f"{facts.family}: {_count(found, 'service port')} in {_count(facts.rules, 'rule')} and "
-        f"{_count(facts.chains, 'chain')}, written {written}; {version}, {_count(facts.lines, 'line')}, "
+        f"{_count(facts.chains, 'chain')}, {whose}; {version}, {_count(facts.lines, 'line')}, "
         f"{'with' if facts.counters else 'without'} counters"
     )
 

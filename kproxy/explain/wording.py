@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kproxy.explain.writer import EITHER
 from kproxy.model.enums import Protocol
 
 _NAMED = 3  # of many names
@@ -16,6 +17,11 @@ def target(address: str, port: int, protocol: Protocol) -> str:
 
 def join(ip: str, port: int) -> str:
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def written(writer: str) -> str:
+    """Of DumpFacts.writer."""
+    return f"in kube-proxy's layout ({writer})" if writer == EITHER else f"written by {writer}"
 
 
 def odds(probability: float) -> str:

@@ -10,15 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy.backend.iptables import rules as r
-from kproxy.backend.iptables.compile import compile_plan
-from kproxy.backend.iptables.dialect import Abilities
-from kproxy.cli.plan import render
-from kproxy.config import Config
 from kproxy.errors import UnreadableDump
 from kproxy.explain.dump import Dump, dumps_of, read_dumps
 from kproxy.model.enums import IPFamily
-from kproxy.plan.build import build_plan
-from tests.builders import service, slice_of, snapshot
 
 DATA = Path(__file__).parent / "data"
 V4, V6 = IPFamily.IPV4, IPFamily.IPV6
@@ -128,30 +122,6 @@ def test_a_dump_of_kube_proxy() -> None:
     assert (of_ipv4.facts.writer, of_ipv4.facts.chains, of_ipv4.facts.rules) == ("kube-proxy", 31, 57)
     assert (of_ipv6.facts.writer, of_ipv6.facts.chains, of_ipv6.facts.rules) == ("kube-proxy", 19, 35)
     assert sorted(of_ipv4.tables) == ["filter", "nat"]
-
-
-@pytest.mark.parametrize(
-    ("text", "writer"),
-    [
-        (FILTER, ""),
-        ("*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n", "kube-proxy"),
-        ("*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\nCOMMIT\n", "kube-proxy"),
-        ("*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-10.96.0.0/16 - [0:0]\nCOMMIT\n", "kproxy"),
-        ("*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-AAAAAAAAAAAAAAAA-00 - [0:0]\nCOMMIT\n", "kproxy"),
-        ("*filter\n:KUBE-SERVICES - [0:0]\n:KUBE-REJ-10.96.0.0/16 - [0:0]\nCOMMIT\n", "kproxy"),
-        ("# Rules lead to the relay at 127.0.0.1\n*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n", "kproxy"),
-    ],
-)
-def test_the_layout_tells_who_wrote_the_rules(text: str, writer: str) -> None:
-    assert dumps(text)[0].facts.writer == writer
-
-
-def test_rules_that_only_kproxy_writes_tell_it_in_a_small_cluster() -> None:
-    plan = build_plan(snapshot(service("web"), slice_of("web", "10.0.0.1")), Config(hostname="n1"), V4)
-    text = "\n".join(render(compile_plan(plan, Config(hostname="n1"), Abilities())))
-    rule = '-A KUBE-SERVICES -m comment --comment "no service answers at this address and port" -j REJECT\nCOMMIT'
-    assert dumps(text)[0].facts.writer == "kube-proxy"
-    assert dumps(text.replace("COMMIT", rule, 1))[0].facts.writer == "kproxy"
 
 
 def test_a_line_is_shown_as_it_stands_without_its_counters() -> None:
