@@ -4,19 +4,19 @@
 # manager, compiler or pip in it. It has iptables in both variants (kproxy finds out which one the node uses), and nft,
 # conntrack and modprobe, for kproxy's own use and for `kubectl exec POD -- iptables-save`. 104 MB, 35 MB compressed.
 #
-# It runs as root with every capability dropped but these, each tried (tests/image):
-#   NET_ADMIN   rules, conntrack, addresses, transparent sockets
-#   NET_RAW     iptables-legacy opens a raw socket; nodes that are certainly of the nft variant can do without
-#   SYS_MODULE  not needed: the kernel loads what rules ask for by itself. Only a node of the legacy variant on which
-#               nobody has loaded ip_tables yet wants it, with its /lib/modules mounted.
+# It runs as root with every capability dropped but two (tests/image tries each):
+#   NET_ADMIN  rules, conntrack, addresses, transparent sockets
+#   NET_RAW    iptables-legacy opens a raw socket; nodes that are certainly of the nft variant can do without
+# The kernel loads the modules that rules ask for by itself. Only ip_tables, on a node of the legacy variant where nobody
+# has loaded it yet, is left to modprobe; that takes SYS_MODULE and the node's /lib/modules, and is worth neither.
 # Another user was tried, too. Kubernetes gives no ambient capabilities, so iptables answers "Permission denied (you must
-# be root)". Capabilities of files do work, even under allowPrivilegeEscalation: false, for they are in the bounding set
-# already. But Python would have to carry them, so that any script in here had them and not even `kproxy version` would
+# be root)". Capabilities of files do work, even under allowPrivilegeEscalation: false, for the runtime has permitted them
+# before. But Python would have to carry them, so that any script in here had them and not even `kproxy version` would
 # start without; and the node's /run/xtables.lock and kubeconfigs are root's own, mode 0600: with the legacy variant
 # nothing works then. Root without capabilities owns the files that are mounted, and that is all.
 #
 # The root file system may be read-only. Written are /run/xtables.lock, which is the node's own, mounted from it, and,
-# for kubeconfigs with inline keys, /dev/shm, which every runtime mounts. Nothing needs /tmp.
+# for kubeconfigs with inline keys, /dev/shm, which every runtime mounts. The daemon does without /tmp.
 ARG DEBIAN=debian:trixie-slim
 
 FROM ${DEBIAN} AS build
@@ -29,12 +29,14 @@ RUN apt-get update \
 WORKDIR /src
 COPY .requirements.lock ./
 # The secrets are for registries behind a private authority or with a password; neither gets into a layer. What has to
-# be compiled is compiled with Debian's setuptools: pip would fetch one without a hash.
+# be compiled is compiled with Debian's setuptools (pip would fetch one without a hash), and without the name of the
+# directory, which is another one each time.
 RUN --mount=type=secret,id=ca --mount=type=secret,id=pip \
     if [ -s /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
     if [ -s /run/secrets/pip ]; then export PIP_CONFIG_FILE=/run/secrets/pip; fi; \
     python3 -m venv --system-site-packages /opt/tools \
-    && /opt/tools/bin/pip wheel --no-build-isolation --require-hashes --requirement .requirements.lock --wheel-dir /wheels \
+    && CFLAGS=-g0 /opt/tools/bin/pip wheel --no-build-isolation --require-hashes --requirement .requirements.lock \
+        --wheel-dir /wheels \
     && /opt/tools/bin/pip install --no-index --find-links /wheels hatchling editables
 COPY pyproject.toml ./
 # What kproxy requires, without what built it. From the packages goes what no part of kproxy imports (tests/image shows

@@ -350,12 +350,12 @@ def _install(*, tests: bool) -> None:
 def tool(name: str) -> Path:
     """A program of TOOLS, which have an environment of their own: nothing of them is needed to run or test kproxy."""
     place = OURS / "tools"
-    stamp = place / ".stamp"
-    if not stamp.exists() or stamp.read_text(encoding="ascii") != " ".join(TOOLS):
+    stamp, want = place / ".stamp", " ".join((str(place), *TOOLS))  # an environment that was moved does not work
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != want:
         say(f"installing {', '.join(TOOLS)}")
         venv.create(place, clear=True, with_pip=True)
         perform(str(place / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", *TOOLS)
-        stamp.write_text(" ".join(TOOLS), encoding="ascii")
+        stamp.write_text(want, encoding="utf-8")
     return place / "bin" / name
 
 
