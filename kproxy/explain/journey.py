@@ -59,7 +59,8 @@ class Reader(Struct, frozen=True):
             path=tuple(step.line for step in steps),
         )
         relayed = self.service is not None and self.service.relayed
-        source = Journey(steps, self.tables, self.frontend, self.packet, relayed, self.known)
+        frontend = None if _is_others(steps) else self.frontend
+        source = Journey(steps, self.tables, frontend, self.packet, relayed, self.known)
         match outcome.fate:
             case t.Delivered(ip, port, masquerade):
                 return replace(way, endpoint=join_address(ip, port), masquerade=source.explain(masquerade))
@@ -99,6 +100,13 @@ class Reader(Struct, frozen=True):
         does = "drops" if fate is Fate.DROPPED else "refuses"
         said = f": {comment}" if comment else ""
         return f"the rule at line {line.number}, in {line.table} {line.chain}, {does} it{said}"
+
+
+def _is_others(steps: Sequence[Step]) -> bool:
+    """Whether a rule that is not a proxy's decided where the packet goes; then nothing of the Service explains it."""
+    rewriting = (r.Dnat, r.DnatRange, r.Redirect)
+    last = next((step for step in reversed(steps) if step.rule and isinstance(step.rule.target, rewriting)), None)
+    return last is not None and not last.line.chain.startswith("KUBE-")
 
 
 def joined(ways: Iterable[Way]) -> Iterator[Way]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from kproxy.backend.iptables.parse import table_of
+from kproxy.backend.iptables.parse import shorten, table_of
 from kproxy.errors import UnreadableDump
 
 _SAVE = "give the output of iptables-save or ip6tables-save of that node"
@@ -86,12 +86,26 @@ def check_start(lines: Sequence[str]) -> None:
     if not found:
         remedy = "run iptables-save as root; a warning in it may name the program that sees other rules"
         raise UnreadableDump(0, "it holds comments alone, and no table", remedy=remedy)
-    if table_of(found[0][1]):
-        return
     for number, line in found:
+        if table_of(line):
+            _check_copy(lines, found[0], number)
+            return
         for pattern, why, remedy in _KINDS:
             if pattern.match(line):
                 raise UnreadableDump(number, why, remedy=remedy)
+
+
+def _check_copy(lines: Sequence[str], first: tuple[int, str], table: int) -> None:
+    """A dump that went through a terminal or a page. ``first``: the line that counts; ``table``: where one begins."""
+    if lines[table - 1][:1].isspace():
+        raise UnreadableDump(table, "is indented, and iptables-save prints no such line", remedy=_UNINDENT)
+    number, line = first
+    if number != table:
+        why = f"{shorten(line)} stands before any *table line, and is nothing that iptables-save prints"
+        raise UnreadableDump(number, why, remedy="remove what was copied besides its output")
+
+
+_UNINDENT = "take the blanks away: sed 's/^[[:blank:]]*//'"
 
 
 def _counting(lines: Sequence[str]) -> Iterator[tuple[int, str]]:

@@ -8,6 +8,7 @@ the others by the rules in which they differ, for they differ in the endpoint th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from kproxy.explain.answer import Fate, Line, PacketAnswer, Question, Way
 from kproxy.explain.listing import STYLES, endpoints, rules, warnings
@@ -90,10 +91,16 @@ def _end(answer: PacketAnswer) -> str:
     whose = f" of {answer.service}" if answer.service else ""
     why = next((f": {way.why}" for way in answer.ways if way.why), "")
     ends = {way.endpoint for way in answer.ways if way.endpoint}
+    strange = (
+        ends & {join(each.ip, each.port) for each in answer.endpoints if not each.line} if answer.service else set()
+    )
     if answer.fate is not Fate.DELIVERED:
         return _MEANS[answer.fate] + why
     if answer.relayed and ends:
         return f"goes to kproxy's relay at {some(sorted(ends))}, which chooses an endpoint{whose}"
+    if strange:
+        but = f"{some(sorted(strange))}, which is no endpoint{whose}"
+        return f"goes to {but}" if strange == ends else f"goes to an endpoint{whose}, or to {but}"
     if len(ends) == 1:
         return f"goes to endpoint {next(iter(ends))}{whose}"
     return f"goes to one of {count(len(ends), 'endpoint')}{whose}"
@@ -111,12 +118,24 @@ def _facts(answer: PacketAnswer) -> Iterator[Block]:
         if answer.nearest.line:
             yield from rules([answer.nearest.line], 11)
     told = [way for way in answer.ways if way.fate is Fate.DELIVERED or way.masquerade.wanted]
-    for text in dict.fromkeys(map(_source, told)):
-        yield _fact("source", text)
+    yield from _sources(told, whole=len(told) == len(answer.ways))
     if answer.flow:
         yield _fact("flow", answer.flow)
     for depends in _common(answer.ways):
         yield _fact("provided", depends)
+
+
+def _sources(ways: Sequence[Way], *, whole: bool) -> Iterator[Block]:
+    """What becomes of the source; of several things that can, in how many of the ways. ``whole``: these are all."""
+    found: dict[str, list[Way]] = {}
+    for way in ways:
+        found.setdefault(_source(way), []).append(way)
+    certain = whole and len({way.depends for way in ways}) == 1
+    for text, alike in islice(found.items(), WAYS):
+        share = f"in {odds(sum(way.probability for way in alike))} " if certain and len(found) > 1 else ""
+        yield _fact("source", share + text)
+    if len(found) > WAYS:
+        yield _fact("source", f"… and {count(len(found) - WAYS, 'more reason')}; all of them: --json")
 
 
 def _fact(name: str, text: str) -> Block:
@@ -149,8 +168,9 @@ def _way(way: Way, before: Sequence[Line], common: set[str], *, is_told: bool) -
     known = frozenset(before)
     differ = [each for each in way.path if each not in known]
     if len(differ) < len(way.path):
-        missing = [str(each.number) for each in before if each not in way.path and each.number]
-        without = f" without {'line' if len(missing) == 1 else 'lines'} {' and '.join(missing)}" if missing else ""
+        *missing, last = [str(each.number) for each in before if each not in way.path and each.number] or [""]
+        numbers = f"lines {', '.join(missing)} and {last}" if missing else f"line {last}"
+        without = f" without {numbers}" if last else ""
         said.append(Span(f"; the rules above{without}" + (", with" if differ else ""), "dim"))
     yield line(*said)
     yield from rules(differ)

@@ -46,6 +46,11 @@ def tarred() -> bytes:
         (DUMP.decode().encode("utf-16"), "UTF-16, as PowerShell's > writes it; convert it: iconv"),
         (DUMP.decode().encode("utf-16-be"), "UTF-16"),
         (DUMP.decode().encode("utf-16-le"), "UTF-16"),
+        (
+            b"root@node:~# iptables-save\n" + DUMP,
+            "^line 1: 'root@node:~# iptables-save' stands before any .*; remove what",
+        ),
+        (DUMP.replace(b"-A", b"  -A").replace(b"*", b"  *"), "^line 1: is indented, .*; take the blanks away: sed"),
         (DUMP + b"\0", "^line 5: holds a NUL byte"),
         (b"\x7fELF\x02\x01\x01\0\0\0", "^line 1: holds a NUL byte"),
     ],

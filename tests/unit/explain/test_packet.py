@@ -491,3 +491,16 @@ def test_chains_that_many_ways_meet_are_opened_once() -> None:
     assert met == [("nat", "KUBE-SVC-A"), ("nat", "KUBE-SVC-C")]
     assert list(tables) == [("nat", "KUBE-SVC-A"), ("nat", "KUBE-SVC-B")]
     assert len(tables) == 2
+
+
+def test_what_a_stranger_rewrites_is_not_explained_by_the_service() -> None:
+    strange = (
+        "-A OUTPUT -m owner ! --uid-owner 1337 -j REDIRECT --to-ports 15001",
+        *(line for line in NAT if not line.startswith("-A OUTPUT")),
+        "-A OUTPUT -j KUBE-SERVICES",
+        *WEB,
+    )
+    said = ask([survey_of(table("nat", *strange))], "host", "10.96.0.1:80")
+    (redirected,) = (way for way in said.ways if way.endpoint.endswith(":15001"))
+    assert redirected.masquerade.why == ""
+    assert said.service == "default/web"

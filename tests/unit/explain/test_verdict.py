@@ -142,3 +142,37 @@ def test_of_many_endpoints_a_terminal_shows_a_few() -> None:
     assert len([each for each in said if each.startswith("   75%")]) == 40
     assert "  … and 60 more endpoints; all of them: --all" in said
     assert len([each for each in show(answer) if each.startswith("   75%")]) == 100
+
+
+def test_what_is_no_endpoint_of_the_service_is_not_called_one() -> None:
+    gone = replace(OTHER, pod="", line=0)
+    flow = replace(DELIVERED, ways=DELIVERED.ways[1:], endpoints=(gone,))
+    assert show(flow)[0].endswith("goes to 10.244.2.9:8080, which is no endpoint of shop/web:http")
+    either = show(replace(DELIVERED, endpoints=(ONE, gone)))
+    assert either[0].endswith(
+        "goes to an endpoint of shop/web:http, or to 10.244.2.9:8080, which is no endpoint of shop/web:http"
+    )
+
+
+def test_in_how_many_ways_a_source_is_replaced_is_told() -> None:
+    kept = Masquerade(wanted=False, why="the source is within the pod range")
+    ways = (DELIVERED.ways[0], replace(DELIVERED.ways[1], masquerade=kept))
+    assert [line for line in show(replace(DELIVERED, ways=ways)) if line.startswith("  source")] == [
+        f"  source   in 75% replaced by the node's (SNAT): {SOURCE.why} (line 22)",
+        "  source   in 25% kept: the source is within the pod range",
+    ]
+
+
+def test_of_many_reasons_a_few_are_told() -> None:
+    ways = tuple(Way(0.1, Fate.DELIVERED, "10.244.1.7:8080", Masquerade(wanted=True, line=n)) for n in range(1, 11))
+    said = [line for line in show(replace(DELIVERED, ways=ways)) if line.startswith("  source")]
+    assert len(said) == 4
+    assert said[-1] == "  source   … and 7 more reasons; all of them: --json"
+
+
+def test_rules_that_are_left_out_are_listed_as_people_do() -> None:
+    more = tuple(replace(RULE, number=number) for number in (41, 42))
+    ways = (replace(DELIVERED.ways[0], path=(ENTRY, RULE, *more)), DELIVERED.ways[1])
+    assert any(
+        "the rules above without lines 31, 41 and 42, with" in line for line in show(replace(DELIVERED, ways=ways))
+    )
