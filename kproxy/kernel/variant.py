@@ -60,8 +60,8 @@ def _judge(seen: dict[IptablesVariant, _Seen], plain: IptablesVariant | None) ->
         variant = IptablesVariant.NFT if nft > legacy else IptablesVariant.LEGACY
         return Verdict(variant, f"it holds more rules (nft {nft}, legacy {legacy})")
     if plain is not None:
-        return Verdict(plain, "no rules tell otherwise, and plain `iptables` is of this variant")
-    return Verdict(IptablesVariant.NFT, "no rules tell otherwise")
+        return Verdict(plain, "no rules were there to go by, so what the command `iptables` is")
+    return Verdict(IptablesVariant.NFT, "no rules were there to go by")
 
 
 async def _look(variant: IptablesVariant, deadline: float) -> _Seen:
