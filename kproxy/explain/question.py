@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from ipaddress import ip_address
 
 from msgspec.structs import replace
@@ -22,21 +23,26 @@ from kproxy.model.enums import IPFamily, Protocol, family_of
 from kproxy.model.packet import Packet
 
 HOST = "host"
+_CANDIDATES = 20_000  # names beyond which no nearest ones are looked for: that costs seconds
+_MOST_NAMES = 5  # in one sentence
 _MOST_SOURCES = 16  # addresses of the node from which a process may send
 _PORT = r"(?P<port>[0-9]{1,5})"
 _ADDRESS = r"(?:\[(?P<v6>[^\]\s]+)\]|(?P<v4>[^:/\s]+))"
-_DESTINATION = re.compile(rf"{_ADDRESS}:{_PORT}(?:/(?P<protocol>[a-z]+))?", re.IGNORECASE)
 _SOURCE = re.compile(rf"{_ADDRESS}:{_PORT}")
 _NAME = r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?"
-_SERVICE = re.compile(rf"(?P<service>{_NAME}/{_NAME})(?::(?P<port>[-a-z0-9]+))?(?:/(?P<protocol>(?i:tcp|udp|sctp)))?")
+_NUMBERS = re.compile(r"[0-9.]+")  # an address that was meant
+_PROTOCOLS = tuple(each.lower for each in Protocol)
+_AT = r"(?::(?P<port>[-a-z0-9]+))?(?:/(?P<protocol>(?i:tcp|udp|sctp)))?"
+# A namespace may be left out where a port says that a Service is meant
+_SERVICE = re.compile(rf"(?P<service>{_NAME}/{_NAME}|{_NAME}(?=:)){_AT}")
 
 
 def read_question(
     source: str, destination: str, interface: str = "", mark: str | int = 0, local: Iterable[str] = ()
 ) -> Question:
     """``source``: ``IP``, ``IP:PORT``, ``[IPv6]:PORT`` or ``host``; ``destination``: ``IP:PORT/PROTO`` or
-    ``NAMESPACE/NAME:PORT``; ``mark``: a number, decimal or 0x…; ``local``: addresses of the node. Raises InvalidConfig
-    with everything that is wrong.
+    ``NAMESPACE/NAME:PORT``, or ``NAME:PORT``; ``mark``: a number, decimal or 0x…; ``local``: addresses of the node.
+    Raises InvalidConfig with everything that is wrong.
     """
     problems: list[str] = []
     own = set(_addresses(local, problems))
@@ -80,18 +86,59 @@ def _read_source(text: str, problems: list[str]) -> tuple[str, int]:
 
 def _read_destination(text: str, problems: list[str]) -> Question:
     nowhere = Question("", 0, "", 0, Protocol.TCP, "")
-    if found := _DESTINATION.fullmatch(text):
-        address, port = canonical(found["v6"] or found["v4"]), int(found["port"])
-        protocol = (found["protocol"] or Protocol.TCP).upper()
-        fits = address is not None and (":" in address) == bool(found["v6"])
-        if address is not None and fits and 1 <= port <= 65535 and protocol in set(Protocol):
-            return replace(nowhere, destination=address, port=port, protocol=Protocol(protocol))
-    elif canonical(text.partition("/")[0]) is None and _SERVICE.fullmatch(text):
+    host, port, protocol = _parts(text)
+    address = canonical(host)
+    if address is None and _SERVICE.fullmatch(text) and not _NUMBERS.fullmatch(host):
         return replace(nowhere, service=text)
-    problems.append(
-        f"--to={text}: give IP:PORT/PROTO, such as 10.96.0.1:443/tcp or [fd00::1]:53/udp, or NAMESPACE/NAME:PORT"
-    )
-    return nowhere
+    if address is None or (":" in address) != text.startswith("["):
+        wrong = _unreadable(text, host)
+    else:
+        wrong = _wrong(port, protocol)
+    if wrong or address is None:
+        problems.append(f"--to={text}: {wrong}")
+        return nowhere
+    return replace(nowhere, destination=address, port=int(port), protocol=Protocol((protocol or "tcp").upper()))
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """(address or name, port, protocol) of a destination, as far as it has them; nothing is looked into."""
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port, _, protocol = rest.partition("/")
+        return host, port[1:] if port.startswith(":") else "", protocol
+    if text.count(":") > 1:  # an address of IPv6 without brackets: nobody knows where its port begins
+        return text.partition("/")[0], "", ""
+    host, colon, rest = text.partition(":")
+    if not colon and canonical(host.partition("/")[0]) is not None:
+        host, _, protocol = host.partition("/")
+        return host, "", protocol
+    port, _, protocol = rest.partition("/")
+    return host, port, protocol
+
+
+def _wrong(port: str, protocol: str) -> str:
+    """What is wrong behind an address; empty: nothing."""
+    if not port:
+        return "give IP:PORT/PROTO, such as 10.96.0.1:443/tcp or [fd00::1]:53/udp"
+    if not (port.isascii() and port.isdigit()):
+        return f"{port} is no number of a port; its name goes with a Service's: NAMESPACE/NAME:{port}"
+    if len(port) > 5 or not 1 <= int(port) <= 65535:
+        return f"{port} is no port: 1 to 65535"
+    if protocol and protocol.lower() not in _PROTOCOLS:
+        return f"{protocol} is no protocol here: {', '.join(_PROTOCOLS[:-1])} or {_PROTOCOLS[-1]}"
+    return ""
+
+
+def _unreadable(text: str, host: str) -> str:
+    if _NUMBERS.fullmatch(host) and canonical(host) is None:
+        return f"{host} is no IP address"
+    if not text.startswith("[") and canonical(host) is not None:  # of IPv6, without brackets
+        start, _, end = host.rpartition(":")
+        port = f"[{start}]:{end}" if canonical(start) is not None and not _wrong(end, "") else f"[{host}]:PORT"
+        return f"write {port}; an IPv6 address stands in brackets, or nobody knows where its port begins"
+    if text.startswith("[") and canonical(host) is not None:
+        return f"write {host}:PORT; brackets are for IPv6 addresses"
+    return "give IP:PORT/PROTO, such as 10.96.0.1:443/tcp or [fd00::1]:53/udp, or NAMESPACE/NAME:PORT"
 
 
 def _read_mark(mark: str | int, problems: list[str]) -> int:
@@ -122,9 +169,14 @@ def resolve(surveys: Sequence[Survey], question: Question) -> Question:
         return question
     name, port, protocol = found["service"], found["port"] or "", (found["protocol"] or "").upper()
     family = family_of(question.source) if question.source else None
-    named = [each for survey in surveys for each in survey.services if each.service == name]
-    if not named:
-        raise InvalidConfig(f"--to={question.service}: no Service {name} is in this dump")
+    every = [each for survey in surveys for each in survey.services if each.service]
+    named = [each for each in every if name in {each.service, each.service.partition("/")[2]}]
+    called = sorted({each.service for each in named})
+    if not called:
+        raise InvalidConfig(f"--to={question.service}: no Service {name} is in this dump{_nearest(name, every)}")
+    if len(called) > 1:
+        raise InvalidConfig(f"--to={question.service}: which one? there are {', '.join(called[:_MOST_NAMES])}")
+    (name,) = called
     fitting = [each for each in named if family in {None, each.family}]
     ports = {
         (frontend.address, frontend.port, each.protocol)
@@ -140,6 +192,16 @@ def resolve(surveys: Sequence[Survey], question: Question) -> Question:
         raise InvalidConfig(f"--to={question.service}: {_choices(name, fitting)}")
     ((address, number, of_protocol),) = ports
     return replace(question, destination=address, port=number, protocol=of_protocol)
+
+
+def _nearest(name: str, every: Sequence[ServicePort]) -> str:
+    """The names that it may have been."""
+    whole = "/" in name
+    known = {each.service if whole else each.service.partition("/")[2]: each.service for each in every}
+    if len(known) > _CANDIDATES:
+        return ""
+    close = get_close_matches(name, [each for each in known if each.isprintable()], n=3)
+    return f"; the nearest that are there: {', '.join(known[each] for each in close)}" if close else ""
 
 
 def _choices(name: str, services: Sequence[ServicePort]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from kproxy.errors import InvalidConfig
 from kproxy.explain.answer import Frontend, FrontendKind, Question, ServicePort
@@ -25,6 +26,7 @@ EMPTY = "*nat\nCOMMIT\n"
         ("127.0.0.1", "10.96.0.1:53", Question("127.0.0.1", 0, "10.96.0.1", 53, Protocol.TCP, "", here=True)),
         ("10.0.0.9", "ns/web:http", Question("10.0.0.9", 0, "", 0, Protocol.TCP, "", service="ns/web:http")),
         ("10.0.0.9", "ns/web", Question("10.0.0.9", 0, "", 0, Protocol.TCP, "", service="ns/web")),
+        ("10.0.0.9", "web:80/tcp", Question("10.0.0.9", 0, "", 0, Protocol.TCP, "", service="web:80/tcp")),
     ],
 )
 def test_addresses_ports_and_names_are_read(source: str, to: str, expected: Question) -> None:
@@ -48,11 +50,17 @@ def test_a_mark_is_any_number(mark: str | int, number: int) -> None:
         ("x", "y", "z", ["w"], ("--local=w", "--from=x", "--to=y", "--mark=z")),
         ("10.0.0.9", "10.96.0.1", "", [], ("--to=10.96.0.1",)),
         ("10.0.0.9", "10.96.0.1/16", "", [], ("--to=10.96.0.1/16",)),
-        ("10.0.0.9", "10.96.0.1:0", "", [], ("--to=",)),
-        ("10.0.0.9", "10.96.0.1:65536/tcp", "", [], ("--to=",)),
-        ("10.0.0.9", "10.96.0.1:53/icmp", "", [], ("--to=",)),
-        ("10.0.0.9", "[10.96.0.1]:53", "", [], ("--to=",)),
-        ("10.0.0.9", "fd00::1:53", "", [], ("--to=",)),
+        ("10.0.0.9", "10.96.0.1:0", "", [], ("--to=10.96.0.1:0: 0 is no port: 1 to 65535",)),
+        ("10.0.0.9", "10.96.0.1:65536/tcp", "", [], ("65536 is no port: 1 to 65535",)),
+        ("10.0.0.9", "10.96.0.1:1234567", "", [], ("1234567 is no port: 1 to 65535",)),
+        ("10.0.0.9", "10.96.0.1:http", "", [], ("http is no number of a port; its name goes with a Service's",)),
+        ("10.0.0.9", "10.96.0.1:53/icmp", "", [], ("icmp is no protocol here: tcp, udp or sctp",)),
+        ("10.0.0.9", "10.96.0.300:53", "", [], ("10.96.0.300 is no IP address",)),
+        ("10.0.0.9", "[10.96.0.1]:53", "", [], ("write 10.96.0.1:PORT; brackets are for IPv6",)),
+        ("fd00::9", "[fd00::1]53", "", [], ("give IP:PORT/PROTO",)),
+        ("fd00::9", "fd00::1:53", "", [], ("write [fd00::1]:53; an IPv6 address stands in brackets",)),
+        ("fd00::9", "fd00::1:abcd/udp", "", [], ("write [fd00::1:abcd]:PORT; an IPv6 address",)),
+        ("fd00::9", "web", "", [], ("or NAMESPACE/NAME:PORT",)),
         ("10.0.0.9:0", "10.96.0.1:53", "", [], ("--from=10.0.0.9:0",)),
         ("fe80::1%eth0", "[fd00::1]:53", "", [], ("--from=fe80::1%eth0",)),
         ("[10.0.0.9]:1", "10.96.0.1:53", "", [], ("--from=",)),
@@ -103,6 +111,7 @@ DNS = both(
         ("host", "ns/dns:metrics", ("10.96.0.10", 9153, Protocol.TCP)),
         ("10.0.0.9", "ns/dns:9153", ("10.96.0.10", 9153, Protocol.TCP)),
         ("fd00::9", "ns/dns", ("fd00::10", 9153, Protocol.TCP)),
+        ("host", "dns:metrics/tcp", ("10.96.0.10", 9153, Protocol.TCP)),
     ],
 )
 def test_a_service_is_dialled_at_its_cluster_ip(source: str, to: str, expected: tuple[str, int, Protocol]) -> None:
@@ -114,7 +123,10 @@ def test_a_service_is_dialled_at_its_cluster_ip(source: str, to: str, expected: 
 @pytest.mark.parametrize(
     ("source", "to", "said"),
     [
-        ("host", "ns/none", "no Service ns/none is in this dump"),
+        ("host", "nowhere/none", "no Service nowhere/none is in this dump"),
+        ("host", "ns/dnss:53", "no Service ns/dnss is in this dump; the nearest that are there: ns/dns"),
+        ("host", "dnss:53", "no Service dnss is in this dump; the nearest that are there: ns/dns"),
+        ("host", "dns:54", "give one of its ports, such as ns/dns:PORT/PROTO"),
         ("host", "ns/dns", "such as ns/dns:PORT/PROTO; they are 53/tcp (dns-tcp), 53/udp (dns), 9153/tcp (metrics)"),
         ("host", "ns/dns:53", "give one of its ports"),
         ("host", "ns/dns:54", "give one of its ports"),
@@ -125,6 +137,12 @@ def test_a_name_that_is_no_place_is_told_what_there_is(source: str, to: str, sai
     with pytest.raises(InvalidConfig, match=f"--to={to}: ") as caught:
         resolve(DNS, read_question(source, to))
     assert said in str(caught.value)
+
+
+def test_a_name_without_its_namespace_must_be_one_services() -> None:
+    other = replace(port("dns", "10.96.0.11", 53), service="other/dns")
+    with pytest.raises(InvalidConfig, match="--to=dns:53: which one\\? there are ns/dns, other/dns"):
+        resolve([*DNS, *both(other)], read_question("host", "dns:53"))
 
 
 def test_a_service_may_have_no_address_to_dial() -> None:
