@@ -1,12 +1,16 @@
 """Sightings strung together: which of them are one packet's, and when its way is over.
 
-nf_tables numbers its packets, and tells what a packet looks like once for each built-in chain. The legacy tables give
-no number but the packet, whose sender and identification nobody rewrites before its last rule. A packet that a node
-sends to itself leaves through lo and comes in again with another number; it is the same one all the same.
+nf_tables numbers its packets, and tells what a packet looks like once for each built-in chain. The number is made of
+the packet's place in memory, its hash and the device that received it, so it changes on the way where the device does:
+at a bridge whose frames netfilter sees (br_netfilter; every bridge of pods), and at lo, through which a node sends to
+itself. The legacy tables give no number at all. Then the packet itself tells whose sighting it is, for nobody rewrites
+its sender and its identification before its last rule.
+Rejected: to go by addresses and time alone, because a resolver asks twice in the same moment.
 No sighting says that it is the last, so a packet that was silent for a moment is through: the kernel tells all of its
-way within microseconds.
+way within microseconds. Whether its end was told as well is arrival.py's question.
 
 Only packets that the trace rule marked begin a passage; whatever else is traced on the node is somebody else's.
+Source: net/netfilter/nf_tables_trace.c, nft_trace_init; net/core/dev.c, where skb_iif is set anew.
 """
 
 from __future__ import annotations
@@ -33,6 +37,19 @@ class Passage(Struct):
     last: float  # when it was last heard of
 
     @property
+    def now(self) -> Header:
+        """What it looked like when it was last told."""
+        return (self.sightings[-1].header if self.sightings else None) or self.header
+
+    def was_at(self, sighting: Sighting) -> bool:
+        """Whether it was seen at this rule, or this end of a chain, already."""
+        return any(
+            (each.rule, each.chain, each.table, each.kind, each.variant)
+            == (sighting.rule, sighting.chain, sighting.table, sighting.kind, sighting.variant)
+            for each in self.sightings
+        )
+
+    @property
     def flow(self) -> tuple[str, str, int, str, int]:
         head = self.header
         return (head.protocol, head.source, head.source_port, head.destination, head.port)
@@ -52,7 +69,7 @@ class Passages:
         self._at = now
         self._open: list[Passage] = []
         self._by_number: dict[int, Passage] = {}
-        self._by_sender: dict[tuple[object, ...], Passage] = {}
+        self._by_sender: dict[tuple[object, ...], list[Passage]] = {}  # several: one packet was sent twice
         self._told: dict[int, Sighting] = {}
 
     def __len__(self) -> int:
@@ -66,8 +83,7 @@ class Passages:
         if sighting.table == self._own_table:
             return
         if sighting.header is None:
-            before = passage.sightings[-1].header if passage.sightings else None
-            sighting = replace(sighting, header=before or passage.header)
+            sighting = replace(sighting, header=passage.now)
         passage.sightings.append(sighting)
 
     def _passage(self, sighting: Sighting, now: float) -> Passage | None:
@@ -82,9 +98,9 @@ class Passages:
             return known
         again = sighting.in_interface == _LOOPBACK
         if is_mark:
-            known = (self._by_sender.get(header.sender) if again else None) or self._begin(sighting, header, now)
-        elif known is None and (again or not sighting.packet):
-            known = self._by_sender.get(header.sender)
+            known = (self._find(sighting, header) if again else None) or self._begin(sighting, header, now)
+        elif known is None and (again or sighting.table != self._own_table):
+            known = self._find(sighting, header)
         if known is not None and sighting.packet:
             self._by_number[sighting.packet] = known
         elif sighting.table == self._own_table:
@@ -92,6 +108,17 @@ class Passages:
                 self._told.clear()
             self._told[sighting.packet] = sighting
         return known
+
+    def _find(self, sighting: Sighting, header: Header) -> Passage | None:
+        """Whose sighting this is, by what the packet looks like.
+
+        Of twins the oldest that was not seen there yet. What a node sends to itself may have got another source
+        before it comes in again; then its destination tells.
+        """
+        twins = self._by_sender.get(header.sender, [])
+        if not twins and sighting.in_interface == _LOOPBACK:
+            twins = [each for each in self._open if each.now.receiver == header.receiver]
+        return next((each for each in twins if not each.was_at(sighting)), twins[-1] if twins else None)
 
     def _begin(self, sighting: Sighting, header: Header, now: float) -> Passage | None:
         self._allowed = min(self._allowed + (now - self._at) * self._rate, self._rate * PATIENCE)
@@ -101,7 +128,7 @@ class Passages:
         self._allowed -= 1
         passage = Passage(header, sighting.in_interface, [], now)
         self._open.append(passage)
-        self._by_sender[header.sender] = passage
+        self._by_sender.setdefault(header.sender, []).append(passage)
         return passage
 
     def over(self, now: float) -> Iterator[Passage]:
@@ -111,5 +138,7 @@ class Passages:
             self._open = [passage for passage in self._open if now - passage.last < SILENCE]
             kept = {id(passage) for passage in self._open}
             self._by_number = {number: each for number, each in self._by_number.items() if id(each) in kept}
-            self._by_sender = {sender: each for sender, each in self._by_sender.items() if id(each) in kept}
+            self._by_sender = {}
+            for passage in self._open:
+                self._by_sender.setdefault(passage.header.sender, []).append(passage)
         yield from done

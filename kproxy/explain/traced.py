@@ -3,18 +3,21 @@
 The outcome is read from what happened, not from what the rules would do: the rule that rewrote the destination says
 the endpoint, and what the packet looked like afterwards confirms it, or says it alone where the flow was known already
 and no rule was asked. The survey gives the names: the owner of a chain, or the frontend whose rule was met.
+Where the end of its way was not seen (arrival.py), no outcome is claimed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
 
 from msgspec import Struct
 
 from kproxy.backend.iptables import rules as r
 from kproxy.backend.iptables.parse import SavedRule
 from kproxy.backend.iptables.rules import Rule
-from kproxy.explain.answer import Fate, Frontend, Line, Masquerade, ServicePort
+from kproxy.explain.answer import Frontend, Line, Masquerade, ServicePort
+from kproxy.explain.arrival import HOOKS, is_through
 from kproxy.explain.graph import next_chain
 from kproxy.explain.masquerade import Journey, Step
 from kproxy.explain.passages import Passage
@@ -26,6 +29,16 @@ from kproxy.model.sighting import Kind, Sighting
 _NAT = "nat"
 _FOREIGN = "(a rule that nft(8) made; see `nft -a list ruleset`)"
 _CHANGED = "(this rule is not in the tables any more, or was not when they were read)"
+
+
+class Outcome(StrEnum):
+    """What became of a packet."""
+
+    DELIVERED = "delivered"  # rewritten to an endpoint, and let through
+    REFUSED = "refused"
+    DROPPED = "dropped"
+    UNTOUCHED = "untouched"  # let through to where it was sent
+    UNSEEN = "unseen"  # the end of its way was not told
 
 
 class Rulebook(Struct, frozen=True):
@@ -68,12 +81,13 @@ class TracedPacket(Struct, frozen=True, tag="traced"):
     source: str  # IP:PORT, [IPv6]:PORT
     destination: str  # as dialled
     interface: str  # where it came in; empty: a process of the node sent it
-    fate: Fate
+    fate: Outcome
     service: str = ""  # ServicePort.name; empty: none
     endpoint: str = ""  # where it went instead of its destination; IP:PORT
     masquerade: Masquerade = Masquerade(wanted=False)
     known_flow: bool = False  # rewritten without a rule: the flow was known already
-    why: str = ""  # of a packet that was dropped or refused
+    relayed: bool = False  # kproxy's userspace mode: the endpoint is the relay, which chooses one
+    why: str = ""  # of a packet that was dropped or refused, or whose end was not seen
     rules: tuple[TracedRule, ...] = ()
 
 
@@ -92,7 +106,8 @@ def describe(passage: Passage, books: Mapping[tuple[IPFamily, str], Rulebook]) -
     service, frontend = _service(met)
     if service is None and endpoint:
         service, frontend = _dialled(passage, books)
-    fate, why = _end(met) or (Fate.DELIVERED if endpoint else Fate.UNTOUCHED, "")
+    fate, why = _end(met) or _arrival(passage, met, books) or _passed(endpoint)
+    relayed = service is not None and service.relayed
     return TracedPacket(
         family=family_of(passage.header.source),
         variant=", ".join(dict.fromkeys(sighting.variant for sighting in passage.sightings)),
@@ -103,8 +118,9 @@ def describe(passage: Passage, books: Mapping[tuple[IPFamily, str], Rulebook]) -
         fate=fate,
         service=service.name if service else "",
         endpoint=endpoint,
-        masquerade=_masquerade(passage, met, frontend),
+        masquerade=_masquerade(passage, met, frontend, relayed=relayed),
         known_flow=bool(endpoint) and not any(each.line.table == _NAT for each in met),
+        relayed=relayed and bool(endpoint),
         why=why,
         rules=tuple(map(_traced, met)),
     )
@@ -145,19 +161,38 @@ def _note(sighting: Sighting, text: str) -> Line:
 # --- what became of it ----------------------------------------------------------------------------------------
 
 
-def _end(met: Sequence[_Met]) -> tuple[Fate, str] | None:
+def _end(met: Sequence[_Met]) -> tuple[Outcome, str] | None:
     """Where it was dropped or refused, and by what."""
     for each in met:
         target = each.saved.rule.target if each.saved else None
         where = f"{each.line.table} {each.line.chain}"
         if isinstance(target, r.RejectWith):
-            return Fate.REFUSED, _comment(each.saved) or f"the rule at line {each.line.number}, of {where}, refuses it"
+            return Outcome.REFUSED, _comment(
+                each.saved
+            ) or f"the rule at line {each.line.number}, of {where}, refuses it"
         if target is r.Verdict.DROP or (each.sighting.verdict == "drop" and each.sighting.kind is Kind.RULE):
             number = f"at line {each.line.number}, of {where}," if each.line.number else f"of {where}"
-            return Fate.DROPPED, f"the rule {number} drops it"
+            return Outcome.DROPPED, f"the rule {number} drops it"
         if each.sighting.kind is Kind.POLICY:
-            return Fate.DROPPED, f"the policy of {where} is to drop what no rule accepts"
+            return Outcome.DROPPED, f"the policy of {where} is to drop what no rule accepts"
     return None
+
+
+def _arrival(
+    passage: Passage, met: Sequence[_Met], books: Mapping[tuple[IPFamily, str], Rulebook]
+) -> tuple[Outcome, str] | None:
+    """Where the end of its way was not seen, and what is known of that."""
+    targets = {id(each.sighting): each.saved.rule.target for each in met if each.saved}
+    tables = {key: book.survey.dump.tables for key, book in books.items()}
+    if is_through(passage.sightings, passage.header, tables, lambda sighting: targets.get(id(sighting))):
+        return None
+    last = next((f"{each.table} {each.chain}" for each in reversed(passage.sightings) if each.chain in HOOKS), "")
+    behind = f"behind {last} nothing was told of it" if last else "nothing was told of it"
+    return Outcome.UNSEEN, f"{behind}; routing may have lost it (no route, rp_filter)"
+
+
+def _passed(endpoint: str) -> tuple[Outcome, str]:
+    return (Outcome.DELIVERED if endpoint else Outcome.UNTOUCHED), ""
 
 
 def _comment(saved: SavedRule | None) -> str:
@@ -179,7 +214,7 @@ def _endpoint(passage: Passage, met: Iterable[_Met]) -> str:
     return ""
 
 
-def _masquerade(passage: Passage, met: Sequence[_Met], frontend: Frontend | None) -> Masquerade:
+def _masquerade(passage: Passage, met: Sequence[_Met], frontend: Frontend | None, *, relayed: bool) -> Masquerade:
     """Whether its source was replaced, and why. Of a known flow no rule says it."""
     first, book = passage.header, next((each.book for each in met if each.book and each.saved), None)
     steps = [Step(each.line, each.saved.rule, each.place) for each in met if each.saved]
@@ -195,11 +230,11 @@ def _masquerade(passage: Passage, met: Sequence[_Met], frontend: Frontend | None
         in_interface=passage.in_interface,
         from_host=not passage.in_interface,
     )
-    return Journey(steps, book.rules, frontend, packet).explain(wanted)
+    return Journey(steps, book.rules, frontend, packet, relayed).explain(wanted)
 
 
 def _hides(target: r.Target | None) -> bool:
-    return isinstance(target, r.Masquerade) or (
+    return isinstance(target, r.Masquerade | r.Snat) or (
         isinstance(target, r.UnknownTarget) and target.text.startswith(("-j SNAT", "-j MASQUERADE"))
     )
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from kproxy.explain.answer import Fate
-from kproxy.explain.paper import Block, Piece, Span, line
-from kproxy.explain.traced import TracedPacket, TracedRule
+from kproxy.explain.paper import Block, Piece, Span, line, rule
+from kproxy.explain.traced import Outcome, TracedPacket, TracedRule
+from kproxy.model.enums import Protocol
 
 _COMMENT = re.compile(r'-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) ?')
 _HANG = 8  # columns, for what follows of a rule that is too long for the terminal
 _STYLES = {
-    Fate.DELIVERED: "bold green",
-    Fate.REFUSED: "bold red",
-    Fate.DROPPED: "bold red",
-    Fate.UNTOUCHED: "bold",
+    Outcome.DELIVERED: "bold green",
+    Outcome.REFUSED: "bold red",
+    Outcome.DROPPED: "bold red",
+    Outcome.UNTOUCHED: "bold",
+    Outcome.UNSEEN: "bold yellow",
 }
 
 
@@ -36,20 +37,46 @@ def blocks(packet: TracedPacket, *, rules: bool = True) -> Iterator[Block]:
 def _outcome(packet: TracedPacket) -> Iterator[Piece]:
     if packet.service:
         yield f"{packet.service} → "
+    style = _STYLES[packet.fate]
     match packet.fate:
-        case Fate.DELIVERED:
-            yield Span(f"endpoint {packet.endpoint}" if packet.service else packet.endpoint, _STYLES[packet.fate])
-            yield f", {_source(packet)}" if not packet.known_flow else ", as its flow began: no rule of nat was asked"
-        case Fate.UNTOUCHED:
-            yield Span("left alone", _STYLES[packet.fate])
+        case Outcome.DELIVERED:
+            yield Span(_endpoint(packet), style)
+            if packet.known_flow:
+                yield ", as its flow began: no rule of nat was asked"
+            elif packet.relayed:
+                yield ", which chooses an endpoint"
+            else:
+                yield f", {_source(packet)}"
+        case Outcome.UNTOUCHED:
+            yield Span("left alone", style)
             yield ": no rule gave it another destination"
             if packet.masquerade.wanted:
                 yield f", {_source(packet)}"
-        case Fate.DROPPED | Fate.REFUSED:
+            yield from _hint(packet)
+        case Outcome.DROPPED | Outcome.REFUSED:
             if packet.endpoint:
-                yield f"endpoint {packet.endpoint}, then "
-            yield Span(packet.fate.value, _STYLES[packet.fate])
+                yield f"{_endpoint(packet)}, then "
+            yield Span(packet.fate.value, style)
             yield f": {packet.why}"
+        case Outcome.UNSEEN:
+            yield f"{_endpoint(packet)}; " if packet.endpoint else ""
+            yield Span("what became of it afterwards was not seen", style)
+            yield f": {packet.why}"
+
+
+def _endpoint(packet: TracedPacket) -> str:
+    if packet.relayed:
+        return f"kproxy's relay at {packet.endpoint}"
+    return f"endpoint {packet.endpoint}" if packet.service else packet.endpoint
+
+
+def _hint(packet: TracedPacket) -> Iterator[Piece]:
+    """The question that explain answers, which knows the rules that did not match as well."""
+    if packet.protocol not in set(Protocol):
+        return
+    interface = f" --in {packet.interface}" if packet.interface else ""
+    where = f"--to {packet.destination}/{packet.protocol.lower()}{interface}"
+    yield f"; the nearest one: kproxy explain live --from {packet.source} {where}"
 
 
 def _source(packet: TracedPacket) -> str:
@@ -66,11 +93,11 @@ def _rules(packet: TracedPacket) -> Iterator[Block]:
         head = f"{number:>{digits}}  {f'{each.line.table} {each.line.chain}':{places}}  "
         text = _COMMENT.sub("", each.line.text).removeprefix(f"-A {each.line.chain} ")
         comment = Span(f"  # {each.comment}", "dim") if each.comment else ""
-        yield line(Span(head, "dim"), text, comment, indent=4, hang=_HANG)
+        yield rule(Span(head, "dim"), text, comment, indent=4, hang=_HANG)
 
 
 def _telling(rules: Sequence[TracedRule]) -> Iterator[TracedRule]:
     """Without jumps into chains where nothing was met."""
-    for nth, rule in enumerate(rules, 1):
-        if not rule.leads_to or any(following.line.chain == rule.leads_to for following in rules[nth : nth + 1]):
-            yield rule
+    for nth, each in enumerate(rules, 1):
+        if not each.leads_to or any(following.line.chain == each.leads_to for following in rules[nth : nth + 1]):
+            yield each

@@ -26,6 +26,9 @@ _KINDS = {1: Kind.POLICY, 2: Kind.RETURN, 3: Kind.RULE}
 _LOGGED = re.compile(r"TRACE: ([^: ]+):([^: ]+):(rule|return|policy):(\d+) ?")
 _PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP", 1: "ICMP", 58: "ICMPv6"}
 _WITH_PORTS = frozenset({6, 17, 132})
+# Bytes of the transport header, and of the data behind it, that no rule rewrites: TCP's sequence number, what a
+# datagram says (an IPv6 packet has no identification), an echo's number. nf_tables tells the first 20 bytes, no more.
+_UNCHANGED = {6: (4, 8), 17: (8, 20), 132: (12, 20), 1: (6, 16), 58: (6, 16)}
 _EXTENSIONS = frozenset({0, 43, 60})  # of IPv6, which stand before TCP and the like
 _FRAGMENT = 44
 
@@ -126,8 +129,8 @@ def read_header(family: IPFamily, network: bytes, transport: bytes) -> Header | 
         identity = [*struct.unpack_from(">H", network, 4)]  # payload length
         domain = socket.AF_INET6
     ports = struct.unpack_from(">HH", transport) if number in _WITH_PORTS and len(transport) >= 4 else (0, 0)
-    if number == 6 and len(transport) >= 8:
-        identity += struct.unpack_from(">I", transport, 4)
+    if first_last := _UNCHANGED.get(number):
+        identity.append(int.from_bytes(transport[slice(*first_last)], "big"))
     return Header(
         source=socket.inet_ntop(domain, source),
         source_port=ports[0],

@@ -1,7 +1,7 @@
 """What the kernel tells of a traced packet: at each rule that it met, one sighting.
 
 nf_tables and the legacy tables tell it in different words (kernel/sightings.py reads both); here they are one noun, and
-explain/passage.py strings a packet's sightings together.
+explain/passages.py strings a packet's sightings together.
 """
 
 from __future__ import annotations
@@ -27,12 +27,17 @@ class Header(Struct, frozen=True):
     destination: str
     port: int
     protocol: str  # TCP, UDP, SCTP, ICMP, ICMPv6, or a number
-    identity: tuple[int, ...]  # what nobody rewrites: identification, sequence number or length
+    identity: tuple[int, ...]  # what nobody rewrites: identification, length, sequence number, first bytes of data
 
     @property
     def sender(self) -> tuple[object, ...]:
         """The same for a packet on its whole way, until its source is rewritten, which is the last thing done."""
         return (self.source, self.source_port, self.protocol, self.identity)
+
+    @property
+    def receiver(self) -> tuple[object, ...]:
+        """The same from where its destination was rewritten, whatever becomes of its source."""
+        return (self.destination, self.port, self.protocol, self.identity)
 
 
 class Sighting(Struct, frozen=True):

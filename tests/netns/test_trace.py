@@ -23,7 +23,20 @@ from kproxy.kernel.trace_table import BURST, Selector
 from kproxy.kernel.tracing import TraceRule, hear_nft
 from kproxy.model.enums import IPFamily, Protocol
 from tests.netns.conftest import Namespace
-from tests.netns.traced_node import CLIENT, DEADLINE, EMPTY, NODE, NODE_PORT, WEB, TracedNode, traced_node
+from tests.netns.traced_node import (
+    CLIENT,
+    DEADLINE,
+    DENIED,
+    DROPPED_AT,
+    EMPTY,
+    ENDPOINTS,
+    NODE,
+    NODE_PORT,
+    REFUSED_AT,
+    WEB,
+    TracedNode,
+    traced_node,
+)
 
 pytestmark = pytest.mark.root
 
@@ -77,6 +90,26 @@ async def test_what_is_refused_is_told_to_people(node: TracedNode) -> None:
     assert (status, err) == (0, "")
     assert "shop/empty → refused: shop/empty has no endpoints" in out
     assert out.endswith("1 packet of 1 flow; the trace rule is removed\n")
+
+
+async def test_the_end_is_told_though_the_kernel_renumbers_packets_at_a_bridge(node: TracedNode) -> None:
+    """Several at once; a refusal and a drop in filter FORWARD, which is behind the bridge."""
+    trace = await node.start("--service", "shop/denied", "--json", "--limit", "4")
+    dialled = [(DENIED[family], port) for family in (4, 6) for port in (DROPPED_AT, REFUSED_AT)]
+    dialling = [asyncio.create_task(node.dial(*each)) for each in dialled]
+    packets = {packet["destination"]: packet for packet in await trace.packets()}
+    for each in dialling:
+        each.cancel()
+    said = await asyncio.gather(*dialling, return_exceptions=True)
+    assert [isinstance(each, ConnectionRefusedError) for each in said[:2]] == [False, True]
+    assert not any(isinstance(each, tuple) for each in said)
+    for ip, endpoint in ((DENIED[family], ENDPOINTS[family][0]) for family in (4, 6)):
+        for port, fate, target in ((DROPPED_AT, "dropped", "DROP"), (REFUSED_AT, "refused", "REJECT")):
+            packet = packets[f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"]
+            assert (packet["fate"], packet["service"]) == (fate, f"shop/denied:{fate}")
+            assert packet["endpoint"].strip("[").startswith(endpoint)
+            assert (packet["interface"], packet["rules"][-1]["line"]["chain"]) == ("outside", "FORWARD")
+            assert f"-j {target}" in packet["rules"][-1]["line"]["text"]
 
 
 async def test_all_packets_are_those_of_known_flows_too(legacy: TracedNode) -> None:

@@ -1,9 +1,10 @@
 """A node with kproxy's rules between a client and the endpoints' host, and ``kproxy trace`` running on it.
 
-    client 10.77.1.2 ─ veth ─ 10.77.1.1 node 10.77.2.1 ─ veth ─ 10.77.2.2, 10.77.2.3 endpoints
+    client 10.77.1.2 ─ veth ─ bridge ─ 10.77.1.1 node 10.77.2.1 ─ veth ─ 10.77.2.2, 10.77.2.3 endpoints
 
-The same with fd77:1:: and fd77:2::. An endpoint answers with its own address, so what a trace says can be compared with
-who answered. Everything runs in namespaces of its own; the rules are those that ``kproxy plan`` prints.
+The same with fd77:1:: and fd77:2::. The bridge hands its frames to netfilter, as the one of pods does on most nodes.
+An endpoint answers with its own address, so what a trace says can be compared with who answered. Everything runs in
+namespaces of its own; the rules are those that ``kproxy plan`` prints, and two that somebody else might have made.
 """
 
 from __future__ import annotations
@@ -34,7 +35,13 @@ INSIDE = {4: "10.77.2.1", 6: "fd77:2::1"}
 ENDPOINTS = {4: ("10.77.2.2", "10.77.2.3"), 6: ("fd77:2::2", "fd77:2::3")}
 WEB = {4: "10.96.0.20", 6: "fd00:96::20"}
 EMPTY = "10.96.0.30"
+DENIED = {4: "10.96.0.40", 6: "fd00:96::40"}
+DROPPED_AT, REFUSED_AT = 81, 82  # ports of shop/denied; filter FORWARD lets nothing through to its endpoints
 NODE_PORT = 30080
+_SYSCTLS = (
+    *("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"),
+    *("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"),
+)
 LOGGER = "/proc/sys/net/netfilter/nf_log/2"
 _SERVICES = """\
 apiVersion: v1
@@ -52,6 +59,16 @@ apiVersion: v1
 kind: Service
 metadata: {name: empty, namespace: shop}
 spec: {clusterIP: 10.96.0.30, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: denied, namespace: shop}
+spec:
+  clusterIP: 10.96.0.40
+  clusterIPs: [10.96.0.40, "fd00:96::40"]
+  ipFamilies: [IPv4, IPv6]
+  ipFamilyPolicy: PreferDualStack
+  ports: [{name: dropped, port: 81}, {name: refused, port: 82}]
 """
 _SLICE = """\
 ---
@@ -61,6 +78,19 @@ metadata: {{name: web-{family}, namespace: shop, labels: {{kubernetes.io/service
 addressType: IPv{family}
 endpoints: [{{addresses: ["{0}"]}}, {{addresses: ["{1}"]}}]
 ports: [{{name: http, port: 8080}}, {{name: dns, port: 5353, protocol: UDP}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: denied-{family}, namespace: shop, labels: {{kubernetes.io/service-name: denied}}}}
+addressType: IPv{family}
+endpoints: [{{addresses: ["{0}"]}}]
+ports: [{{name: dropped, port: 8081}}, {{name: refused, port: 8082}}]
+"""
+_DENYING = """\
+*filter
+-A FORWARD -d {0} -p tcp --dport 8081 -j DROP
+-A FORWARD -d {0} -p tcp --dport 8082 -j REJECT
+COMMIT
 """
 
 
@@ -147,10 +177,19 @@ async def traced_node(variant: str, folder: Path) -> AsyncIterator[TracedNode]:
     try:
         for host in hosts:  # nobody else is here who could have the same address, so nobody waits for his protest
             host.write_sysctls(dict.fromkeys(("net/ipv6/conf/all/accept_dad", "net/ipv6/conf/default/accept_dad"), "0"))
-        await wire(node, "outside", client, tuple(NODE.values()), tuple(CLIENT.values()))
+        await wire(node, "port", client, tuple(NODE.values()), tuple(CLIENT.values()))
+        await node.configure(
+            [
+                "link add outside type bridge forward_delay 0",
+                "link set outside up",
+                "address flush dev port scope global",
+            ]
+            + [f"address add {ip}/{64 if ':' in ip else 24} dev outside nodad" for ip in NODE.values()]
+            + ["link set port master outside"]
+        )
         await wire(node, "inside", pods, tuple(INSIDE.values()), pods.ips)
         await node.configure([f"route add default via {ENDPOINTS[family][0]}" for family in (4, 6)])
-        node.write_sysctls({"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"})
+        node.write_sysctls(dict.fromkeys(_SYSCTLS, "1"))
         await _lay_rules(made, folder)
         async with _answering(pods):
             yield made
@@ -168,8 +207,10 @@ async def _lay_rules(made: TracedNode, folder: Path) -> None:
     manifests.write_text(_SERVICES + "".join(slices), encoding="utf-8")
     config = Config(cluster_cidr=("10.77.1.0/24", "fd77:1::/64"))
     for family, program in (("4", "iptables"), ("6", "ip6tables")):
-        rules = "\n".join(render_plan(str(manifests), config, FAMILIES[family], warn=lambda _: None))
-        await made.run(f"{program}-{made.variant}-restore", stdin=rules + "\n")
+        ours = "\n".join(render_plan(str(manifests), config, FAMILIES[family], warn=lambda _: None))
+        await made.run(f"{program}-{made.variant}-restore", stdin=ours + "\n")
+        theirs = _DENYING.format(ENDPOINTS[int(family)][0])
+        await made.run(f"{program}-{made.variant}-restore", "--noflush", stdin=theirs)
 
 
 @contextlib.asynccontextmanager

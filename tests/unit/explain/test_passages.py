@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kproxy.explain.passages import PATIENCE, SILENCE, Passage, Passages
 from kproxy.model.enums import IPFamily
@@ -84,6 +85,32 @@ def test_a_packet_that_comes_back_through_lo_is_the_same() -> None:
     assert chains(passage) == ["A", "B", "C"]
     (passage,) = after(mark(in_interface="lo"), nft("A"), mark(2, in_interface="lo"), nft("B", 2))
     assert chains(passage) == ["A", "B"]
+
+
+def test_a_packet_that_gets_another_number_at_a_bridge_is_the_same() -> None:
+    """Two that are under way together: each gets its own second half, and whatever comes behind that."""
+    marks = [mark(1), mark(2, other(2))]
+    halves = [nft("FORWARD", 8, other(2)), nft("FORWARD", 9, REWRITTEN), nft("B", 9), nft("C", 8)]
+    first, second = after(*marks, nft("A", 1), nft("A", 2), *halves)
+    assert (chains(first), chains(second)) == (["A", "FORWARD", "B"], ["A", "FORWARD", "C"])
+    assert first.now == REWRITTEN
+
+
+def test_of_two_equal_packets_each_gets_one_half() -> None:
+    marks = [mark(1), mark(2)]
+    halves = [nft("FORWARD", 8, REWRITTEN), nft("B", 8), nft("FORWARD", 9, REWRITTEN), nft("B", 9)]
+    for passage in after(*marks, *halves):
+        assert chains(passage) == ["FORWARD", "B"]
+    for passage in after(*marks, legacy("A"), legacy("A"), legacy("B"), legacy("B")):
+        assert chains(passage) == ["A", "B"]
+
+
+def test_what_comes_back_through_lo_with_another_source_is_known_by_its_destination() -> None:
+    hidden = replace(REWRITTEN, source="10.0.0.254")
+    (passage,) = after(mark(), nft("A", header=REWRITTEN), nft("B", 2, header=hidden, in_interface="lo"))
+    assert chains(passage) == ["A", "B"]
+    (passage,) = after(mark(), nft("A", header=REWRITTEN), nft("B", 2, header=hidden, in_interface="eth0"))
+    assert chains(passage) == ["A"]
 
 
 def test_a_packet_is_through_when_it_was_silent() -> None:

@@ -8,12 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from kproxy.explain.answer import Fate
 from kproxy.explain.dump import dumps_of
 from kproxy.explain.paper import lay_out
 from kproxy.explain.passages import Passage
 from kproxy.explain.survey import survey
-from kproxy.explain.traced import TracedPacket, describe, open_book
+from kproxy.explain.traced import Outcome, TracedPacket, describe, open_book
 from kproxy.explain.traced_text import blocks
 from kproxy.model.enums import IPFamily
 from kproxy.model.sighting import Header, Kind, Sighting
@@ -58,17 +57,31 @@ REWRITTEN = Header("10.244.1.5", 41234, "10.244.0.7", 8080, "TCP", (60, 99, 7))
 TO_ENDPOINT = [("nat PREROUTING", 1), ("nat KUBE-SERVICES", 1), (f"nat {SVC}", 2), (f"nat {SEP}", 2)]
 
 
+NOT_SEEN = "what became of it afterwards was not seen"
+TOLD_NOTHING = "nothing was told of it; routing may have lost it (no route, rp_filter)"
+# What the kernel tells of a packet that is through; the chains decided nothing
+THROUGH = (
+    Sighting("nft", V4, "filter", "FORWARD", Kind.POLICY, 0, "accept", 1, DIALLED, "eth0", "eth1"),
+    Sighting("nft", V4, "nat", "POSTROUTING", Kind.POLICY, 0, "accept", 1, DIALLED, "", "eth1"),
+)
+
+
 def seen(
-    places: Sequence[tuple[str, int]], *, header: Header = DIALLED, later: Header | None = None, **last: Any
+    places: Sequence[tuple[str, int]],
+    *,
+    header: Header = DIALLED,
+    later: Header | None = None,
+    through: Sequence[Sighting] = (),
+    **last: Any,
 ) -> TracedPacket:
-    """``last``: what is special about the last sighting; ``later``: the header that it has."""
+    """``last``: what is special about the last sighting of ``places``; ``later``: the header that it has."""
     sightings = []
     for place, rule in places:
         table, chain = place.split()
         sightings.append(Sighting("nft", V4, table, chain, Kind.RULE, rule, "jump", 1, header))
     if sightings:
         sightings[-1] = msgspec.structs.replace(sightings[-1], **({"header": later} if later else {}), **last)
-    return describe(Passage(header, "eth0", sightings, 0.0), BOOKS)
+    return describe(Passage(header, "eth0", [*sightings, *through], 0.0), BOOKS)
 
 
 def shown(packet: TracedPacket) -> list[str]:
@@ -76,8 +89,8 @@ def shown(packet: TracedPacket) -> list[str]:
 
 
 def test_the_rule_that_rewrites_says_the_endpoint_and_the_survey_the_service() -> None:
-    packet = seen(TO_ENDPOINT)
-    assert (packet.fate, packet.service, packet.endpoint) == (Fate.DELIVERED, "shop/web:http", "10.244.0.7:8080")
+    packet = seen(TO_ENDPOINT, through=THROUGH)
+    assert (packet.fate, packet.service, packet.endpoint) == (Outcome.DELIVERED, "shop/web:http", "10.244.0.7:8080")
     assert not packet.masquerade.wanted
     assert [(rule.line.number, rule.leads_to) for rule in packet.rules[:2]] == [(17, "KUBE-SERVICES"), (25, SVC)]
     assert packet.rules[1].comment == "shop/web:http cluster IP"
@@ -94,7 +107,10 @@ def test_the_rule_that_rewrites_says_the_endpoint_and_the_survey_the_service() -
 
 def test_a_source_that_is_replaced_has_a_reason() -> None:
     marked = [TO_ENDPOINT[0], TO_ENDPOINT[1], (f"nat {SVC}", 1), ("nat KUBE-MARK-MASQ", 1), *TO_ENDPOINT[2:]]
-    packet = seen([*marked, ("nat POSTROUTING", 1), ("nat KUBE-POSTROUTING", 2), ("nat KUBE-POSTROUTING", 3)])
+    packet = seen(
+        [*marked, ("nat POSTROUTING", 1), ("nat KUBE-POSTROUTING", 2), ("nat KUBE-POSTROUTING", 3)], verdict="accept"
+    )
+    assert packet.fate is Outcome.DELIVERED
     assert packet.masquerade.wanted
     assert packet.masquerade.line == 26
     assert "source replaced by the node's (SNAT): " in shown(packet)[1]
@@ -106,8 +122,8 @@ def test_what_the_packet_became_is_more_certain_than_a_rule() -> None:
 
 
 def test_a_known_flow_meets_no_rule_of_nat() -> None:
-    packet = seen([("filter FORWARD", 1)], later=REWRITTEN)
-    assert (packet.fate, packet.endpoint, packet.known_flow) == (Fate.DELIVERED, "10.244.0.7:8080", True)
+    packet = seen([("filter FORWARD", 1)], later=REWRITTEN, through=THROUGH[:1])
+    assert (packet.fate, packet.endpoint, packet.known_flow) == (Outcome.DELIVERED, "10.244.0.7:8080", True)
     assert shown(packet)[1] == "  shop/web:http → endpoint 10.244.0.7:8080, as its flow began: no rule of nat was asked"
 
 
@@ -117,29 +133,71 @@ def test_a_known_flow_meets_no_rule_of_nat() -> None:
         (
             [("filter FORWARD", 1), ("filter KUBE-SERVICES", 1)],
             Header("10.244.1.5", 1, "10.96.0.30", 80, "TCP", ()),
-            Fate.REFUSED,
+            Outcome.REFUSED,
             "  shop/empty → refused: shop/empty has no endpoints",
         ),
         (
             [("filter FORWARD", 2)],
             Header("10.244.1.5", 1, "10.244.0.8", 80, "TCP", ()),
-            Fate.DROPPED,
+            Outcome.DROPPED,
             "  dropped: the rule at line 6, of filter FORWARD, drops it",
         ),
-        ([("nat PREROUTING", 1)], DIALLED, Fate.UNTOUCHED, "  left alone: no rule gave it another destination"),
-        ([], DIALLED, Fate.UNTOUCHED, "  left alone: no rule gave it another destination"),
+        (
+            [("nat PREROUTING", 1)],
+            DIALLED,
+            Outcome.UNSEEN,
+            f"  {NOT_SEEN}: behind nat PREROUTING {TOLD_NOTHING}",
+        ),
+        (
+            [],
+            DIALLED,
+            Outcome.UNSEEN,
+            f"  {NOT_SEEN}: {TOLD_NOTHING}",
+        ),
     ],
-    ids=["refused", "dropped", "left alone", "nothing met"],
+    ids=["refused", "dropped", "unseen", "nothing met"],
 )
-def test_other_ends(places: list[tuple[str, int]], header: Header, fate: Fate, line: str) -> None:
+def test_other_ends(places: list[tuple[str, int]], header: Header, fate: Outcome, line: str) -> None:
     packet = seen(places, header=header)
     assert packet.fate is fate
     assert shown(packet)[1] == line
 
 
+def test_what_no_rule_took_has_a_hint() -> None:
+    packet = seen([("nat PREROUTING", 1)], through=THROUGH)
+    assert packet.fate is Outcome.UNTOUCHED
+    assert shown(packet)[1] == (
+        "  left alone: no rule gave it another destination; the nearest one: "
+        "kproxy explain live --from 10.244.1.5:41234 --to 10.96.0.20:80/tcp --in eth0"
+    )
+    ping = msgspec.structs.replace(packet, protocol="ICMP", destination="10.96.0.20")
+    assert shown(ping)[1] == "  left alone: no rule gave it another destination"
+
+
+def test_no_outcome_is_claimed_where_the_end_was_not_seen() -> None:
+    packet = seen(TO_ENDPOINT, later=REWRITTEN, verdict="accept")
+    assert (packet.fate, packet.endpoint) == (Outcome.UNSEEN, "10.244.0.7:8080")
+    assert shown(packet)[1] == (
+        f"  shop/web:http → endpoint 10.244.0.7:8080; {NOT_SEEN}: behind nat PREROUTING {TOLD_NOTHING}"
+    )
+
+
+def test_a_relay_is_no_endpoint() -> None:
+    (book,) = BOOKS.values()
+    services = tuple(msgspec.structs.replace(each, relayed=True) for each in book.survey.services)
+    relayed = open_book(msgspec.structs.replace(book.survey, services=services), book.place)
+    sightings = [
+        Sighting("nft", V4, "nat", chain, Kind.RULE, rule, "jump", 1, DIALLED)
+        for chain, rule in ((each[0].split()[1], each[1]) for each in TO_ENDPOINT)
+    ]
+    packet = describe(Passage(DIALLED, "eth0", [*sightings, *THROUGH], 0.0), {(V4, "nft"): relayed})
+    assert packet.relayed
+    assert shown(packet)[1] == "  shop/web:http → kproxy's relay at 10.244.0.7:8080, which chooses an endpoint"
+
+
 def test_a_policy_drops_and_the_endpoint_that_was_meant_is_told() -> None:
     packet = seen([*TO_ENDPOINT, ("filter FORWARD", 0)], later=REWRITTEN, kind=Kind.POLICY, verdict="drop")
-    assert packet.fate is Fate.DROPPED
+    assert packet.fate is Outcome.DROPPED
     assert shown(packet)[1] == (
         "  shop/web:http → endpoint 10.244.0.7:8080, then dropped: "
         "the policy of filter FORWARD is to drop what no rule accepts"

@@ -96,7 +96,7 @@ def test_what_legacy_tables_log() -> None:
 def test_ipv6_headers_are_found_behind_others() -> None:
     udp = struct.pack(">HHHH", 5, 53, 8, 0)
     plain = read_packet(IPFamily.IPV6, V6 + udp)
-    assert plain == Header("fd00::1", 5, "fd00::2", 53, "UDP", (24,))
+    assert plain == Header("fd00::1", 5, "fd00::2", 53, "UDP", (24, 0))
     options = V6[:6] + bytes([0]) + V6[7:] + bytes([17, 0]) + bytes(6) + udp
     fragment = V6[:6] + bytes([44]) + V6[7:] + bytes([17, 0]) + bytes(6) + udp
     for longer in (options, fragment):
@@ -106,7 +106,7 @@ def test_ipv6_headers_are_found_behind_others() -> None:
 def test_protocols_without_ports() -> None:
     icmp = V4[:9] + bytes([1]) + V4[10:]
     header = read_header(IPFamily.IPV4, icmp, TCP)
-    assert header == Header("10.0.0.1", 0, "10.96.0.10", 0, "ICMP", (60, 99))
+    assert header == Header("10.0.0.1", 0, "10.96.0.10", 0, "ICMP", (60, 99, 7 << 64))
 
 
 @given(st.binary(max_size=120), st.sampled_from([NFT_TRACE, LOGGED]), st.sampled_from([0, 1, 2, 10]))
