@@ -31,12 +31,10 @@ DONE, FAILED, MISUNDERSTOOD = 0, 1, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the result is the exit status."""
-    name, means, not_understood = "kproxy", "these flags", FAILED
+    name, means = "kproxy", "these flags"
     try:
         command, problems = parser.parse(sys.argv[1:] if argv is None else argv)
         name = "kproxy" if command.command == "run" else f"kproxy {command.command}"
-        if command.command == "trace":
-            not_understood = MISUNDERSTOOD
         if file := parser.action(command, "config"):
             means = f"{means} and {file}" if parser.settings_of(command) or problems else file
         return _dispatch(command, problems)
@@ -46,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InvalidConfig as invalid:
         _complain(f"{name} cannot start with {means}:", *(f"  {problem}" for problem in invalid.problems))
         _complain(*getattr(invalid, "__notes__", ()))
-        return not_understood
+        return MISUNDERSTOOD
     except KproxyError as error:
         _complain(f"kproxy: {error}")
         return FAILED

@@ -18,6 +18,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,7 +132,7 @@ def read_words(command: Command) -> Asked:
     elif len(words) > 1:
         thing, *rest = words[1:]
         if thing not in _THINGS:
-            problems.append(f"{thing}: not expected here; behind DUMP may stand service, chain or endpoint and a name")
+            problems.append(_unexpected(words[0], thing))
         elif len(rest) != 1:
             problems.append(f"{thing}: give one name, such as `kproxy explain {words[0]} {thing} {_THINGS[thing]}`")
         asked = Asked((words[0],), thing, rest[0] if rest else "")
@@ -141,6 +142,18 @@ def read_words(command: Command) -> Asked:
     if problems:
         raise InvalidConfig(*problems)
     return asked
+
+
+def _unexpected(dump: str, word: str) -> str:
+    """What a second word was meant to be that is none of those that may stand there."""
+    if close := get_close_matches(word, _THINGS, n=1):
+        return f"{word}: not expected here; did you mean {close[0]}?"
+    if Path(word).exists():
+        return (
+            f"{word}: one input is read; several dumps of a node may stand in it: `cat {dump} {word} | kproxy explain "
+            f"-`; to compare them: `kproxy explain diff {dump} {word}`"
+        )
+    return f"{word}: not expected here; behind DUMP may stand service, chain or endpoint and a name"
 
 
 def _contradictions(command: Command) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Never
 
@@ -18,15 +19,26 @@ from kproxy.settings.kinds import short_duration
 from kproxy.settings.resolve import PORTS
 from kproxy.settings.table import BY_FLAG, GROUPS, SETTINGS, Setting
 
-EXIT_CODES = """\
-exit status:
-  0  done; for check: the kernel agrees with the cluster; for run: ended by SIGTERM or SIGINT, rules stay;
-     for status: the daemon is healthy
-  1  could not be done, and why is on standard error; for check: something differs;
-     for plan: something was left out, all else is printed; for status: it is not healthy, or does not run
-  2  the command line is not understood; for check: no answer could be found
-explain and trace have their own: see `kproxy explain --help`, `kproxy trace --help`
-"""
+_DONE, _FAILED, _MISUNDERSTOOD = range(3)
+_MEANS = {
+    _DONE: "done",
+    _FAILED: "could not be done, and why is on standard error",
+    _MISUNDERSTOOD: "the command line, or the configuration file, is not understood",
+}
+# What a command's own exit statuses mean, where that is more; the words and flags of explain and trace have their own
+_STATUSES: Mapping[str, Mapping[int, str]] = {
+    "run": {_DONE: "ended by SIGTERM or SIGINT; rules stay"},
+    "plan": {
+        _DONE: "all is printed",
+        _FAILED: "something was left out, and why is on standard error; all else is printed",
+    },
+    "check": {
+        _DONE: "the kernel agrees with the cluster",
+        _FAILED: "something differs",
+        _MISUNDERSTOOD: "no answer: the command line is not understood, or the cluster or the kernel cannot be read",
+    },
+    "status": {_DONE: "the daemon is healthy", _FAILED: "it is not healthy, or does not run"},
+}
 
 _DESCRIPTION = """\
 kproxy makes the Services of a Kubernetes cluster reachable from this node, as kube-proxy does.
@@ -35,9 +47,11 @@ Flags without a command mean run, so that a kube-proxy command line works as it 
 
 
 _AROUND = """\
-Beside a configuration file kube-proxy's flags are ignored, as kube-proxy ignores them, except those of the log,
---hostname-override and --master; flags that kube-proxy does not have win. What is ignored is told.
-kube-proxy's flags that mean nothing here are accepted: --ipvs-*, --kube-api-*, --config-sync-period and some more.
+Beside a configuration file kube-proxy's flags are ignored, as kube-proxy ignores them, except those
+of the log, --hostname-override and --master; flags that kube-proxy does not have win. What is
+ignored is told.
+kube-proxy's flags that mean nothing here are accepted: --ipvs-*, --kube-api-*, --config-sync-period
+and some more.
 
 """
 _CONFIG, _WRITE, _INIT = "config", "write-config-to", "init-only"
@@ -68,10 +82,44 @@ class Usage(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    misunderstood = 2
+    misunderstood = _MISUNDERSTOOD
 
     def error(self, message: str) -> Never:
+        for pattern, said in _SENTENCES:
+            if found := pattern.fullmatch(message):
+                message = _said(said, found)
+                break
         raise Usage(f"{self.prog}: {message}\nTry `{self.prog} --help`.", self.misunderstood)
+
+    def flags(self) -> list[str]:
+        """The names of those it shows."""
+        shown = (action for action in self._actions if action.help != argparse.SUPPRESS)
+        return [name.lstrip("-") for action in shown for name in action.option_strings if name.startswith("--")]
+
+
+# What argparse says, and what we say
+_SENTENCES = tuple(
+    (re.compile(pattern, re.DOTALL), said)
+    for pattern, said in (
+        (r"argument (?P<flag>\S+): expected (?:one|at least one) argument", "{flag}: a value is missing"),
+        (
+            r"argument (?P<flag>\S+): invalid choice: '(?P<value>.*)' \(choose from (?P<choices>.*)\)",
+            "{flag}={value}: give {choices}",
+        ),
+        (r"argument (?P<flag>\S+): invalid int value: '(?P<value>.*)'", "{flag}={value}: give a whole number"),
+        (r"argument (?P<flag>\S+): ignored explicit argument '(?P<value>.*)'", "{flag}={value}: takes no value"),
+        (r"argument (?P<flag>\S+): not allowed with argument (?P<value>\S+)", "{flag} and {value}: give one of them"),
+        (r"the following arguments are required: (?P<flag>.*)", "{flag}: is missing"),
+    )
+)
+
+
+def _said(said: str, found: re.Match[str]) -> str:
+    parts = found.groupdict()
+    *some, last = parts.get("choices", "").replace("'", "").split(", ")
+    choices = f"{', '.join(some)} or {last}" if some else last
+    flag = max(parts["flag"].split("/"), key=len)  # of several spellings
+    return said.format(flag=flag, value=parts.get("value", ""), choices=choices)
 
 
 class _Collect(argparse.Action):
@@ -136,13 +184,17 @@ def parse(argv: Sequence[str]) -> tuple[Command, list[str]]:
     elif words[:1] == ["run"]:
         words = _kube_proxy_style(words[1:])
     parser, commands = _build()
+    if words and not words[0].startswith("-") and words[0] not in commands.choices:
+        close = difflib.get_close_matches(words[0], commands.choices, n=1, cutoff=0.7)
+        hint = f"did you mean `kproxy {close[0]}`?" if close else f"there are {', '.join(commands.choices)}"
+        raise Usage(f"kproxy: {words[0]}: there is no such command; {hint}\nTry `kproxy --help`.")
     if words[:1] == ["explain"]:
         return _parse_question(commands.choices["explain"], words[1:]), []
     found, unknown = parser.parse_known_args(words, Command())
     if not getattr(found, "command", None):
         raise Usage(parser.format_help())
     known = [] if found.command in _WITHOUT_FLAGS else [*BY_FLAG, *ACTIONS]
-    return found, _unknown(unknown, found.command, known)
+    return found, _unknown(unknown, found.command, [*commands.choices[found.command].flags(), *known])
 
 
 def _parse_question(parser: argparse.ArgumentParser, words: list[str]) -> Command:
@@ -209,7 +261,7 @@ def _build() -> tuple[argparse.ArgumentParser, Any]:
     parser = _Parser(
         prog="kproxy",
         description=_DESCRIPTION,
-        epilog=EXIT_CODES,
+        epilog=_statuses("") + "each command's own help tells what else they mean there\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -289,7 +341,7 @@ def _add(
         usage=usage if groups else None,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
-        epilog=around + EXIT_CODES,
+        epilog=around + _statuses(name),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -310,6 +362,12 @@ def _add(
     for hidden in sorted(boolean.keys() - offered - {""}):
         _add_flag(parser, hidden, argparse.SUPPRESS, metavar="", boolean=boolean[hidden])
     return parser
+
+
+def _statuses(command: str) -> str:
+    """``command``: empty: what holds for all."""
+    means = {**_MEANS, **_STATUSES.get(command, {})}
+    return "exit status:\n" + "".join(f"  {status}  {text}\n" for status, text in means.items())
 
 
 def explain(setting: Setting) -> str:

@@ -25,26 +25,37 @@ kproxy explain DUMP [FLAG ...]
        kproxy explain diff BEFORE AFTER [FLAG ...]
 """
 DESCRIPTION = """\
-Read rules that kproxy or any kube-proxy wrote, and say what they do. Needs no cluster, no node and no privileges.
+Read rules that kproxy or any kube-proxy wrote, and say what they do. Needs no cluster, no node and
+no privileges.
 
-DUMP is a file that iptables-save or ip6tables-save wrote (with -c: odds that were observed, rules that never matched),
-- for standard input, or live for this host's rules (needs root). A file of that name is ./live. Both families may
-stand in one input, one behind the other.
+DUMP is a file that iptables-save or ip6tables-save wrote (with -c: odds that were observed, rules
+that never matched), - for standard input, or live for this host's rules (needs root). A file of
+that name is ./live. Both families may stand in one input, one behind the other.
 """
 EPILOG = """\
 examples:
-  iptables-save -c > dump.txt                                       on the node; all else may happen elsewhere
-  kproxy explain dump.txt                                           its Services, and what is wrong
-  kproxy explain dump.txt --from 10.244.1.7 --to 10.96.0.10:53/udp  where this packet goes, and why
-  kproxy explain dump.txt --from host --to 10.96.0.1:443            a process on the node asks
-  kproxy explain dump.txt --from 203.0.113.9 --to 192.168.1.10:30080 --local 192.168.1.10   a node port
-  kproxy explain dump.txt service kube-system/kube-dns              everything about one Service
-  kproxy explain dump.txt chain KUBE-SEP-QZ4MJSUJGUVIUKHD           what is this chain?
-  kproxy explain dump.txt endpoint 10.244.1.7:8080                  whom does this pod serve?
-  kproxy explain diff before.txt after.txt                          what became of the Services
-  kproxy explain dump.txt --html report.html                        one page, to search and to send
-  kproxy explain dump.txt --redact --json                           for a ticket
+  iptables-save -c > dump.txt             on the node; all else may happen elsewhere
+  kproxy explain dump.txt                 its Services, and what is wrong
+  kproxy explain dump.txt --from 10.244.1.7 --to 10.96.0.10:53/udp
+                                          where this packet goes, and why
+  kproxy explain dump.txt --from host --to kube-system/kube-dns:dns
+                                          a process on the node asks, by a Service's name
+  kproxy explain dump.txt --from 203.0.113.9 --to 192.168.1.10:30080 --local 192.168.1.10
+                                          a node port, and which address is the node's
+  kproxy explain dump.txt service kube-system/kube-dns
+                                          everything about one Service
+  kproxy explain dump.txt chain KUBE-SEP-QZ4MJSUJGUVIUKHD
+                                          what is this chain?
+  kproxy explain dump.txt endpoint 10.244.1.7:8080
+                                          whom does this pod serve?
+  kproxy explain diff before.txt after.txt
+                                          what became of the Services
+  kproxy explain dump.txt --html report.html
+                                          one page, to search and to send
+  kproxy explain dump.txt --redact --json
+                                          for a ticket
   (iptables-save -c; ip6tables-save -c) | kproxy explain -
+                                          both families
 
 exit status:
   0  delivered; or what was asked for is printed; for diff: nothing changed

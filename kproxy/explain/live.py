@@ -44,7 +44,7 @@ _COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 _NAMES = {IPFamily.IPV4: "ip_tables_names", IPFamily.IPV6: "ip6_tables_names"}
 _PREFIX = {IPFamily.IPV4: "iptables", IPFamily.IPV6: "ip6tables"}
 _PRIVILEGE = (
-    "reading this host's rules needs root: run `sudo kproxy explain`, or give a dump that root wrote "
+    "reading this host's rules needs root: run `sudo kproxy explain live`, or give a dump that root wrote "
     "(`sudo iptables-save -c > dump`)"
 )
 _DEFAULTS = Config()
@@ -231,7 +231,8 @@ def flows(
         found = door.dump_now([FlowQuery(question.protocol, question.destination, question.port)])
     except NotPermitted as error:
         raise NotPermitted(
-            "reading this host's conntrack table needs root: run `sudo kproxy explain`, or give one (`conntrack -L`)"
+            "reading this host's conntrack table needs root: run `sudo kproxy explain live`, "
+            "or give one (`conntrack -L`)"
         ) from error
     return tuple(_shown(flow) for flow in found if _is_asked(flow, question, addresses))
 

@@ -73,14 +73,14 @@ def test_init_only(started: list[Run], word: str, expected: bool) -> None:
 
 
 def test_init_only_is_true_or_false(started: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--init-only=perhaps"]) == 1
+    assert cli.main(["--init-only=perhaps"]) == 2
     assert "--init-only=perhaps: give true or false" in capsys.readouterr().err
     assert not started
 
 
-def test_all_mistakes_are_listed_and_the_status_is_1(started: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_mistakes_are_listed_and_the_status_is_2(started: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
     line = "run --iptables-synk-period 3s --bogus=1 --v many --cluster-cidr=x stray"
-    assert cli.main(line.split()) == 1
+    assert cli.main(line.split()) == 2
     said = capsys.readouterr().err
     assert "--iptables-synk-period: there is no such flag; did you mean --iptables-sync-period?" in said
     for part in ("--bogus", "--v=many", "--cluster-cidr=x", "stray: not expected"):
@@ -89,14 +89,30 @@ def test_all_mistakes_are_listed_and_the_status_is_1(started: list[Run], capsys:
     assert not started
 
 
-@pytest.mark.parametrize("line", ["", "dance", "plan", "run --v"])
-def test_what_is_not_understood_is_status_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "usage: kproxy"),
+        ("dance", "kproxy: dance: there is no such command; there are run, config, plan, "),
+        ("explian x", "explian: there is no such command; did you mean `kproxy explain`?"),
+        ("plan", "kproxy plan: --files: is missing"),
+        ("plan -f x --family 5", "kproxy plan: --family=5: give 4, 6 or both"),
+        ("run --v", "kproxy run: --v: a value is missing"),
+        ("status --jsn", "--jsn: there is no such flag; did you mean --json?"),
+        ("status --json=no", "kproxy status: --json=no: takes no value"),
+        ("version --rwa", "--rwa: there is no such flag; did you mean --raw?"),
+        ("check --kubeconfg=x", "--kubeconfg: there is no such flag; did you mean --kubeconfig?"),
+        ("cleanup --now", "--now: there is no such flag"),
+        ("trace --limitt 3", "--limitt: there is no such flag; did you mean --limit?"),
+    ],
+)
+def test_what_is_not_understood_is_status_2(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(line.split()) == 2
-    assert "kproxy" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def test_an_unknown_flag_points_to_the_commands_own_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["sandbox", "--kubeconfg"]) == 1
+    assert cli.main(["sandbox", "--kubeconfg"]) == 2
     said = capsys.readouterr().err
     assert "kproxy sandbox cannot start" in said
     assert "--kubeconfg: there is no such flag; see `kproxy sandbox --help`" in said
@@ -161,7 +177,7 @@ def test_all_that_is_wrong_with_a_file_is_told_with_what_is_only_odd(
 ) -> None:
     with file.open("a", encoding="utf-8") as more:
         more.write("mode: ipvs\niptables: {masqueradeBit: 40, syncPeriod: soon, masqueradAll: true}\n")
-    assert cli.main(["run", "--config", str(file), "--v=x"]) == 1
+    assert cli.main(["run", "--config", str(file), "--v=x"]) == 2
     said = capsys.readouterr().err.splitlines()
     assert said[0] == f"kproxy cannot start with these flags and {file}:"
     for line in (
@@ -181,12 +197,12 @@ def test_what_is_no_configuration_is_a_sentence(
 ) -> None:
     path = tmp_path / "odd"
     path.write_text(content, encoding="utf-8")
-    assert cli.main(["config", f"--config={path}"]) == 1
+    assert cli.main(["config", f"--config={path}"]) == 2
     assert capsys.readouterr().err.startswith(f"kproxy config cannot start with {path}:\n  ")
 
 
 def test_a_file_that_is_not_there_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run", f"--config={tmp_path / 'none'}"]) == 1
+    assert cli.main(["run", f"--config={tmp_path / 'none'}"]) == 2
     assert "No such file or directory; give a readable file" in capsys.readouterr().err
 
 
@@ -231,7 +247,38 @@ def test_help_names_the_exit_statuses(capsys: pytest.CaptureFixture[str]) -> Non
     assert caught.value.code == 0
     out = capsys.readouterr().out
     assert "exit status" in out
-    assert "for plan: something was left out" in out
+    assert "2  the command line, or the configuration file, is not understood" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "unsaid"),
+    [
+        ("plan", "1  something was left out", "healthy"),
+        ("check", "2  no answer: the command line", "left out"),
+        ("status", "0  the daemon is healthy", "the kernel agrees"),
+        ("run", "0  ended by SIGTERM or SIGINT; rules stay", "healthy"),
+        ("cleanup", "0  done", "SIGTERM"),
+        ("explain", "3  no answer", "left out"),
+    ],
+)
+def test_help_tells_the_exit_statuses_of_its_command_alone(
+    command: str, said: str, unsaid: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    statuses = capsys.readouterr().out.partition("exit status:")[2]
+    assert said in statuses
+    assert unsaid not in statuses
+
+
+@pytest.mark.parametrize("command", ["", "run", "config", "plan", "check", "status", "explain", "cleanup", "version"])
+def test_help_fits_a_hundred_columns(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        cli.main([*command.split(), "--help"])
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 100] == []
 
 
 def test_an_error_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

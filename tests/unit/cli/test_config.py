@@ -96,4 +96,4 @@ def test_json_has_every_setting_and_remark(capsys: pytest.CaptureFixture[str], f
 
 def test_two_shapes_at_once_are_not_understood(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["config", "--yaml", "--json"]) == 2
-    assert "not allowed with" in capsys.readouterr().err
+    assert "--json and --yaml: give one of them" in capsys.readouterr().err

@@ -104,7 +104,9 @@ def test_a_host_without_iptables_says_what_to_install(install: Install) -> None:
 )
 def test_without_privilege_the_sentence_says_what_to_do(install: Install, said: str) -> None:
     install("iptables-nft-save", error=said, status=4)
-    with pytest.raises(NotPermitted, match=r"needs root: run `sudo kproxy explain`, or give a dump .*iptables-save -c"):
+    with pytest.raises(
+        NotPermitted, match=r"needs root: run `sudo kproxy explain live`, or give a dump .*iptables-save -c"
+    ):
         read()
 
 
