@@ -51,6 +51,7 @@ _WORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], bool], str]], ...]
     (re.compile(r"-m physdev (?P<no>! )?--physdev-is-in"), _bridged),
     (re.compile(r"-m limit (?P<no>! )?--limit (?P<name>\S+)(?: --limit-burst \d+)?"), _limit),
 )
+_LEADS = re.compile(r"where (?P<target>-[jg] .*) leads")
 _TARGET = re.compile(r"(?P<target>-[jg] .*?) (?P<does>(?:drops|accepts|lets|chooses) .*)")
 
 
@@ -76,6 +77,8 @@ def in_words(text: str) -> str:
     for pattern, words in _WORDS:
         if found := pattern.fullmatch(bare):
             return words(found, holds == (found["no"] is None))
+    if found := _LEADS.fullmatch(bare):
+        return f"it goes where `{found['target']}` leads"
     if found := _TARGET.fullmatch(bare):
         return f"`{found['target']}` {found['does']}"
     return f"`{bare}` {'holds' if holds else 'does not hold'}"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what reads objects is large, and most questions come withou
 
 _OF_NODES = {FrontendKind.NODE_PORT, FrontendKind.HEALTH_CHECK}
 _ENDS = re.compile(r" -j (ACCEPT|RETURN|DNAT|REDIRECT|NFQUEUE)(?: |$)")
+_UNTRACKED = re.compile(r" -j (?:NOTRACK$|CT --notrack)")
 _MOST = 12  # ports or services that one sentence names
 
 
@@ -129,6 +130,10 @@ class _Search(Struct, frozen=True):
         if not any(self._leads(line.table, hook, line.chain) for hook in hooks):
             where = f"{line.table} {' or '.join(hooks)}"
             return Nearest(f"{told}no rule of {where} leads to {line.chain}, {then}", line)
+        if untracked := next((each for each in self.met if _UNTRACKED.search(each.text)), None):
+            where = f"the rule at line {untracked.number}, in {untracked.table} {untracked.chain}"
+            said = f"{where}, keeps the packet from connection tracking"
+            return Nearest(f"{told}{said}, and what is not tracked does not come to {line.chain}, {then}", untracked)
         if taking := self._taking():
             return self._taken(taking, f"before it comes to {line.chain}, {then}")
         if predicate := self._failing(line):

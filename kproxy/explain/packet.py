@@ -29,7 +29,6 @@ from kproxy.explain.answer import (
     Endpoint,
     Fate,
     Frontend,
-    FrontendKind,
     PacketAnswer,
     Question,
     ServicePort,
@@ -75,7 +74,8 @@ def answer(
         here = replace(facts, addresses=frozenset({question.destination}))
         sent = packets_of(question, here.addresses)
         inside = _from_any(_inquiries(survey, question, sent, here, None))
-        ways, service, frontend = _wherever(inside, (ways, service, frontend), question.destination)
+        if inside[1] is not None or _rewritten(inside[0]) != _rewritten(ways):
+            ways, service, frontend = _wherever(inside, (ways, service, frontend), question.destination)
     worst = _worst(ways)
     return PacketAnswer(
         question=question,
@@ -123,15 +123,17 @@ def _inquiries(
 
 
 def _may_be_here(survey: Survey, question: Question, facts: HostFacts) -> bool:
-    """Whether a node port is asked at an address of which nobody told whether it is the node's."""
+    """Whether the destination may be the node's: nobody told, and no Service has that address."""
     if facts.addresses or ip_address(question.destination).is_loopback:
         return False
-    return any(
-        frontend.kind is FrontendKind.NODE_PORT and not frontend.address and frontend.port == question.port
-        for service in survey.services
-        if service.protocol is question.protocol
-        for frontend in service.frontends
+    return not any(
+        frontend.address == question.destination for service in survey.services for frontend in service.frontends
     )
+
+
+def _rewritten(ways: Iterable[Way]) -> frozenset[str]:
+    """Where packets get another destination: at node ports, and at those that another program serves (hostPort)."""
+    return frozenset(way.endpoint for way in ways)
 
 
 def _wherever(inside: Found, outside: Found, address: str) -> Found:

@@ -91,19 +91,17 @@ def _end(answer: PacketAnswer) -> str:
     whose = f" of {answer.service}" if answer.service else ""
     why = next((f": {way.why}" for way in answer.ways if way.why), "")
     ends = {way.endpoint for way in answer.ways if way.endpoint}
-    strange = (
-        ends & {join(each.ip, each.port) for each in answer.endpoints if not each.line} if answer.service else set()
-    )
+    strange = ends & {join(each.ip, each.port) for each in answer.endpoints if not each.line}
     if answer.fate is not Fate.DELIVERED:
         return _MEANS[answer.fate] + why
     if answer.relayed and ends:
         return f"goes to kproxy's relay at {some(sorted(ends))}, which chooses an endpoint{whose}"
     if strange:
-        but = f"{some(sorted(strange))}, which is no endpoint{whose}"
+        but = f"{some(sorted(strange))}, which is no endpoint{whose or ' of a Service'}"
         return f"goes to {but}" if strange == ends else f"goes to an endpoint{whose}, or to {but}"
-    if len(ends) == 1:
-        return f"goes to endpoint {next(iter(ends))}{whose}"
-    return f"goes to one of {count(len(ends), 'endpoint')}{whose}"
+    known = f"endpoint {next(iter(ends))}" if len(ends) == 1 else f"one of {count(len(ends), 'endpoint')}"
+    unread = any(not way.endpoint for way in answer.ways)
+    return f"goes to {known}{whose}" + (", or where a rule leads that cannot be read" if unread else "")
 
 
 def _facts(answer: PacketAnswer) -> Iterator[Block]:

@@ -31,6 +31,7 @@ from kproxy.explain.condition import in_words
         ("none of 9 conditions, such as: -o a", "none of 9 conditions, such as: -o a"),
         ("-m u32 --u32 0x0=0x0", "`-m u32 --u32 0x0=0x0` holds"),
         ("not -m u32 --u32 0x0=0x0", "`-m u32 --u32 0x0=0x0` does not hold"),
+        ("where -j DNAT [unsupported revision] leads", "it goes where `-j DNAT [unsupported revision]` leads"),
         ("-j SECMARK x accepts it", "`-j SECMARK x` accepts it"),
         ("not all of: -o a; -i b", "not all of: -o a; -i b"),
         ("any of 9 conditions, such as: -o a", "any of 9 conditions, such as: -o a"),

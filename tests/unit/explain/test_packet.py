@@ -18,7 +18,7 @@ from kproxy.explain.facts import HostFacts
 from kproxy.explain.journey import Opened
 from kproxy.explain.packet import answer, read_question
 from kproxy.explain.survey import Survey, survey
-from tests.unit.explain.dumps import NAT, WEB, survey_of, table
+from tests.unit.explain.dumps import FILTER, NAT, WEB, survey_of, table
 
 RECORDED = Path(__file__).parents[1] / "backend" / "iptables" / "recorded"
 NODE = "192.168.100.11"
@@ -504,3 +504,27 @@ def test_what_a_stranger_rewrites_is_not_explained_by_the_service() -> None:
     (redirected,) = (way for way in said.ways if way.endpoint.endswith(":15001"))
     assert redirected.masquerade.why == ""
     assert said.service == "default/web"
+
+
+def test_whether_another_program_serves_the_node_is_not_guessed() -> None:
+    host_port = (
+        "-A PREROUTING -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 8080 -j DNAT --to-destination 10.9.9.9:80"
+    )
+    rules = table("nat", host_port, *NAT, *WEB) + table("filter", *FILTER)
+    said = ask([survey_of(rules)], "192.0.2.9", f"{NODE}:8080", facts=NOBODY_TOLD)
+    assert {(way.fate, way.endpoint, way.depends) for way in said.ways} == {
+        (Fate.DELIVERED, "10.9.9.9:80", (f"{NODE} is an address of this node",)),
+        (Fate.UNTOUCHED, "", (f"{NODE} is no address of this node",)),
+    }
+
+
+@pytest.mark.parametrize("target", ["NOTRACK", "CT --notrack"])
+def test_what_is_not_tracked_comes_to_no_service_for_that_reason(target: str) -> None:
+    raw = table("raw", f"-A PREROUTING -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j {target}")
+    said = ask([survey_of(raw + table("nat", *NAT, *WEB))], "10.244.1.7", "10.96.0.1:80")
+    assert said.fate is Fate.UNTOUCHED
+    assert said.nearest is not None
+    assert said.nearest.message.endswith(
+        "in raw PREROUTING, keeps the packet from connection tracking, "
+        "and what is not tracked does not come to KUBE-SERVICES, where default/web is answered"
+    )

@@ -176,3 +176,16 @@ def test_rules_that_are_left_out_are_listed_as_people_do() -> None:
     assert any(
         "the rules above without lines 31, 41 and 42, with" in line for line in show(replace(DELIVERED, ways=ways))
     )
+
+
+def test_a_rule_that_cannot_be_read_may_lead_elsewhere() -> None:
+    unread = Way(0.25, Fate.DELIVERED, depends=("it goes where `-j DNAT [unsupported revision]` leads",))
+    said = show(replace(DELIVERED, ways=(DELIVERED.ways[0], unread), endpoints=(ONE,)))
+    assert said[0].endswith(
+        "goes to endpoint 10.244.1.7:8080 of shop/web:http, or where a rule leads that cannot be read"
+    )
+
+
+def test_what_no_service_has_is_not_called_an_endpoint() -> None:
+    nobody = replace(DELIVERED, service="", frontend=None, ways=DELIVERED.ways[:1], endpoints=(replace(ONE, line=0),))
+    assert show(nobody)[0].endswith("goes to 10.244.1.7:8080, which is no endpoint of a Service")
