@@ -12,6 +12,7 @@ policy of Cluster, even odds, no affinity.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -29,10 +30,11 @@ from kproxy.explain.answer import (
     Summary,
 )
 from kproxy.explain.paper import BLANK, Block, Grid, Piece, Span, line, rule
-from kproxy.explain.wording import count, join, odds, some, target, written
+from kproxy.explain.wording import count, join, odds, some, spoken, target, written
 from kproxy.model.enums import Protocol
 
 ROWS = 40  # of a table on a terminal
+_LABEL = re.compile(r"IPv[46](?: (?:nft|legacy))?(?= )|(?:nft|legacy)(?= )")  # which of several dumps a warning is of
 _FINE = 0.005  # odds that differ by less are called even
 _SHORT = {
     FrontendKind.CLUSTER_IP: "cluster",
@@ -105,15 +107,26 @@ def warnings(every: Iterable[answer.Warning], rows: int = sys.maxsize) -> Iterat
 
 
 def _folded(same: Sequence[answer.Warning], rows: int) -> Iterator[Block]:
-    told = same[0]
-    place = f" (line {told.line})" if told.line else ""
-    pieces: list[Piece] = [Span(f"{told.severity.value}: ", STYLES[told.severity]), told.message + place]
+    """What several say in the same words is said once with all its lines; of others their names and lines."""
+    twins: dict[str, list[answer.Warning]] = {}
+    for each in same:
+        twins.setdefault(_LABEL.sub("", each.message, count=1), []).append(each)
+    first, *rest = twins.values()
+    told = first[0]
+    labels = " and ".join(dict.fromkeys(found[0] for each in first if (found := _LABEL.search(each.message))))
+    message = _LABEL.sub(labels, told.message, count=1) + _places(first)
+    pieces: list[Piece] = [Span(f"{told.severity.value}: ", STYLES[told.severity]), message]
     if told.remedy:
         pieces.append(Span(f"; {told.remedy}", "dim"))
     yield line(*pieces)
-    if others := [name for name in dict.fromkeys(each.service or each.message for each in same[1:]) if name]:
-        names = ", ".join(others) if rows >= len(others) else some(others)
-        yield line(Span(f"{len(same):,} such ({told.code}); the others: ", "dim"), names, indent=2)
+    if others := list(dict.fromkeys((one[0].service or one[0].message) + _places(one) for one in rest)):
+        listed = ", ".join(others) if rows >= len(others) else some(others)
+        yield line(Span(f"{len(twins):,} such ({told.code}); the others: ", "dim"), listed, indent=2)
+
+
+def _places(same: Sequence[answer.Warning]) -> str:
+    numbers = [f"{each.line}" for each in same if each.line]
+    return f" ({'line' if len(numbers) == 1 else 'lines'} {' and '.join(numbers)})" if numbers else ""
 
 
 # --- services -------------------------------------------------------------------------------------------------
@@ -235,11 +248,17 @@ def endpoints(every: Sequence[Endpoint], rows: int, indent: int = 2) -> Iterator
 
 
 def rules(lines: Sequence[Line], indent: int = 2) -> Iterator[Block]:
-    """With their places in the dump; of one that is in no dump, such as a policy, there is none."""
+    """With their places in the dump; of one that is in no dump, such as a policy, there is no number.
+
+    A dump's own spelling would be half comments of a few kinds; so they stand behind, and JSON has it all as it was.
+    """
     digits = max((len(str(each.number)) for each in lines), default=0)
     tables = max((len(each.table) for each in lines), default=0)
+    chains = max((len(each.chain) for each in lines), default=0)
     for each in lines:
         number = str(each.number) if each.number else ""
-        head = f"{number:>{digits}}  {each.table:{tables}}  "
+        head = f"{number:>{digits}}  {each.table:{tables}} {each.chain:{chains}}  "
+        text, said = spoken(each.text, each.chain)
+        comment = Span(f"  # {said}", "dim") if said else ""
         counted = Span(f"  [{count(each.packets, 'packet')}]", "dim") if each.packets >= 0 else ""
-        yield rule(Span(head, "dim"), each.text, counted, indent=indent, hang=min(len(head), 8))
+        yield rule(Span(head, "dim"), text, comment, counted, indent=indent, hang=min(len(head), 8))

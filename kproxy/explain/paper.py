@@ -232,9 +232,10 @@ def _broken(prose: Prose, width: int, console: Console) -> Iterator[Text]:
 
 def _tied(text: str, room: int) -> str:
     """A rule whose options keep their values beside them, as far as there is room."""
-    whole = _QUOTED.sub(lambda found: found[0].replace(" ", _TIE), text)
+    gap = text[: len(text) - len(text.lstrip(" "))]  # before a comment, where a line may end
+    whole = _QUOTED.sub(lambda found: found[0].replace(" ", _TIE), text[len(gap) :])
     pieces = [each for option in _OPTION.split(whole) for each in _fitting(option, room)]
-    return " ".join(each.replace(_TIE, " ") if len(each) > room else each.replace(" ", _TIE) for each in pieces)
+    return gap + " ".join(each.replace(_TIE, " ") if len(each) > room else each.replace(" ", _TIE) for each in pieces)
 
 
 def _fitting(option: str, room: int) -> Sequence[str]:

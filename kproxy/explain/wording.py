@@ -1,13 +1,18 @@
-"""How answers spell numbers, addresses and odds."""
+"""How answers spell numbers, addresses, odds and rules."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from kproxy.backend.iptables.options import unquote
 from kproxy.explain.writer import EITHER
 from kproxy.model.enums import Protocol
 
 _NAMED = 3  # of many names
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+# Another option's value is passed over, for it may look like a comment
+_COMMENT = re.compile(rf"-m comment --comment (?P<text>{_QUOTED}|\S+) ?|{_QUOTED}")
 
 
 def target(address: str, port: int, protocol: Protocol) -> str:
@@ -22,6 +27,20 @@ def join(ip: str, port: int) -> str:
 def written(writer: str) -> str:
     """Of DumpFacts.writer."""
     return f"in kube-proxy's layout ({writer})" if writer == EITHER else f"written by {writer}"
+
+
+def spoken(rule: str, chain: str) -> tuple[str, str]:
+    """(what a rule of ``chain`` asks and does, its comment); a rule as iptables-save prints it."""
+    comments: list[str] = []
+
+    def taken_out(found: re.Match[str]) -> str:
+        if found["text"] is None:
+            return found[0]
+        comments.append(unquote(found["text"]))
+        return ""
+
+    left = f"{_COMMENT.sub(taken_out, rule)} "
+    return left.removeprefix(f"-A {chain} ").strip(), ", ".join(comments)
 
 
 def odds(probability: float) -> str:

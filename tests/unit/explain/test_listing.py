@@ -7,8 +7,18 @@ import re
 import pytest
 from msgspec.structs import replace
 
-from kproxy.explain.answer import Endpoint, Fate, Severity, Summary, Warning  # noqa: A004 -- the noun that people know
+from kproxy.explain.answer import (
+    ChainAnswer,
+    Endpoint,
+    Fate,
+    Line,
+    Severity,
+    Summary,
+    Warning,  # noqa: A004 -- the noun that people know
+)
 from kproxy.explain.text import ROWS, render
+from kproxy.explain.wording import spoken
+from kproxy.explain.writer import EITHER
 from kproxy.model.enums import IPFamily
 from tests.unit.explain.answers import FACTS, NODE_PORT, SUMMARY, WEB
 
@@ -67,11 +77,61 @@ def test_warnings_of_one_kind_are_told_once_the_worst_kind_first() -> None:
     assert "shop/s213" in show(Summary((), (), tuple(many)))[-1]  # in a pipe all of them
 
 
-def test_a_warning_without_a_service_is_known_by_its_message() -> None:
-    two = [Warning("dangling-jump", Severity.ERROR, f"chain {name} is missing") for name in ("A", "B")]
+def test_a_warning_without_a_service_is_known_by_its_message_and_line() -> None:
+    two = [
+        Warning("dangling-jump", Severity.ERROR, f"chain {name} is missing", "", nth)
+        for nth, name in ((3, "A"), (9, "B"))
+    ]
     assert show(Summary((), (), tuple(two)))[1:] == [
-        "error: chain A is missing",
-        "  2 such (dangling-jump); the others: chain B is missing",
+        "error: chain A is missing (line 3)",
+        "  2 such (dangling-jump); the others: chain B is missing (line 9)",
+    ]
+
+
+def test_what_holds_for_both_families_is_said_once_with_both_lines() -> None:
+    def dropping(label: str, line: int) -> Warning:
+        return Warning("invalid-drop", Severity.NOTE, f"{label}KUBE-FORWARD drops INVALID packets", "", line)
+
+    assert show(Summary((), (), (dropping("IPv4 ", 102), dropping("IPv6 ", 203))))[1:] == [
+        "note: IPv4 and IPv6 KUBE-FORWARD drops INVALID packets (lines 102 and 203)"
+    ]
+    assert show(Summary((), (), (dropping("", 102), dropping("", 0))))[1:] == [
+        "note: KUBE-FORWARD drops INVALID packets (line 102)"
+    ]
+    four = [dropping(f"{family} {variant} ", 0) for family in ("IPv4", "IPv6") for variant in ("nft", "legacy")]
+    assert show(Summary((), (), tuple(four)))[1:] == [
+        "note: IPv4 nft and IPv4 legacy and IPv6 nft and IPv6 legacy KUBE-FORWARD drops INVALID packets"
+    ]
+
+
+def test_who_wrote_the_rules_is_said_as_far_as_it_is_proven() -> None:
+    (said,) = show(Summary((replace(FACTS, writer=EITHER),), ()))
+    assert "60 rules in 20 chains, in kube-proxy's layout (kube-proxy or kproxy); iptables" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('-A X -p tcp -m comment --comment "a b" -m tcp -j ACCEPT', ("-p tcp -m tcp -j ACCEPT", "a b")),
+        ("-A X -m comment --comment bare -j ACCEPT", ("-j ACCEPT", "bare")),
+        ('-A X -m comment --comment "say \\"no\\"" -m comment --comment b', ("", 'say "no", b')),
+        ('-A X -j LOG --log-prefix "-m comment --comment x "', ('-j LOG --log-prefix "-m comment --comment x "', "")),
+        ("-A X", ("", "")),
+        ("-P X DROP", ("-P X DROP", "")),
+        ("-A XX -j X", ("-A XX -j X", "")),
+    ],
+)
+def test_a_rule_is_shown_without_its_chain_and_its_comment_behind(text: str, said: tuple[str, str]) -> None:
+    assert spoken(text, "X") == said
+
+
+def test_a_comment_that_has_no_room_stands_on_a_line_of_its_own() -> None:
+    rule = Line(7, "nat", "CHAIN", '-A CHAIN -j KUBE-MARK-MASQ -m comment --comment "masquerade all of it"', 5)
+    said = render(ChainAnswer("nat", "CHAIN", "", (), (), (rule,)), width=42, colour=False).splitlines()
+    assert said[-3:] == [
+        "  7  nat CHAIN  -j KUBE-MARK-MASQ",
+        "          # masquerade all of it",
+        "          [5 packets]",
     ]
 
 

@@ -9,7 +9,7 @@ from kproxy.explain.text import render
 from tests.unit.explain.answers import EVERY, FACTS, RULE, WEB
 
 _, _, SERVICE, CHAIN, ENDPOINT, CHANGES = EVERY
-SHOWN = "  31  nat  -A KUBE-SEP-QZ4MJSUJGUVIUKHD -j DNAT --to-destination 10.244.1.7:8080  [70 packets]"
+SHOWN = "  31  nat KUBE-SEP-QZ4MJSUJGUVIUKHD  -j DNAT --to-destination 10.244.1.7:8080  [70 packets]"
 
 
 def show(answer: Answer) -> list[str]:
@@ -96,6 +96,6 @@ def test_what_changed() -> None:
 
 
 def test_text_of_a_dump_cannot_colour_or_move() -> None:
-    nasty = replace(RULE, text='-A X -m comment --comment "\x1b[2J\u202e[red]x"')
+    nasty = replace(RULE, chain="X\x1b", text='-A X\x1b -m comment --comment "\x1b[2J\u202e[red]x"')
     said = show(replace(SERVICE, lines=(nasty,)))
-    assert said[-1].startswith('  31  nat  -A X -m comment --comment "\\x1b[2J\\u202e[red]x"')
+    assert said[-1].startswith("  31  nat X\\x1b    # \\x1b[2J\\u202e[red]x")

@@ -40,11 +40,11 @@ def test_the_answer_comes_first_and_the_path_second() -> None:
         "   25%       30%  10.244.2.9:8080  shop/web-9x2  worker-b  ready       30    32",
         "",
         "75% delivered to 10.244.1.7:8080, its source replaced",
-        "  20  nat  -A KUBE-SERVICES -d 10.96.7.7/32 -j KUBE-SVC-X",
-        "  31  nat  -A KUBE-SEP-QZ4MJSUJGUVIUKHD -j DNAT --to-destination 10.244.1.7:8080  [70 packets]",
+        "  20  nat KUBE-SERVICES              -d 10.96.7.7/32 -j KUBE-SVC-X",
+        "  31  nat KUBE-SEP-QZ4MJSUJGUVIUKHD  -j DNAT --to-destination 10.244.1.7:8080  [70 packets]",
         "",
         "25% delivered to 10.244.2.9:8080, its source replaced; the rules above without line 31, with",
-        "  33  nat  -A KUBE-SEP-B -j DNAT --to-destination 10.244.2.9:8080",
+        "  33  nat KUBE-SEP-B  -j DNAT --to-destination 10.244.2.9:8080",
     ]
 
 
@@ -74,7 +74,7 @@ def test_no_service_names_the_nearest_rule_and_what_failed() -> None:
     assert said[0].startswith("Not a service packet: ")
     assert said[1:3] == [
         "  nearest  10.96.7.7 is shop/web (fails at --dport 80)",
-        "           31  nat  -A KUBE-SEP-QZ4MJSUJGUVIUKHD -j DNAT --to-destination 10.244.1.7:8080  [70 packets]",
+        "           31  nat KUBE-SEP-QZ4MJSUJGUVIUKHD  -j DNAT --to-destination 10.244.1.7:8080  [70 packets]",
     ]
     assert not any("source" in each for each in said)
 
