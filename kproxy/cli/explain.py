@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 DELIVERED, FAILED, NOT_A_SERVICE, UNREADABLE = range(4)
 _LIVE, _STDIN, _DIFF = "live", "-", "diff"
 _THINGS = {"service": "NAMESPACE/NAME", "chain": "NAME", "endpoint": "IP:PORT"}
+_INVENTED = "names, addresses and hashes are invented (--redact)"
 _FAMILIES = {"4": "IPv4", "6": "IPv6", None: ""}
 
 
@@ -89,12 +90,14 @@ def _explain(command: Command) -> int:
     elif command.json:
         from kproxy.explain.document import encode
 
-        sys.stdout.write(encode(answer))
+        sys.stdout.write(encode(answer, redacted=command.redact))
     else:
         from kproxy.explain.text import ROWS, WAYS, render
 
         width, colour, is_terminal = _paper(command)
         rows = ROWS if is_terminal and not command.all else 0
+        if command.redact:
+            sys.stdout.write(f"{_INVENTED}\n\n")
         sys.stdout.write(render(answer, width=width, colour=colour, rows=rows, ways=0 if command.all else WAYS))
     return status_of(answer)
 
@@ -300,8 +303,8 @@ def _write_page(command: Command, answer: Answer) -> None:
     target = Path(command.html or "")
     if target.exists() and not target.is_file():
         raise KproxyError(f"--html={target}: is not a plain file; give the name of one")
-    title = {} if command.redact else {"title": f"Services in {_name_of(command.words[0])}"}
-    page = render(answer, **title)
+    title = f"Services of a dump ({_INVENTED})" if command.redact else f"Services in {_name_of(command.words[0])}"
+    page = render(answer, title=title)
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         fresh.write_text(page, encoding="utf-8")

@@ -19,6 +19,7 @@ from kproxy.explain.answer import Answer
 VERSION = "explain/v1"
 # What a terminal may act upon or a reader cannot see: JSON itself escapes only what is below U+0020
 _HIDDEN = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+_REDACTED = {"type": "boolean", "description": "true: names, addresses and hashes are invented", "default": False}
 _TEXTS = {
     "packets": "as counted by the rule; -1: the dump has no counters",
     "bytes": "as counted by the rule; -1: the dump has no counters",
@@ -35,10 +36,11 @@ _TEXTS = {
 }
 
 
-def encode(answer: Answer) -> str:
-    """JSON with a newline at its end."""
+def encode(answer: Answer, *, redacted: bool = False) -> str:
+    """JSON with a newline at its end. ``redacted``: whether to say that its names and addresses are invented."""
     fields = msgspec.json.encode(answer)
-    text = msgspec.json.format(b'{"kproxy":"%s",' % VERSION.encode() + fields[1:], indent=2).decode()
+    head = b'{"kproxy":"%s",' % VERSION.encode() + (b'"redacted":true,' if redacted else b"")
+    text = msgspec.json.format(head + fields[1:], indent=2).decode()
     return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
@@ -48,7 +50,7 @@ def schema() -> str:
     shapes = found["$defs"]
     for name in found["discriminator"]["mapping"].values():
         shape = shapes[name.rpartition("/")[2]]
-        shape["properties"] = {"kproxy": {"const": VERSION}, **shape["properties"]}
+        shape["properties"] = {"kproxy": {"const": VERSION}, "redacted": _REDACTED, **shape["properties"]}
         shape["required"] = ["kproxy", *shape["required"]]
     for shape in shapes.values():
         for field, what in shape.get("properties", {}).items():

@@ -51,13 +51,21 @@ _NFTABLES = (
     "this is the output of nft list ruleset",
     "reading it comes with an nftables mode; give the output of iptables-save of the same node (iptables-nft-save)",
 )
-_OBJECTS = ("these are objects of the cluster, as kubectl prints them", f"{_SAVE} as the dump, and these besides it")
+_OBJECTS = (
+    "these are objects of the cluster, as kubectl prints them",
+    f"give them with --objects FILE, and as the dump {_SAVE.removeprefix('give ')}",
+)
 _KINDS = tuple(
     (re.compile(pattern, re.IGNORECASE), why, remedy)
     for pattern, why, remedy in (
         (r"table (?:ip|ip6|inet|arp|bridge|netdev) \S+ \{", *_NFTABLES),
         (r'\{\s*"nftables"', *_NFTABLES),
         (r'(?:\{|"(?:kind|apiVersion|items)":|apiVersion:|- apiVersion:)', *_OBJECTS),
+        (
+            r"(?-i:(?:NAMESPACE +)?NAME +(?:TYPE|READY|STATUS|ENDPOINTS|ADDRESSTYPE|CLUSTER-IP|AGE)\b)",
+            "this is a table that kubectl printed, which leaves out most of what it knows",
+            f"give its output with -o json to --objects FILE, and as the dump {_SAVE.removeprefix('give ')}",
+        ),
         (r"<(?:!doctype|html|\?xml|head|body)", "this is a web page", _SAVE),
         (
             r"Chain \S+ \((?:policy |\d+ references)",

@@ -270,6 +270,9 @@ def test_the_schema_needs_no_dump(explain: Explain) -> None:
 def test_redacted_output_names_nothing(explain: Explain, dump: str) -> None:
     for words in (("--json",), (), TO_WEB, ("service", "default/web")):
         said = explain(dump, *words, "--redact")
+        is_json = "--json" in words
+        assert (said.startswith("names, addresses and hashes are invented (--redact)\n\n")) is not is_json
+        assert ('"redacted": true' in said) is is_json
         assert said.status == 0
         for name in ("web", "10.96.0.80", "10.244.0.7", "LOLE4ISW44XBNF3G"):
             assert name not in said

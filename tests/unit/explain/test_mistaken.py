@@ -76,7 +76,17 @@ table ip nat {
         ("table inet filter {\n}\n", 1, "nft list ruleset"),
         ('{"nftables": [{"metainfo": {}}]}', 1, "nft list ruleset"),
         ('{\n    "apiVersion": "v1",\n    "items": [', 1, "objects of the cluster, as kubectl prints them; give"),
-        ("apiVersion: v1\nitems:\n", 1, "objects of the cluster"),
+        (
+            "apiVersion: v1\nitems:\n",
+            1,
+            "objects of the cluster, .*; give them with --objects FILE, and as the dump the output",
+        ),
+        ("NAME   TYPE   CLUSTER-IP   EXTERNAL-IP   PORT(S)\n", 1, "a table that kubectl printed"),
+        (
+            "NAMESPACE  NAME  READY  STATUS\n",
+            1,
+            "a table that kubectl printed, .*; give its output with -o json to --objects",
+        ),
         ("\n<!DOCTYPE html>\n<html>", 2, "a web page"),
         (
             "Chain INPUT (policy ACCEPT)\ntarget     prot opt source               destination",
