@@ -12,7 +12,7 @@ from kproxy.model.enums import IPFamily, Protocol, family_of
 from kproxy.settings.kinds import read_duration
 
 USAGE = """\
-kproxy trace [--from IP] [--to IP:PORT[/PROTO]] [--service NAMESPACE/NAME[:PORT]] [--in NAME] [FLAG ...]
+kproxy trace [--from IP] [--to IP:PORT[/PROTO]] [--service NAMESPACE/NAME[:PORT[/PROTO]]] [--in NAME] [FLAG ...]
 """
 DESCRIPTION = """\
 Watch packets of this node pass through its rules, and say for each which Service took it, which endpoint got it and by
@@ -37,7 +37,10 @@ exit status:
 """
 _MOST_PACKETS, _MOST_A_SECOND, _LONGEST = 10_000, 1000, 3600
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@:+-]{1,15}")  # IFNAMSIZ
-_SERVICE = re.compile(r"(?P<service>[a-z0-9][-a-z0-9.]*/[a-z0-9][-a-z0-9.]*)(?::(?P<port>[-a-z0-9]+))?")
+_NAME = r"[a-z0-9][-a-z0-9.]*"
+_SERVICE = re.compile(
+    rf"(?P<service>(?:{_NAME}/)?{_NAME})(?::(?P<port>[-a-z0-9]+)(?:/(?P<protocol>(?i:tcp|udp|sctp)))?)?"
+)
 FAMILIES = {"4": IPFamily.IPV4, "6": IPFamily.IPV6}
 
 
@@ -48,7 +51,7 @@ class Scope(Struct, frozen=True):
     destination: str = ""
     port: int = 0
     protocol: Protocol | None = None
-    service: str = ""
+    service: str = ""  # "namespace/name", or "name"
     service_port: str = ""
     interface: str = ""
     families: tuple[IPFamily, ...] = tuple(IPFamily)
@@ -62,7 +65,9 @@ def offer(parser: argparse.ArgumentParser) -> None:
     """Add the flags of trace."""
     which = parser.add_argument_group("which packets")
     which.add_argument("--from", dest="source", metavar="IP", help="who sends")
-    which.add_argument("--to", dest="destination", metavar="IP:PORT[/PROTO]", help="what is dialled; tcp without PROTO")
+    which.add_argument(
+        "--to", dest="destination", metavar="IP:PORT[/PROTO]", help="what is dialled (tcp), or NAMESPACE/NAME"
+    )
     which.add_argument("--service", metavar="NS/NAME[:PORT]", help="every address and port of this Service")
     which.add_argument("--in", dest="interface", metavar="NAME", help="the interface where they come in")
     which.add_argument("--family", choices=("4", "6"), help="only this IP family")
@@ -73,6 +78,10 @@ def offer(parser: argparse.ArgumentParser) -> None:
     ends.add_argument("--for", dest="time", default="60s", metavar="TIME", help="end after this time (60s)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="for programs: an object on each line")
+    output.add_argument("--width", type=int, metavar="N", help="columns (the terminal's; no limit in a pipe)")
+    output.add_argument(
+        "--colour", "--color", choices=("auto", "always", "never"), default="auto", help="auto minds NO_COLOR (auto)"
+    )
     output.add_argument("--schema", action="store_true", help="print the JSON schema of such a line, and end")
 
 
@@ -80,16 +89,18 @@ def read_scope(typed: argparse.Namespace) -> Scope:
     """Raises InvalidConfig with everything that is wrong."""
     problems: list[str] = []
     source = _source(typed.source, problems)
-    destination, port, protocol = _destination(typed.destination, problems)
-    service = _SERVICE.fullmatch(typed.service or "")
-    if typed.service is not None and service is None:
-        problems.append(f"--service={typed.service}: give NAMESPACE/NAME, such as kube-system/kube-dns")
+    destination, port, protocol, named = _destination(typed.destination, problems)
+    service = _service(typed.service, named, problems)
+    if service and service["protocol"]:
+        protocol = Protocol(service["protocol"].upper())
     if typed.service is not None and typed.destination is not None:
         problems.append("--service and --to both say what is dialled: give one of them")
     if (typed.source, typed.destination, typed.service) == (None, None, None):
         problems.append("which packets? Give at least one of --from, --to and --service")
     if typed.interface is not None and not _INTERFACE.fullmatch(typed.interface):
         problems.append(f"--in={typed.interface}: give the name of an interface, such as eth0")
+    if typed.width is not None and typed.width < 0:
+        problems.append("--width: give a number of columns; 0: no limit")
     families = tuple(IPFamily) if typed.family is None else (FAMILIES[typed.family],)
     for flag, address in (("from", source), ("to", destination)):
         if address:
@@ -127,19 +138,26 @@ def _source(text: str | None, problems: list[str]) -> str:
     return address or ""
 
 
-def _destination(text: str | None, problems: list[str]) -> tuple[str, int, Protocol | None]:
+def _destination(text: str | None, problems: list[str]) -> tuple[str, int, Protocol | None, str]:
+    """An address, or a Service as it was typed."""
     from kproxy.explain.question import HOST, read_question
 
     if text is None:
-        return "", 0, None
+        return "", 0, None, ""
     try:
         question = read_question(HOST, text)
     except InvalidConfig as invalid:
         problems += invalid.problems
-        return "", 0, None
-    if question.service:
-        problems.append(f"--to={text}: give IP:PORT/PROTO; for a Service by its name use --service")
-    return question.destination, question.port, question.protocol
+        return "", 0, None, ""
+    return question.destination, question.port, None if question.service else question.protocol, question.service
+
+
+def _service(text: str | None, named: str, problems: list[str]) -> re.Match[str] | None:
+    """``named``: by --to."""
+    found = _SERVICE.fullmatch(text or named)
+    if text is not None and found is None:
+        problems.append(f"--service={text}: give NAMESPACE/NAME, such as kube-system/kube-dns")
+    return found
 
 
 def _number(flag: str, text: str, most: int, problems: list[str]) -> int:

@@ -14,30 +14,29 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 import msgspec
 
 from kproxy.cli.parser import Command
 from kproxy.cli.scope import Scope, read_scope
-from kproxy.errors import InvalidConfig
-from kproxy.explain.answer import FrontendKind, ServicePort
-from kproxy.explain.paper import lay_out
+from kproxy.cli.selection import check_interface, selectors_of
+from kproxy.explain.paper import BLANK, Span, lay_out, line
 from kproxy.explain.passages import Passage, Passages
 from kproxy.explain.rulebook import LiveRules
 from kproxy.explain.traced import TracedPacket, describe
 from kproxy.explain.traced_text import blocks
 from kproxy.kernel.logger import hear_legacy
-from kproxy.kernel.trace_table import TABLE, Selector
+from kproxy.kernel.trace_table import TABLE
 from kproxy.kernel.tracing import TraceRule, Watch, hear_nft, refuse_second
 
 SEEN, NONE_CAME = 0, 3
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LEGEND = "The number before a rule is its line in iptables-save or ip6tables-save, as that was when the packet came."
 _PAUSE = 0.05  # seconds between two looks at packets that are silent
-_MOST_SELECTORS = 256  # rules of the scope; each is asked for every new flow
 
 
 def trace(command: Command) -> int:
@@ -46,23 +45,29 @@ def trace(command: Command) -> int:
         sys.stdout.write(json.dumps(msgspec.json.schema(TracedPacket), indent=2) + "\n")
         return SEEN
     scope = read_scope(command)
-    return asyncio.run(_Trace(scope, _Printer(as_json=command.json)).run())
+    check_interface(scope, {name for _, name in socket.if_nameindex()})
+    return asyncio.run(_Trace(scope, _Printer(command)).run())
 
 
 class _Printer:
     """Packets on standard output, all else on standard error where programs read the output."""
 
-    def __init__(self, *, as_json: bool) -> None:
-        self._json = as_json
+    def __init__(self, command: Command) -> None:
+        self._json = command.json
+        self._explained = command.json  # whether it was said what the numbers are
         is_terminal = sys.stdout.isatty()
-        self._width = shutil.get_terminal_size().columns if is_terminal else 0
-        self._colour = is_terminal and "NO_COLOR" not in os.environ
+        width = shutil.get_terminal_size().columns if is_terminal else 0
+        allowed = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._width = width if command.width is None else command.width
+        self._colour = command.colour == "always" or (command.colour == "auto" and allowed)
 
     def packet(self, packet: TracedPacket) -> None:
         if self._json:
             text = json.dumps(msgspec.to_builtins(packet)) + "\n"  # all ASCII: what rules say may move a cursor
         else:
-            text = lay_out(blocks(packet), width=self._width, colour=self._colour) + "\n"
+            legend = () if self._explained else (line(Span(_LEGEND, "dim")), BLANK)
+            self._explained = True
+            text = lay_out([*legend, *blocks(packet), BLANK], width=self._width, colour=self._colour)
         sys.stdout.write(text)
         sys.stdout.flush()  # somebody waits for it, at the end of a pipe too
 
@@ -160,44 +165,6 @@ class _Trace:
         said = f"{_count(self._packets, 'packet')} of {_count(flows, 'flow')}" if flows else "no such packet came"
         missed = "; the kernel told more than could be heard, so some are incomplete" if lost else ""
         return f"{said}{missed}; the trace rule is removed"
-
-
-def selectors_of(scope: Scope, services: list[ServicePort]) -> list[Selector]:
-    """Raises InvalidConfig where no rule knows the Service."""
-    given = {"source": scope.source, "interface": scope.interface}
-    if not scope.service:
-        where = {"destination": scope.destination, "port": scope.port, "protocol": scope.protocol}
-        return [Selector(family, **given, **where) for family in scope.families]  # type: ignore[arg-type]
-    found = list(dict.fromkeys(_of_service(scope, services)))
-    if not found:
-        port = f":{scope.service_port}" if scope.service_port else ""
-        raise InvalidConfig(
-            f"--service={scope.service}{port}: no rule of this node is for it; see `kproxy explain live`"
-        )
-    if len(found) > _MOST_SELECTORS:
-        raise InvalidConfig(
-            f"--service={scope.service}: it has {len(found)} addresses and ports, too many for a trace; "
-            f"name one of its ports ({scope.service}:PORT), or an address with --to"
-        )
-    return found
-
-
-def _of_service(scope: Scope, services: list[ServicePort]) -> Iterator[Selector]:
-    for service in services:
-        if service.service != scope.service or service.family not in scope.families:
-            continue
-        for frontend in service.frontends:
-            is_meant = scope.service_port in {"", service.port, str(frontend.port)}
-            if is_meant and frontend.kind is not FrontendKind.HEALTH_CHECK:
-                yield Selector(
-                    service.family,
-                    source=scope.source,
-                    destination=frontend.address,
-                    port=frontend.port,
-                    protocol=service.protocol,
-                    interface=scope.interface,
-                    local=not frontend.address,
-                )
 
 
 def _beginning(scope: Scope) -> str:

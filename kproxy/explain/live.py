@@ -64,16 +64,30 @@ def read_host(
     return asyncio.run(_read_host(families, deadline, save_deadline))
 
 
+def read_rules(
+    families: Sequence[IPFamily],
+    *,
+    deadline: float = _DEFAULTS.program_deadline,
+    save_deadline: float = _DEFAULTS.restore_deadline,
+) -> tuple[Dump, ...]:
+    """The same without the facts, whose library takes longer to load than small tables to read. Raises as that."""
+    return asyncio.run(_read_rules(families, deadline, save_deadline))
+
+
 async def _read_host(
     families: Sequence[IPFamily], deadline: float, save_deadline: float
 ) -> tuple[tuple[Dump, ...], HostFacts]:
+    return await _read_rules(families, deadline, save_deadline), await _read_facts(deadline)
+
+
+async def _read_rules(families: Sequence[IPFamily], deadline: float, save_deadline: float) -> tuple[Dump, ...]:
     dumps: list[Dump] = []
     for family in families:
         for program in await _programs(family, deadline):
             text = await _save(program, save_deadline)
             if text.strip():
                 dumps += dumps_of(text, program)
-    return tuple(dumps), await _read_facts(deadline)
+    return tuple(dumps)
 
 
 async def _programs(family: IPFamily, deadline: float) -> list[str]:

@@ -21,7 +21,7 @@ from kproxy.explain.traced import Rulebook, open_book
 from kproxy.kernel.doors import TableState
 from kproxy.kernel.legacy import legacy_tables, read_legacy_state
 from kproxy.kernel.netlink import nft_generation
-from kproxy.kernel.tracing import rule_handles
+from kproxy.kernel.tracing import hooked_chains, rule_handles
 from kproxy.model.enums import IPFamily
 from kproxy.model.sighting import Sighting
 
@@ -56,17 +56,19 @@ class LiveRules:
         self._next = ended + _REST * (ended - began)
 
     def _read(self) -> None:
-        from kproxy.explain.live import read_host
+        from kproxy.explain.live import read_rules
 
         for _ in range(_ATTEMPTS):
             generation, measure = nft_generation(), self._measured()
-            dumps, _facts = read_host(families=self._families)
+            dumps = read_rules(self._families)
             if (generation, measure) == (nft_generation(), self._measured()):
                 break
         self.surveys = tuple(map(survey, dumps))
-        self.books = {
-            (each.dump.facts.family, each.dump.facts.variant): open_book(each, self.place) for each in self.surveys
-        }
+        self.books = {}
+        for each in self.surveys:
+            family, variant = each.dump.facts.family, each.dump.facts.variant
+            hooked = None if variant == _LEGACY else hooked_chains(family)
+            self.books[family, variant] = open_book(each, self.place, hooked)
         self._generation, self._measure, self._handles = generation, measure, {}
 
     def _measured(self) -> _Measure:

@@ -8,7 +8,7 @@ Where the end of its way was not seen (arrival.py), no outcome is claimed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
@@ -49,9 +49,13 @@ class Rulebook(Struct, frozen=True):
     frontends: Mapping[int, tuple[ServicePort, Frontend]]  # by the line of their rule
     dialled: Mapping[tuple[str, int, str], tuple[ServicePort, Frontend]]  # by address, port and protocol
     rules: Mapping[tuple[str, str], Sequence[Rule]]  # by table and chain
+    hooked: Mapping[tuple[str, str], str]  # policies of the built-in chains that packets meet
 
 
-def open_book(survey: Survey, place: Callable[[Sighting], int]) -> Rulebook:
+def open_book(
+    survey: Survey, place: Callable[[Sighting], int], hooked: Collection[tuple[str, str]] | None = None
+) -> Rulebook:
+    """``hooked``: (table, chain) of those that the kernel asks, where the dump shows more built-in chains."""
     both = [(service, frontend) for service in survey.services for frontend in service.frontends]
     frontends = {frontend.line: (service, frontend) for service, frontend in both if frontend.line}
     dialled = {
@@ -62,7 +66,13 @@ def open_book(survey: Survey, place: Callable[[Sighting], int]) -> Rulebook:
         for table, chains in survey.dump.tables.items()
         for name, chain in chains.items()
     }
-    return Rulebook(survey, place, frontends, dialled, rules)
+    policies = {
+        (table, name): chain.policy
+        for table, chains in survey.dump.tables.items()
+        for name, chain in chains.items()
+        if name in HOOKS and (hooked is None or (table, name) in hooked)
+    }
+    return Rulebook(survey, place, frontends, dialled, rules, policies)
 
 
 class TracedRule(Struct, frozen=True):
@@ -183,8 +193,8 @@ def _arrival(
 ) -> tuple[Outcome, str] | None:
     """Where the end of its way was not seen, and what is known of that."""
     targets = {id(each.sighting): each.saved.rule.target for each in met if each.saved}
-    tables = {key: book.survey.dump.tables for key, book in books.items()}
-    if is_through(passage.sightings, passage.header, tables, lambda sighting: targets.get(id(sighting))):
+    hooked = {key: book.hooked for key, book in books.items()}
+    if is_through(passage.sightings, passage.header, hooked, lambda sighting: targets.get(id(sighting))):
         return None
     last = next((f"{each.table} {each.chain}" for each in reversed(passage.sightings) if each.chain in HOOKS), "")
     behind = f"behind {last} nothing was told of it" if last else "nothing was told of it"

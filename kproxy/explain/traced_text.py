@@ -76,7 +76,7 @@ def _hint(packet: TracedPacket) -> Iterator[Piece]:
         return
     interface = f" --in {packet.interface}" if packet.interface else ""
     where = f"--to {packet.destination}/{packet.protocol.lower()}{interface}"
-    yield f"; the nearest one: kproxy explain live --from {packet.source} {where}"
+    yield f"; which one came nearest: kproxy explain live --from {packet.source} {where}"
 
 
 def _source(packet: TracedPacket) -> str:

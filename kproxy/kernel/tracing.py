@@ -29,7 +29,7 @@ _GROUP_NFTRACE = 9
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 _RECEIVE_BUFFER = 1 << 20  # bytes: at the highest rate, some seconds of a program that is held up
 _AT_ONCE = 1000  # buffers
-_GET_RULE = netlink.NFT | 7
+_GET_CHAIN, _GET_RULE = netlink.NFT | 4, netlink.NFT | 7
 _DOMAINS = {IPFamily.IPV4: socket.AF_INET, IPFamily.IPV6: socket.AF_INET6}
 _SECOND = "a trace is running on this node already{}: end that one first, or wait for its end"
 _TOO_OLD = (
@@ -198,3 +198,18 @@ def rule_handles(family: IPFamily, table: str, chain: str) -> tuple[int, ...]:
         if netlink.text(fields.get(1)) == table and netlink.text(fields.get(2)) == chain and 3 in fields:
             found.append(int.from_bytes(fields[3], "big"))
     return tuple(found)
+
+
+def hooked_chains(family: IPFamily) -> frozenset[tuple[str, str]]:
+    """(table, chain) of those that nf_tables asks about packets of this family. Raises KernelError.
+
+    iptables-nft-save prints every built-in chain of a table, whether the kernel has it or not.
+    """
+    with netlink.NetfilterSocket() as door:
+        parts = door.ask(_GET_CHAIN, netlink.DUMP, _DOMAINS[family], b"", "list the chains of nf_tables")
+    found = set()
+    for part in parts:
+        fields = {n: part[first:last] for n, first, last in netlink.attributes(part, netlink.BODY, len(part)) if n <= 4}
+        if 4 in fields:
+            found.add((netlink.text(fields.get(1)), netlink.text(fields.get(3))))
+    return frozenset(found)

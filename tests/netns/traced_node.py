@@ -4,7 +4,8 @@
 
 The same with fd77:1:: and fd77:2::. The bridge hands its frames to netfilter, as the one of pods does on most nodes.
 An endpoint answers with its own address, so what a trace says can be compared with who answered. Everything runs in
-namespaces of its own; the rules are those that ``kproxy plan`` prints, and two that somebody else might have made.
+namespaces of its own; the rules are those that ``kproxy plan`` prints, and some that others made: the kubelet's
+chain in a table that has no other, which iptables-nft-save shows with chains that do not exist, and two refusals.
 """
 
 from __future__ import annotations
@@ -86,7 +87,10 @@ addressType: IPv{family}
 endpoints: [{{addresses: ["{0}"]}}]
 ports: [{{name: dropped, port: 8081}}, {{name: refused, port: 8082}}]
 """
-_DENYING = """\
+_THEIRS = """\
+*mangle
+:KUBE-KUBELET-CANARY - [0:0]
+COMMIT
 *filter
 -A FORWARD -d {0} -p tcp --dport 8081 -j DROP
 -A FORWARD -d {0} -p tcp --dport 8082 -j REJECT
@@ -209,7 +213,7 @@ async def _lay_rules(made: TracedNode, folder: Path) -> None:
     for family, program in (("4", "iptables"), ("6", "ip6tables")):
         ours = "\n".join(render_plan(str(manifests), config, FAMILIES[family], warn=lambda _: None))
         await made.run(f"{program}-{made.variant}-restore", stdin=ours + "\n")
-        theirs = _DENYING.format(ENDPOINTS[int(family)][0])
+        theirs = _THEIRS.format(ENDPOINTS[int(family)][0])
         await made.run(f"{program}-{made.variant}-restore", "--noflush", stdin=theirs)
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from kproxy import cli
 from kproxy.cli import parser
 from kproxy.cli.scope import Scope, read_scope
-from kproxy.cli.trace import selectors_of
+from kproxy.cli.selection import check_interface, selectors_of
 from kproxy.errors import InvalidConfig, KernelError
 from kproxy.explain.answer import Frontend, FrontendKind, ServicePort
 from kproxy.kernel.trace_table import Selector
@@ -70,6 +70,9 @@ def typed(line: str) -> Scope:
         ("--to [fd00::1]:80", Scope(destination="fd00::1", port=80, protocol=Protocol.TCP, families=(V6,))),
         ("--service shop/web:dns --family 6", Scope(service="shop/web", service_port="dns", families=(V6,))),
         ("--service shop/web", Scope(service="shop/web")),
+        ("--service web:53/udp", Scope(service="web", service_port="53", protocol=Protocol.UDP)),
+        ("--to shop/web", Scope(service="shop/web")),
+        ("--to shop/web:80", Scope(service="shop/web", service_port="80")),
     ],
 )  # fmt: skip
 def test_what_is_meant(line: str, scope: Scope) -> None:
@@ -83,8 +86,8 @@ def test_what_is_meant(line: str, scope: Scope) -> None:
         ("--in eth0", "which packets? Give at least one of --from, --to and --service"),
         ("--from host", "--from=host: give an IP address"),
         ("--to 10.96.0.10", "--to=10.96.0.10: give IP:PORT/PROTO"),
-        ("--to shop/web:80", "for a Service by its name use --service"),
-        ("--service web", "--service=web: give NAMESPACE/NAME"),
+        ("--to shop/web:80 --width -1", "--width: give a number of columns"),
+        ("--service web/", "--service=web/: give NAMESPACE/NAME"),
         ("--service a/b --to 10.0.0.1:1", "--service and --to both say what is dialled"),
         ("--from 10.0.0.1 --to [fd00::1]:80", "is of another IP family"),
         ("--from 10.0.0.1 --family 6", "is of another IP family"),
@@ -106,7 +109,7 @@ def test_what_is_not_understood_is_a_sentence(line: str, said: str, capsys: pyte
 
 def test_everything_that_is_wrong_is_told_at_once() -> None:
     with pytest.raises(InvalidConfig) as problems:
-        typed("--from x --to y --service z --limit q --rate q --for q --in /")
+        typed("--from x --to y --service z/ --limit q --rate q --for q --in /")
     assert len(problems.value.problems) == 8
 
 
@@ -130,12 +133,43 @@ def test_one_port_of_a_service_by_its_name_or_number(port: str, found: list[int]
     assert [each.port for each in selectors_of(typed(f"--service shop/web:{port}"), [WEB, DNS])] == found
 
 
-def test_a_service_without_rules_and_one_with_too_many_are_refused() -> None:
-    with pytest.raises(InvalidConfig, match="--service=shop/web:81: no rule of this node is for it"):
-        selectors_of(typed("--service shop/web:81"), [WEB, DNS])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("shop/web:81", "the Service has no such port; its ports are 53/udp (dns), 80/tcp (http), 30080/tcp (http)"),
+        ("shop/web:53/tcp", "the Service has no such port"),
+        ("shop/wbe", "no rule of this node is for such a Service; the nearest that are there: shop/web"),
+        ("wbe", "no rule of this node is for such a Service; the nearest that are there: web"),
+        ("zzz", "no rule of this node is for such a Service; there are shop/web, store/web, web"),
+        ("web", "which one? there are shop/web, store/web"),
+        ("store/web --family 6", "it has no address of the IP family that is asked for"),
+    ],
+)
+def test_a_name_that_fits_nothing_is_told_before_anything_is_marked(line: str, said: str) -> None:
+    with pytest.raises(InvalidConfig) as problem:
+        selectors_of(typed(f"--service {line}"), [WEB, DNS, replace(WEB, service="store/web")])
+    assert said in str(problem.value)
+
+
+def test_a_service_may_be_told_without_its_namespace() -> None:
+    assert [each.port for each in selectors_of(typed("--to web:dns"), [WEB, DNS])] == [53]
+    with pytest.raises(InvalidConfig, match="no rule of this node is for such a Service; there are none"):
+        selectors_of(typed("--to web:dns"), [])
+
+
+def test_a_service_with_too_many_addresses_is_refused() -> None:
     many = tuple(Frontend(FrontendKind.EXTERNAL_IP, f"192.0.2.{n}", port) for n in range(200) for port in (80, 81))
     with pytest.raises(InvalidConfig, match="it has 400 addresses and ports, too many for a trace"):
         selectors_of(typed("--service shop/web"), [replace(WEB, frontends=many)])
+
+
+def test_an_interface_that_is_not_there_is_told() -> None:
+    scope = typed("--from 10.0.0.1 --in eht0")
+    with pytest.raises(
+        InvalidConfig, match="--in=eht0: no such interface is on this node; the nearest that are there: eth0"
+    ):
+        check_interface(scope, {"lo", "eth0"})
+    check_interface(scope, {"lo", "eht0"})
 
 
 def test_what_cannot_be_done_is_another_status(capsys: pytest.CaptureFixture[str]) -> None:

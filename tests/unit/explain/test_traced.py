@@ -167,7 +167,7 @@ def test_what_no_rule_took_has_a_hint() -> None:
     packet = seen([("nat PREROUTING", 1)], through=THROUGH)
     assert packet.fate is Outcome.UNTOUCHED
     assert shown(packet)[1] == (
-        "  left alone: no rule gave it another destination; the nearest one: "
+        "  left alone: no rule gave it another destination; which one came nearest: "
         "kproxy explain live --from 10.244.1.5:41234 --to 10.96.0.20:80/tcp --in eth0"
     )
     ping = msgspec.structs.replace(packet, protocol="ICMP", destination="10.96.0.20")
