@@ -11,9 +11,9 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from kproxy.config import IptablesVariant
 from kproxy.errors import KernelError
@@ -38,20 +38,22 @@ from tests.netns.traced_node import (
     traced_node,
 )
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
+# The variants that have more to lose: numbers that change, and settings that are to be put back
+on_nft = pytest.mark.parametrize("shared", ["nft"], indirect=True)
+on_legacy = pytest.mark.parametrize("shared", ["legacy"], indirect=True)
 
 
-@pytest.fixture(params=["nft", "legacy"])
-async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TracedNode]:
-    async with traced_node(request.param, tmp_path) as made:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["nft", "legacy"])
+async def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TracedNode]:
+    async with traced_node(request.param, tmp_path_factory.mktemp(request.param)) as made:
         yield made
 
 
-@pytest.fixture
-async def legacy(tmp_path: Path) -> AsyncIterator[TracedNode]:
-    """The variant that has more to put back."""
-    async with traced_node("legacy", tmp_path) as made:
-        yield made
+@pytest_asyncio.fixture(loop_scope="module")
+async def node(shared: TracedNode) -> AsyncIterator[TracedNode]:
+    yield shared
+    await shared.end_all()
 
 
 async def test_the_endpoint_that_is_printed_is_the_one_that_answered(node: TracedNode) -> None:
@@ -71,7 +73,7 @@ async def test_the_endpoint_that_is_printed_is_the_one_that_answered(node: Trace
     assert [each["service"] for each in packets] == [f"shop/web:{port}" for port in ("http", "dns", *["http"] * 3)]
     assert [each["masquerade"]["wanted"] for each in packets] == [False] * 3 + [True] * 2
     assert [each["interface"] for each in packets] == ["outside"] * 4 + [""]
-    assert {each["variant"] for each in packets} == {node.variant}
+    assert {(each["variant"], each["fate"]) for each in packets} == {(node.variant, "delivered")}
     assert not await node.is_marking()
     assert node.logger() == before
     # Rules are named by the lines that iptables-save prints
@@ -82,6 +84,7 @@ async def test_the_endpoint_that_is_printed_is_the_one_that_answered(node: Trace
     assert chains[:4] == ["PREROUTIN", "KUBE-SERV", "KUBE-SVC-", "KUBE-SEP-"]
 
 
+@on_nft
 async def test_what_is_refused_is_told_to_people(node: TracedNode) -> None:
     trace = await node.start("--to", f"{EMPTY}:80/tcp")
     with pytest.raises(ConnectionRefusedError):
@@ -112,38 +115,41 @@ async def test_the_end_is_told_though_the_kernel_renumbers_packets_at_a_bridge(n
             assert f"-j {target}" in packet["rules"][-1]["line"]["text"]
 
 
-async def test_all_packets_are_those_of_known_flows_too(legacy: TracedNode) -> None:
-    trace = await legacy.start("--to", f"{WEB[4]}:80", "--all", "--json", "--limit", "3")
-    answered, _ = await legacy.dial(WEB[4])
+@on_legacy
+async def test_all_packets_are_those_of_known_flows_too(node: TracedNode) -> None:
+    trace = await node.start("--to", f"{WEB[4]}:80", "--all", "--json", "--limit", "3")
+    answered, _ = await node.dial(WEB[4])
     packets = await trace.packets()
-    assert {each["endpoint"] for each in packets} == {f"{answered}:8080"}
+    assert {(each["endpoint"], each["fate"]) for each in packets} == {(f"{answered}:8080", "delivered")}
     assert [each["known_flow"] for each in packets] == [False, True, True]
 
 
-async def test_its_time_ends_it_while_packets_come_and_come(tmp_path: Path) -> None:
+@on_nft
+async def test_its_time_ends_it_while_packets_come_and_come(node: TracedNode) -> None:
     async def ask_for_ever() -> None:
         while True:
             await node.ask(WEB[4])
+            await asyncio.sleep(0.005)  # faster than --rate, and slow enough to leave others the processor
 
-    async with traced_node("nft", tmp_path) as node:
-        trace = await node.start("--service", "shop/web", "--for", "300ms", "--rate", "100", "--limit", "10000")
-        asking = asyncio.create_task(ask_for_ever())
-        _, out, _ = await trace.end()
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+    trace = await node.start("--service", "shop/web", "--for", "300ms", "--rate", "100", "--limit", "10000")
+    asking = asyncio.create_task(ask_for_ever())
+    _, out, _ = await trace.end()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
     assert re.search(r"\d+ packets of \d+ flows; the trace rule is removed\n$", out)
 
 
+@on_legacy
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-async def test_nothing_is_left_however_it_ends(legacy: TracedNode, number: int) -> None:
-    before = legacy.logger()
-    trace = await legacy.start("--from", CLIENT[4])
-    assert await legacy.is_marking()
-    assert legacy.logger() == "nfnetlink_log" != before
+async def test_nothing_is_left_however_it_ends(node: TracedNode, number: int) -> None:
+    before = node.logger()
+    trace = await node.start("--from", CLIENT[4])
+    assert await node.is_marking()
+    assert node.logger() == "nfnetlink_log" != before
     status, out, _ = await trace.end(number)
-    assert not await legacy.is_marking()
+    assert not await node.is_marking()
     async with asyncio.timeout(DEADLINE):
-        while legacy.logger() != before:  # noqa: ASYNC110 -- after SIGKILL the guard does it, and /proc tells nobody
+        while node.logger() != before:  # noqa: ASYNC110 -- after SIGKILL the guard does it, and /proc tells nobody
             await asyncio.sleep(0.01)
     if number == signal.SIGKILL:
         assert status == -signal.SIGKILL
@@ -151,28 +157,31 @@ async def test_nothing_is_left_however_it_ends(legacy: TracedNode, number: int) 
         assert (status, out) == (3, "\nno such packet came; the trace rule is removed\n")
 
 
-async def test_one_trace_at_a_time_and_only_for_root(legacy: TracedNode) -> None:
-    first = await legacy.start("--from", CLIENT[4])
-    status, _, err = await (await legacy.start("--from", CLIENT[4])).end()
+@on_legacy
+async def test_one_trace_at_a_time_and_only_for_root(node: TracedNode) -> None:
+    first = await node.start("--from", CLIENT[4])
+    status, _, err = await (await node.start("--from", CLIENT[4])).end()
     assert status == 1
     assert f"a trace is running on this node already (process {first.process.pid}): end that one first" in err
-    nobody = await legacy.start("--from", CLIENT[4], under=("setpriv", "--bounding-set=-net_admin", "--"))
+    nobody = await node.start("--from", CLIENT[4], under=("setpriv", "--bounding-set=-net_admin", "--"))
     status, _, err = await nobody.end()
     assert (status, err.count("\n")) == (1, 1)
     assert "run kproxy as root or give it CAP_NET_ADMIN" in err
-    assert await legacy.is_marking()
+    assert await node.is_marking()
     await first.end(signal.SIGINT)
 
 
-async def test_another_programs_trace_is_not_shown(tmp_path: Path) -> None:
-    async with traced_node("nft", tmp_path) as node:
-        await node.run("iptables-nft", "-t", "raw", "-A", "PREROUTING", "-j", "TRACE")
-        trace = await node.start("--to", f"{WEB[4]}:80", "--json", "--limit", "1")
-        await node.ask(WEB[4])
-        answered, port = await node.dial(WEB[4])
-        (packet,) = await trace.packets()
-        assert packet["source"] == f"{CLIENT[4]}:{port}"
-        assert packet["endpoint"] == f"{answered}:8080"
+@on_nft
+async def test_another_programs_trace_is_not_shown(node: TracedNode) -> None:
+    rule = ("PREROUTING", "-j", "TRACE")
+    await node.run("iptables-nft", "-t", "raw", "-A", *rule)
+    trace = await node.start("--to", f"{WEB[4]}:80", "--json", "--limit", "1")
+    await node.ask(WEB[4])
+    answered, port = await node.dial(WEB[4])
+    (packet,) = await trace.packets()
+    await node.run("iptables-nft", "-t", "raw", "-D", *rule)
+    assert packet["source"] == f"{CLIENT[4]}:{port}"
+    assert packet["endpoint"] == f"{answered}:8080"
 
 
 async def test_rules_that_change_meanwhile_are_not_mistaken_for_others(node: TracedNode) -> None:
@@ -188,7 +197,7 @@ async def test_rules_that_change_meanwhile_are_not_mistaken_for_others(node: Tra
 # --- without a program ----------------------------------------------------------------------------------------
 
 
-def test_the_kernel_keeps_to_the_rate(inside: Namespace) -> None:
+async def test_the_kernel_keeps_to_the_rate(inside: Namespace) -> None:
     inside.run(("ip", "address", "add", "192.0.2.1/32", "dev", "lo"))
     ear = hear_nft()
     selector = Selector(IPFamily.IPV4, destination="192.0.2.1", port=53, protocol=Protocol.UDP)

@@ -144,6 +144,13 @@ class TracedNode:
             trace.began = (await said.readline()).decode()
         return trace
 
+    async def end_all(self) -> None:
+        """Those that a failed test left."""
+        while self.started:
+            trace = self.started.pop()
+            if trace.process.returncode is None:
+                await trace.end(signal.SIGKILL)
+
     async def is_marking(self) -> bool:
         return "kproxy-trace" in await self.run("nft", "list", "tables")
 
@@ -198,9 +205,7 @@ async def traced_node(variant: str, folder: Path) -> AsyncIterator[TracedNode]:
         async with _answering(pods):
             yield made
     finally:
-        for trace in made.started:
-            if trace.process.returncode is None:  # whom a failed test left
-                await trace.end(signal.SIGKILL)
+        await made.end_all()
         for host in hosts:
             await host.close()
 
