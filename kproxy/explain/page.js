@@ -134,8 +134,8 @@ function tableRow(row, asked) {
   const ends = relayed ? "relay" : count(row.endpoints);
   const number = row.endpoints || !failing ? ends : make("span", {class: "bad"}, failing.fate);
   const drawn = make("tr", {},
-    make("td", {}, link, " ", make("span", {class: "soft"}, row.protocols), why),
-    make("td", {class: "wide"}, ...row.frontends.slice(0, 2).map((each) => mono(answers(each))), rest(row)),
+    make("td", {}, link, " ", make("span", {class: "soft"}, row.protocols), dialled(row), why),
+    make("td", {class: "wide"}, ...few(row.frontends, 2).map((each) => mono(answers(each))), rest(row)),
     make("td", {class: "wide soft"}, row.policy),
     make("td", {class: "number"}, number),
     make("td", {class: "wide number counted", hidden: !counted}, count(row.packets)));
@@ -144,12 +144,22 @@ function tableRow(row, asked) {
   return drawn;
 }
 
-const rest = (row) => row.frontends.length > 2
+const rest = (row) => row.frontends.length > 3
   ? make("span", {class: "soft"}, ` and ${count(row.frontends.length - 2)} more`) : "";
+
+// Where there is no room for a column of addresses.
+const dialled = (row) => row.frontends.length
+  ? make("span", {class: "narrow soft mono"}, answers(row.frontends[0])) : "";
 
 function nameOf(name) {
   const cut = name.indexOf("/") + 1;
-  return [make("bdi", {}, make("span", {class: "soft"}, name.slice(0, cut)), make("b", {}, name.slice(cut)))];
+  const [before, after] = [name.slice(0, cut), name.slice(cut)];
+  return [make("bdi", {}, make("span", {class: "soft"}, ...broken(before)), make("wbr", {}), make("b", {}, ...broken(after)))];
+}
+
+// A name whose line ends behind a / : or - and not amid a word, unless that is very long.
+function broken(name) {
+  return name.split(/(?<=[/:-])/).flatMap((word) => [make("wbr", {}), word.length > 24 ? word : make("span", {class: "whole"}, word)]);
 }
 
 // Where a row was found by something that it does not show, that is shown.
@@ -175,7 +185,7 @@ function warningItem(warning, {linked, advised}) {
 // Its sentence, in which the service's name leads to it.
 function withLink({message, service}) {
   if (!services.has(service)) return [message];
-  const link = make("a", {href: address(service)}, service);
+  const link = make("a", {href: address(service)}, ...broken(service));
   const [before, ...after] = message.split(service);
   return after.length ? [before, link, after.join(service)] : [message, " ", link];
 }
@@ -192,7 +202,7 @@ function showWarnings() {
   }
   const items = make("ul", {});
   for (const same of by.values()) {
-    const first = same.slice(0, phone ? 1 : 3);
+    const first = few(same, phone ? 1 : 3);
     const one = same.every((each) => each.remedy === same[0].remedy);
     items.append(...first.map((each, at) => warningItem(each, {linked: true, advised: !one || at === first.length - 1})));
     if (same.length > first.length) items.append(moreItem(same.slice(first.length), !one));

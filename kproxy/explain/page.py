@@ -158,7 +158,7 @@ def _row(service: ServicePort) -> str:
         (service.name,),
         (service.protocol,),
         map(_frontend, service.frontends),
-        (*map(_endpoint, service.endpoints[:_LISTED]), *_more(len(service.endpoints) - _LISTED)),
+        _endpoints(service),
     )
     return f"<tr>{''.join(f'<td>{_lines(cell)}' for cell in cells)}</tr>\n"
 
@@ -167,8 +167,16 @@ def _lines(texts: Iterable[str]) -> str:
     return "<br>".join(map(_text, texts))
 
 
-def _more(count: int) -> tuple[str, ...]:
-    return (f"and {count:,} more",) if count > 0 else ()
+def _endpoints(service: ServicePort) -> Iterator[str]:
+    """The first of them; never is it one that is left out, whose line would say "1 more"."""
+    if service.relayed:
+        yield "kproxy's relay"
+        return
+    every = service.endpoints
+    shown = every[:_LISTED] if len(every) > _LISTED + 1 else every
+    yield from map(_endpoint, shown)
+    if len(shown) < len(every):
+        yield f"and {len(every) - len(shown):,} more"
 
 
 def _frontend(frontend: Frontend) -> str:

@@ -31,14 +31,15 @@ function figure(part) {
 function describe(part) {
   const ends = part.endpoints.slice(0, FOLD).map((each) => `${place(each.ip, each.port)} ${percent(each.probability ?? 0)}`);
   const others = part.endpoints.length > FOLD ? ` and ${count(part.endpoints.length - FOLD)} more` : "";
-  const starts = part.frontends.slice(0, FRONTENDS).map(answers).join(", ");
+  const starts = few(part.frontends, FRONTENDS).map(answers).join(", ");
+  if (part.relayed) return `${starts || "no address"} to ${RELAY} at ${part.endpoints.map((each) => place(each.ip, each.port)).join(", ")}`;
   return `${starts || "no address"} to ${ends.join(", ") || "no endpoint"}${others}`;
 }
 
 // Nodes in columns, and edges between them.
 function chart(part) {
   const graph = {columns: [[], [], [], [], []], edges: [], byKey: new Map()};
-  const drawn = part.frontends.slice(0, FRONTENDS);
+  const drawn = few(part.frontends, FRONTENDS);
   for (const each of drawn) {
     const from = node(graph, 0, `f${graph.columns[0].length}`, {title: answers(each), sub: each.kind});
     if (each.fate) {
@@ -98,15 +99,18 @@ function listNode(graph, part, which) {
   const prefix = which === "local" ? "KUBE-SVL-" : "KUBE-SVC-";
   const known = part.frontends.find((each) => !each.fate && (each.chain ?? "").startsWith(prefix));
   const sub = known?.chain ?? (part.hash ? prefix + part.hash : "");
-  return node(graph, 2, which, {words: which === "local" ? "endpoints of this node" : "all endpoints", sub, which});
+  const words = part.relayed ? "chain" : which === "local" ? "endpoints of this node" : "all endpoints";
+  return node(graph, 2, which, {words, sub, which});
 }
 
 function endpoints(graph, part) {
-  const drawn = part.endpoints.length > FOLD + 1 ? part.endpoints.slice(0, FOLD) : part.endpoints;
+  const drawn = few(part.endpoints, FOLD);
   const keys = new Map(drawn.map((each) => [place(each.ip, each.port), each]));
   for (const [key, each] of keys) {
     const state = each.state && each.state !== "ready" ? each.state : "";
-    node(graph, 3, key, {title: key, sub: [each.pod ?? each.chain ?? "", state].filter(Boolean).join(", ")});
+    const content = part.relayed ? {words: RELAY, sub: key, which: "relay"}
+      : {title: key, sub: [each.pod ?? each.chain ?? "", state].filter(Boolean).join(", ")};
+    node(graph, 3, key, content);
   }
   const others = part.endpoints.length - drawn.length;
   if (others) node(graph, 3, "fold", {words: `${count(others)} more`, sub: "see below", fold: true});
@@ -117,7 +121,7 @@ function endpoints(graph, part) {
     const ends = all.map((each) => [graph.byKey.get(place(each.ip, each.port)), each.probability ?? 0]);
     if (folded.length) ends.push([graph.byKey.get("fold"), folded.reduce((sum, each) => sum + (each.probability ?? 0), 0)]);
     for (const [end, odds] of ends) {
-      end.odds.push([percent(odds), which]);
+      if (!part.relayed) end.odds.push([percent(odds), which]);
       edge(graph, graph.byKey.get(which), end, {kind: which, odds});
     }
   }

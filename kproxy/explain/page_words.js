@@ -18,10 +18,12 @@ function draw(tag, attributes, ...children) {
 // --- words -------------------------------------------------------------------------------------------------
 
 const count = (number) => number.toLocaleString("en");
+const few = (items, most) => items.length > most + 1 ? items.slice(0, most) : items;  // "1 more" would save no line
 const several = (number, noun, nouns = `${noun}s`) => `${count(number)} ${number === 1 ? noun : nouns}`;
 const percent = (odds) => `${Number((odds * 100).toPrecision(4))}%`;
 const place = (ip, port) => ip.includes(":") ? `[${ip}]:${port}` : `${ip}:${port}`;
 const answers = (frontend) => place(frontend.address || "*", frontend.port);
+const RELAY = "kproxy\u2019s relay";
 const mono = (text) => make("span", {class: "mono"}, text);
 
 function duration(seconds) {
@@ -59,7 +61,7 @@ function showPart(part) {
   const facts = [["Named by", {objects: "the objects", chain: "nothing: only the hash of its chains is known"}[part.named_by]],
     ["Internal traffic policy", part.internal_policy], ["External traffic policy", part.external_policy],
     ["Only from", (part.source_ranges ?? []).join(", ")], ["Affinity", affinity],
-    ["Served by", part.relayed && "kproxy\u2019s relay (userspace mode)"]].filter(([, value]) => value);
+    ["Served by", part.relayed && `${RELAY} (userspace mode), which chooses the endpoint`]].filter(([, value]) => value);
   const listed = make("dl", {}, ...facts.flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, make("bdi", {}, value))]));
   return [facts.length && listed, figure(part), frontendTable(part), endpointTable(part)].filter(Boolean);
 }
@@ -79,7 +81,7 @@ function plainTable(title, columns, items) {
     rest.hidden = next >= items.length;
   };
   button.addEventListener("click", () => extend(500));
-  extend(25);
+  extend(few(items, 25).length);
   const table = make("table", {}, make("caption", {class: "unseen"}, title), make("thead", {}, head), body);
   return make("section", {}, make("h3", {}, title), make("div", {class: "scroll", tabindex: 0, role: "group", "aria-label": title}, table), rest);
 }
@@ -90,7 +92,7 @@ const code = "mono";
 
 function frontendTable(part) {
   return part.frontends.length ? plainTable(several(part.frontends.length, "address", "addresses"), [
-    ["Address", answers, code], ["Kind", (each) => each.kind], ["Leads to", goal], ["Chain", (each) => each.chain ?? "", code],
+    ["Address", answers, code], ["Kind", (each) => each.kind], ["Leads to", (each) => goal(part, each)], ["Chain", (each) => each.chain ?? "", code],
     ["Line", line, "number"], ["Packets", packets, "number"]], part.frontends) : undefined;
 }
 
@@ -99,9 +101,9 @@ function endpointTable(part) {
   const local = new Map(part.local.map((each) => [place(each.ip, each.port), each]));
   const ofLocal = (each) => local.get(place(each.ip, each.port));
   const isCluster = new Set(part.cluster);
-  return plainTable(several(part.endpoints.length, "endpoint"), [
-    ["Endpoint", (each) => place(each.ip, each.port), code],
-    ["Odds", (each) => isCluster.has(each) ? percent(each.probability ?? 0) : "", "number"],
+  return plainTable(part.relayed ? RELAY : several(part.endpoints.length, "endpoint"), [
+    [part.relayed ? "Address" : "Endpoint", (each) => place(each.ip, each.port), code],
+    ["Odds", (each) => isCluster.has(each) && !part.relayed ? percent(each.probability ?? 0) : "", "number"],
     ["Odds of this node", (each) => ofLocal(each) ? percent(ofLocal(each).probability ?? 0) : "", "number"],
     ["Observed", (each) => (each.observed ?? -1) >= 0 ? percent(each.observed) : "", "number"],
     ["Packets", packets, "number"], ["Pod", (each) => each.pod ?? ""], ["Node", (each) => each.node ?? ""],
@@ -109,7 +111,8 @@ function endpointTable(part) {
   ], part.endpoints);
 }
 
-function goal(each) {
+function goal(part, each) {
   if (each.fate) return `${each.fate}${each.why ? `: ${each.why}` : ""}`;
+  if (part.relayed) return RELAY;
   return each.endpoints === "local" ? "endpoints of this node" : "all endpoints";
 }

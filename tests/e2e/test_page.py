@@ -162,6 +162,64 @@ def test_of_many_endpoints_the_first_are_drawn_and_all_are_listed_when_asked_for
     assert browser.evaluate(listed) == 200
 
 
+def small(name: str = "kube-system/kubernetes-dashboard-metrics-scraper", *, relayed: bool = False) -> ServicePort:
+    """Three addresses, two endpoints; or the relay."""
+    web = service(name, 7, port="https")
+    others = tuple(Frontend(FrontendKind.EXTERNAL_IP, f"198.51.100.{nth}", 80, chain="KUBE-EXT-7") for nth in (1, 2))
+    relay = (Endpoint("169.254.73.80", 32768, 1.0, chain=""),)
+    return ServicePort(
+        web.service, web.port, web.protocol, web.family, web.hash, frontends=(*web.frontends, *others),
+        cluster=relay if relayed else web.cluster, relayed=relayed,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def other(url: str, browser: Browser, tmp_path: Path) -> Iterator[str]:
+    """A page of two service ports, one of them relayed."""
+    path = tmp_path / "other.html"
+    told = [Warning("odd", Severity.WARNING, f"{nth} is odd") for nth in range(4)]
+    path.write_text(page.render(Summary((), (small(), small("a/b", relayed=True)), tuple(told))), encoding="utf-8")
+    yield path.as_uri()
+    assert browser.problems == []
+    browser.open(url)
+
+
+def test_the_relay_is_drawn_as_what_it_is(browser: Browser, other: str) -> None:
+    browser.open(f"{other}#a/b:https")
+    *_, chain, relay = browser.evaluate(DRAWN)
+    assert chain == ["chain", "KUBE-SVC-0000000000000007"]
+    assert relay == ["kproxy\u2019s relay", "169.254.73.80:32768"]
+    told = browser.evaluate(DETAIL)
+    assert "all endpoints" not in told
+    assert "which chooses the endpoint" in told
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_names_break_behind_their_signs_alone(browser: Browser, other: str, width: int) -> None:
+    browser.open(other, width=width)
+    heights = "[...document.querySelectorAll('#rows a .whole')].map((word) => word.getClientRects().length)"
+    assert set(browser.evaluate(heights)) == {1}
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert "kube-system/kubernetes-dashboard-metrics-scraper:https" in browser.evaluate(SHOWN)
+
+
+@pytest.mark.parametrize(("width", "shown"), [(1280, 0), (360, 2)])
+def test_on_a_phone_the_cluster_ip_stands_below_the_name(browser: Browser, other: str, width: int, shown: int) -> None:
+    browser.open(other, width=width)
+    there = (
+        "[...document.querySelectorAll('#rows .narrow')].filter((each) => each.offsetHeight).map((e) => e.textContent)"
+    )
+    assert browser.evaluate(there) == ["10.96.0.7:80"] * shown
+
+
+def test_nobody_is_asked_to_open_one_more_line(browser: Browser, other: str) -> None:
+    browser.open(other)
+    told = browser.evaluate("document.body.innerText")
+    assert "1 more" not in told
+    assert "3 is odd" in told
+    assert "198.51.100.2:80" in browser.evaluate("document.querySelector('#rows').textContent")
+
+
 def test_a_refusal_is_drawn_and_told_and_its_warning_leads_to_it(browser: Browser, url: str) -> None:
     browser.open(url)
     browser.evaluate("document.querySelector('#warnings a').click()")

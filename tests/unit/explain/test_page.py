@@ -11,6 +11,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kproxy.explain import page
 from kproxy.explain.answer import (
@@ -24,6 +25,7 @@ from kproxy.explain.answer import (
     Summary,
     Warning,  # noqa: A004 -- the noun of answer.py
 )
+from kproxy.explain.writer import EITHER
 from kproxy.model.enums import IPFamily, Protocol
 
 FACTS = DumpFacts(IPFamily.IPV4, "nft", "1.8.9", "kube-proxy", 100, 20, 80, counters=False)
@@ -191,3 +193,14 @@ def test_without_script_there_is_a_table_up_to_a_limit() -> None:
     assert "<p>and 12 more service ports, which need JavaScript</p>" in plain
     assert "<li>error: two proxies; end one</li>" in plain
     assert f"<p>{HEADLINE.replace('1 service port', '512 service ports')}</p>" in plain
+
+
+def test_no_line_says_one_more_and_a_relay_is_no_endpoint() -> None:
+    relayed = replace(service("default/relayed", endpoints=1), relayed=True)
+    either = replace(FACTS, writer=EITHER)
+    text = page.render(Summary((either,), (service(endpoints=9), relayed)))
+    plain = text[text.index("<noscript>") :]
+    assert "10.244.0.8:8080 11.11%</tr>" in plain
+    assert "more" not in plain.partition("<table>")[2].partition("</table>")[0]
+    assert "<td>kproxy&#x27;s relay</tr>" in plain
+    assert "in kube-proxy&#x27;s layout (kube-proxy or kproxy); iptables" in plain
