@@ -65,8 +65,8 @@ class _Printer:
         if self._json:
             text = json.dumps(msgspec.to_builtins(packet)) + "\n"  # all ASCII: what rules say may move a cursor
         else:
-            legend = () if self._explained else (line(Span(_LEGEND, "dim")), BLANK)
-            self._explained = True
+            legend = () if self._explained or not packet.rules else (line(Span(_LEGEND, "dim")), BLANK)
+            self._explained |= bool(legend)
             text = lay_out([*legend, *blocks(packet), BLANK], width=self._width, colour=self._colour)
         sys.stdout.write(text)
         sys.stdout.flush()  # somebody waits for it, at the end of a pipe too

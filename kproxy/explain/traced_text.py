@@ -60,7 +60,7 @@ def _outcome(packet: TracedPacket) -> Iterator[Piece]:
             yield f": {packet.why}"
         case Outcome.UNSEEN:
             yield f"{_endpoint(packet)}; " if packet.endpoint else ""
-            yield Span("what became of it afterwards was not seen", style)
+            yield Span(f"what became of it {'afterwards ' if packet.endpoint else ''}was not seen", style)
             yield f": {packet.why}"
 
 

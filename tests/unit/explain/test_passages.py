@@ -139,9 +139,23 @@ def test_headers_of_others_are_not_kept_for_ever() -> None:
 
 @given(st.lists(st.integers(0, 3), max_size=30))
 def test_no_order_of_sightings_loses_one_or_gives_it_to_another(order: list[int]) -> None:
-    """Three packets, each with its own senders; their sightings interleave in any way."""
+    """Four packets, each with its own senders; their sightings interleave in any way."""
     steps = itertools.count()
     told = [mark(n + 1, other(n)) for n in range(4)]
     told += [nft(f"{next(steps)}-{n}", n + 1) if n % 2 else legacy(f"{next(steps)}-{n}", other(n)) for n in order]
     for number, passage in enumerate(after(*told)):
         assert chains(passage) == [f"{step}-{n}" for step, n in enumerate(order) if n == number]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=30))
+def test_no_renumbering_loses_a_sighting_or_gives_it_to_another(order: list[tuple[int, bool]]) -> None:
+    """Four packets whose numbers change at any moment, each time to one that nobody had."""
+    fresh = itertools.count(100)
+    numbers = {n: n + 1 for n in range(4)}
+    told = [mark(numbers[n], other(n)) for n in range(4)]
+    for step, (n, is_renumbered) in enumerate(order):
+        if is_renumbered:
+            numbers[n] = next(fresh)
+        told.append(nft(f"{step}-{n}", numbers[n], other(n) if is_renumbered else None))
+    for number, passage in enumerate(after(*told)):
+        assert chains(passage) == [f"{step}-{n}" for step, (n, _) in enumerate(order) if n == number]

@@ -57,7 +57,8 @@ REWRITTEN = Header("10.244.1.5", 41234, "10.244.0.7", 8080, "TCP", (60, 99, 7))
 TO_ENDPOINT = [("nat PREROUTING", 1), ("nat KUBE-SERVICES", 1), (f"nat {SVC}", 2), (f"nat {SEP}", 2)]
 
 
-NOT_SEEN = "what became of it afterwards was not seen"
+NOT_SEEN = "what became of it was not seen"
+AFTERWARDS = "what became of it afterwards was not seen"
 TOLD_NOTHING = "nothing was told of it; routing may have lost it (no route, rp_filter)"
 # What the kernel tells of a packet that is through; the chains decided nothing
 THROUGH = (
@@ -178,7 +179,7 @@ def test_no_outcome_is_claimed_where_the_end_was_not_seen() -> None:
     packet = seen(TO_ENDPOINT, later=REWRITTEN, verdict="accept")
     assert (packet.fate, packet.endpoint) == (Outcome.UNSEEN, "10.244.0.7:8080")
     assert shown(packet)[1] == (
-        f"  shop/web:http → endpoint 10.244.0.7:8080; {NOT_SEEN}: behind nat PREROUTING {TOLD_NOTHING}"
+        f"  shop/web:http → endpoint 10.244.0.7:8080; {AFTERWARDS}: behind nat PREROUTING {TOLD_NOTHING}"
     )
 
 
