@@ -164,5 +164,5 @@ def test_without_root_there_is_one_sentence_with_what_to_do(node: Namespace) -> 
     restore(node, IptablesVariant.NFT)
     program = "import os; from kproxy.explain.live import read_host; os.setgid(65534); os.setuid(65534); read_host()"
     done = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, timeout=60, check=False)
-    said = "kproxy.errors.NotPermitted: reading this host's rules needs root: run `sudo kproxy explain`"
+    said = "kproxy.errors.NotPermitted: reading this host's rules needs root: run `sudo kproxy explain live`"
     assert done.stderr.strip().splitlines()[-1].startswith(said)
