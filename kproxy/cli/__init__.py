@@ -27,6 +27,7 @@ from kproxy.settings.resolve import Remark, Settings, resolve
 from kproxy.settings.v1alpha1 import render, to_yaml
 
 DONE, FAILED, MISUNDERSTOOD = 0, 1, 2
+_AS_KUBE_PROXY = {"kproxy", "kproxy cleanup"}  # which ends with 1 where flags or its file cannot be used
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InvalidConfig as invalid:
         _complain(f"{name} cannot start with {means}:", *(f"  {problem}" for problem in invalid.problems))
         _complain(*getattr(invalid, "__notes__", ()))
-        return MISUNDERSTOOD
+        return FAILED if name in _AS_KUBE_PROXY else MISUNDERSTOOD
     except KproxyError as error:
         _complain(f"kproxy: {error}")
         return FAILED

@@ -27,7 +27,15 @@ _MEANS = {
 }
 # What a command's own exit statuses mean, where that is more; the words and flags of explain and trace have their own
 _STATUSES: Mapping[str, Mapping[int, str]] = {
-    "run": {_DONE: "ended by SIGTERM or SIGINT; rules stay"},
+    "run": {
+        _DONE: "ended by SIGTERM or SIGINT; rules stay",
+        _FAILED: "could not start, or not go on, and why is on standard error; or its file changed",
+        _MISUNDERSTOOD: "the words of the command line are not understood",
+    },
+    "cleanup": {
+        _FAILED: "something is left, and why is on standard error",
+        _MISUNDERSTOOD: "the words of the command line are not understood",
+    },
     "plan": {
         _DONE: "all is printed",
         _FAILED: "something was left out, and why is on standard error; all else is printed",

@@ -4,11 +4,11 @@ The kernel keeps one logger for each IP family (net.netfilter.nf_log.2 and .10),
 the lines of a trace; rules with ``-j LOG`` and ``-j NFLOG`` name their logger themselves and never ask it. A trace sets
 it to nfnetlink_log, whose group 0 this socket hears, and sets it back.
 
-Nothing in the kernel ties that setting to a process. So a guard is started first: a shell that reads a pipe of ours and
-sets the logger back when the pipe ends, which it does however this process ends; Ctrl-C does not reach it, for it has a
-session of its own. If the guard is killed as well, the setting stays: then the kernel's own lines about traced and
-invalid packets are not in its log, and nothing else changes. A next trace cannot know whether an administrator wanted
-it so, leaves it and says how to set it back.
+Nothing in the kernel ties that setting to a process. So a guard is started first: a small program that reads a pipe of
+ours and sets the logger back when the pipe ends, which it does however this process ends; Ctrl-C does not reach it, for
+it has a session of its own. If the guard is killed as well, the setting stays: then the kernel's own lines about traced
+and invalid packets are not in its log, and nothing else changes. A next trace cannot know whether an administrator
+wanted it so, leaves it and says how to set it back.
 Source: net/netfilter/nf_log.c, nfnetlink_log.c; linux/netfilter/nfnetlink_log.h.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import struct
+import sys
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -37,8 +38,16 @@ _COMMAND, _MODE, _TIMEOUT, _THRESHOLD = 1, 2, 4, 5
 _BIND = 1
 _COPY_PACKET, _COPIED = 2, 128  # bytes: both headers
 _SOON = 20.0  # seconds for the guard to begin and to end
-# Reads until the pipe ends; then each pair of arguments is a value and the file that gets it.
-_GUARD = 'echo; cat >/dev/null; while [ $# -gt 1 ]; do printf "%s" "$1" >"$2"; shift 2; done'
+# Reads until the pipe ends; then each pair of arguments is a value and the file that gets it. No shell: the image has none.
+_GUARD = """
+import os, sys
+os.write(1, b"\\n")
+while os.read(0, 4096):
+    pass
+for value, path in zip(sys.argv[1::2], sys.argv[2::2]):
+    with open(path, "w") as file:
+        file.write(value)
+"""
 
 
 @asynccontextmanager
@@ -115,7 +124,7 @@ async def _guard(before: dict[Path, str], seconds: float) -> AsyncIterator[None]
         await over.wait()
 
     words = [word for path, logger in before.items() for word in (logger, str(path))]
-    program = ("sh", "-c", _GUARD, "kproxy-trace-guard", *words)
+    program = (sys.executable, "-I", "-S", "-c", _GUARD, *words)
     guard = asyncio.ensure_future(run(program, stdin=hold(), deadline=seconds + 2 * _SOON, sink=lambda _: ready.set()))
     try:
         await _begin(guard, ready)
