@@ -78,7 +78,15 @@ def _explain(command: Command) -> int:
 
         sys.stdout.write(schema())
         return DELIVERED
-    answer = _answer(command, read_words(command))
+    asked = read_words(command)
+    try:
+        answer = _answer(command, asked)
+    except InvalidConfig as invalid:
+        if not command.redact:
+            raise
+        raise InvalidConfig(
+            "no answer; ask without --redact to see why, for the reason names what is there"
+        ) from invalid
     if command.redact:
         from secrets import token_bytes
 

@@ -203,7 +203,7 @@ def _policies(service: ServicePort) -> list[str]:
     named = {"internal": service.internal_policy, "external": service.external_policy}
     said = [f"{kind} {policy}" for kind, policy in named.items() if policy == "Local"]
     if service.source_ranges:
-        said.append(f"only from {some(service.source_ranges)}")
+        said.append(f"lb only from {some(service.source_ranges)}")
     if service.affinity_seconds:
         said.append(f"affinity {service.affinity_seconds} s")
     return said
@@ -213,7 +213,7 @@ def _uneven(endpoints: Sequence[Endpoint]) -> str:
     shares = [each.probability for each in endpoints]
     if not shares or max(shares) - min(shares) <= _FINE:
         return ""
-    return " ".join(f"{share * 100:.2g}%" for share in shares[:4]) + (" …" if len(shares) > 4 else "")
+    return " ".join(f"{share * 100:.3g}%" for share in shares[:4]) + (" …" if len(shares) > 4 else "")
 
 
 def _packets(service: ServicePort) -> str:

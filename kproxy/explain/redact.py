@@ -39,6 +39,7 @@ _CHAIN = re.compile(
     r"|(?P<groups>[0-9A-F]{4}\.[0-9A-F]{4})/(?P<bits>\d+)-(?P<short>[A-Z2-7]{5})"
     r"|(?P<ports>[A-Z]+-\d+-)(?:(?P<end>[A-Z2-7]{8})|\d+))(?![\w-])"
 )
+_MAC = re.compile(r"(?<![\w:.])(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}(?![\w:])")
 _HASH = re.compile(r"(?<![\w-])[A-Z2-7]{16}(?![\w-])")
 _COMMENT = re.compile(r'(--comment )("(?:[^"\\]|\\.)*"|\S+)')
 _INTERFACE = re.compile(r"(?:^|\s)(?:-[io]|--(?:in|out)-interface|--physdev-(?:in|out)) (\S+)")
@@ -159,6 +160,8 @@ class _Redaction:
     def _shape(self, text: str) -> str | None:
         if found := _CHAIN.fullmatch(text):
             return self._chain(found)
+        if _MAC.fullmatch(text):
+            return self.aliases.name(text.lower(), "mac")
         if _HASH.fullmatch(text):
             return self.aliases.hash(text)
         found = _ADDRESS.fullmatch(text)
@@ -201,7 +204,7 @@ class _Redaction:
         return ATOM.sub(other, text)
 
 
-_SHAPE = re.compile("|".join(re.sub(r"\?P<\w+>", "?:", each.pattern) for each in (_CHAIN, _ADDRESS, _HASH)))
+_SHAPE = re.compile("|".join(re.sub(r"\?P<\w+>", "?:", each.pattern) for each in (_CHAIN, _MAC, _ADDRESS, _HASH)))
 _COMMON = frozenset(
     {
         *(

@@ -73,7 +73,7 @@ def _service_port(service: ServicePort, rows: int) -> Iterator[Block]:
     if said := ", ".join(f"{kind} {policy}" for kind, policy in policies.items() if policy):
         yield line(f"traffic policy: {said}", indent=2)
     if service.source_ranges:
-        yield line(f"only from {', '.join(service.source_ranges)}", indent=2)
+        yield line(f"the load balancer IP only from {', '.join(service.source_ranges)}", indent=2)
     if service.affinity_seconds:
         yield line(f"a client keeps its endpoint for {service.affinity_seconds} s (session affinity)", indent=2)
     if service.relayed:

@@ -38,7 +38,7 @@ _COMMAND, _MODE, _TIMEOUT, _THRESHOLD = 1, 2, 4, 5
 _BIND = 1
 _COPY_PACKET, _COPIED = 2, 128  # bytes: both headers
 _SOON = 20.0  # seconds for the guard to begin and to end
-# Reads until the pipe ends; then each pair of arguments is a value and the file that gets it. No shell: the image has none.
+# Reads until the pipe ends; then each pair of arguments is a value and its file. No shell: the image has none.
 _GUARD = """
 import os, sys
 os.write(1, b"\\n")

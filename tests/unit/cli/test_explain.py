@@ -279,6 +279,13 @@ def test_redacted_output_names_nothing(explain: Explain, dump: str) -> None:
         assert "30080" in said or "8080" in said
 
 
+def test_what_is_not_found_names_nothing_either(explain: Explain, dump: str) -> None:
+    said = explain(dump, "service", "default/wep", "--redact")
+    assert said.status == 3
+    assert "ask without --redact" in said.err
+    assert "default/web" not in said.err
+
+
 def test_a_page_is_written_whole(explain: Explain, dump: str, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text("old", encoding="utf-8")

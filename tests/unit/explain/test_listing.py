@@ -41,7 +41,7 @@ def test_a_summary_says_what_was_read_what_is_wrong_what_is_there_and_what_is_go
         "shop/web:http",
         "2, 1 here",
         "cluster 10.96.7.7:80/tcp, node port *:30080/tcp dropped (has no local endpoints)",
-        "external Local, only from 192.168.0.0/16, affinity 10800 s",
+        "external Local, lb only from 192.168.0.0/16, affinity 10800 s",
         "75% 25%",
         "100",
     ]

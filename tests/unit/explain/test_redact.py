@@ -211,7 +211,7 @@ def sentence(text: str) -> str:
         ("chain KUBE-SVC-TCP-30000-30127", r"chain KUBE-SVC-TCP-30000-30127"),
         ("iptables 1.8.9 (nft), 30s, 0x4000", r"iptables 1.8.9 \(nft\), 30s, 0x4000"),
         ("host ip-10-1-2-3.eu.compute.internal", r"host word-\d+"),
-        ("aa:bb:cc:dd:ee:ff", r"(word-\d+:?)+"),
+        ("from 00:11:22:33:44:55, AA:bb:cc:dd:ee:ff", r"from mac-1, mac-2"),
         ("Überraschung 名前", r"word-\d+ word-\d+"),
     ],
 )

@@ -23,7 +23,7 @@ def test_everything_about_a_service() -> None:
         "  cluster 10.96.7.7:80/tcp, line 20, 100 packets",
         "  node port *:30080/tcp dropped (has no local endpoints), line 21, 0 packets",
         "  traffic policy: internal Cluster, external Local",
-        "  only from 192.168.0.0/16",
+        "  the load balancer IP only from 192.168.0.0/16",
         "  a client keeps its endpoint for 10800 s (session affinity)",
         "  endpoints:",
         "    ODDS  OBSERVED  ENDPOINT         POD           NODE      STATE  PACKETS  LINE",
