@@ -33,8 +33,8 @@ from kproxy.backend.iptables.compile import compile_plan
 from kproxy.backend.iptables.dialect import Abilities
 from kproxy.cli.plan import render
 from kproxy.config import Config
-from kproxy.explain.dump import read_dumps
-from kproxy.explain.survey import survey
+from kproxy.explain.read.dump import read_dumps
+from kproxy.explain.services.survey import survey
 from kproxy.model import endpoint, service
 from kproxy.model.cluster import Snapshot
 from kproxy.model.enums import IPFamily, Protocol

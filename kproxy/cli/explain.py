@@ -27,13 +27,13 @@ from msgspec import Struct
 from kproxy.cli.parser import Command
 from kproxy.errors import InvalidConfig, KproxyError
 from kproxy.explain.answer import Answer, Changes, Fate, PacketAnswer, Summary
-from kproxy.explain.paper import printable
+from kproxy.explain.show.paper import printable
 
 if TYPE_CHECKING:
-    from kproxy.explain.dump import Dump
-    from kproxy.explain.facts import HostFacts
-    from kproxy.explain.objects import Objects
-    from kproxy.explain.survey import Survey
+    from kproxy.explain.read.dump import Dump
+    from kproxy.explain.read.facts import HostFacts
+    from kproxy.explain.read.objects import Objects
+    from kproxy.explain.services.survey import Survey
 
 DELIVERED, FAILED, NOT_A_SERVICE, UNREADABLE = range(4)
 _LIVE, _STDIN, _DIFF = "live", "-", "diff"
@@ -74,7 +74,7 @@ def explain(command: Command) -> int:
 
 def _explain(command: Command) -> int:
     if command.schema:
-        from kproxy.explain.document import schema
+        from kproxy.explain.show.document import schema
 
         sys.stdout.write(schema())
         return DELIVERED
@@ -90,17 +90,17 @@ def _explain(command: Command) -> int:
     if command.redact:
         from secrets import token_bytes
 
-        from kproxy.explain.redact import redact
+        from kproxy.explain.show.redact import redact
 
         answer = redact(answer, token_bytes(16))
     if command.html:
         _write_page(command, answer)
     elif command.json:
-        from kproxy.explain.document import encode
+        from kproxy.explain.show.document import encode
 
         sys.stdout.write(encode(answer, redacted=command.redact))
     else:
-        from kproxy.explain.text import ROWS, WAYS, render
+        from kproxy.explain.show.text import ROWS, WAYS, render
 
         width, colour, is_terminal = _paper(command)
         rows = ROWS if is_terminal and not command.all else 0
@@ -195,13 +195,13 @@ def _answer(command: Command, asked: Asked) -> Answer:
     objects = _read_objects(command)
     sources = [_read(path, command, objects) for path in asked.dumps]
     if len(sources) == 2:
-        from kproxy.explain.changes import compare
+        from kproxy.explain.views.changes import compare
 
         (before, _), (after, _) = sources
         return compare(before, after)
     ((surveys, facts),) = sources
     if asked.thing:
-        from kproxy.explain import things
+        from kproxy.explain.views import things
 
         find: Mapping[str, Callable[[Sequence[Survey], str], Answer]] = {
             "service": things.service,
@@ -211,7 +211,7 @@ def _answer(command: Command, asked: Asked) -> Answer:
         return find[asked.thing](surveys, asked.name)
     if command.source and command.destination:
         return _ask(command, surveys, facts, objects)
-    from kproxy.explain.warnings import warn
+    from kproxy.explain.health.warnings import warn
 
     services = tuple(service for survey in surveys for service in survey.services)
     return Summary(tuple(survey.dump.facts for survey in surveys), services, warn(surveys, objects, facts))
@@ -220,15 +220,15 @@ def _answer(command: Command, asked: Asked) -> Answer:
 def _ask(command: Command, surveys: Sequence[Survey], facts: HostFacts, objects: Objects) -> Answer:
     from msgspec.structs import astuple, replace
 
-    from kproxy.explain.flows import Flow, read_flows
-    from kproxy.explain.packet import answer, read_question
+    from kproxy.explain.packets.packet import answer, read_question
+    from kproxy.explain.read.flows import Flow, read_flows
 
     question = read_question(
         command.source or "", command.destination or "", command.interface or "", command.mark or 0, facts.addresses
     )
     flows = read_flows(command.conntrack, _remark) if command.conntrack else ()
     if command.words[0] == _LIVE:
-        from kproxy.explain import live
+        from kproxy.explain.read import live
 
         facts = replace(facts, remembered=live.remembered(question.source) if question.source else frozenset())
         if not command.conntrack:
@@ -240,7 +240,7 @@ def _ask(command: Command, surveys: Sequence[Survey], facts: HostFacts, objects:
 
 
 def _read_objects(command: Command) -> Objects:
-    from kproxy.explain.objects import NOTHING, read_objects
+    from kproxy.explain.read.objects import NOTHING, read_objects
 
     if not command.objects:
         return NOTHING
@@ -251,7 +251,7 @@ def _read_objects(command: Command) -> Objects:
 
 
 def _read(path: str, command: Command, objects: Objects) -> tuple[tuple[Survey, ...], HostFacts]:
-    from kproxy.explain.survey import survey
+    from kproxy.explain.services.survey import survey
 
     dumps, facts = _read_dumps(path)
     if wanted := _FAMILIES[command.family]:
@@ -262,13 +262,13 @@ def _read(path: str, command: Command, objects: Objects) -> tuple[tuple[Survey, 
 
 
 def _read_dumps(path: str) -> tuple[tuple[Dump, ...], HostFacts]:
-    from kproxy.explain.facts import HostFacts
+    from kproxy.explain.read.facts import HostFacts
 
     if path == _LIVE:
-        from kproxy.explain.live import read_host
+        from kproxy.explain.read.live import read_host
 
         return read_host()
-    from kproxy.explain.dump import read_dumps
+    from kproxy.explain.read.dump import read_dumps
 
     return read_dumps(path), HostFacts()
 
@@ -304,7 +304,7 @@ def _paper(command: Command) -> tuple[int, bool, bool]:
 
 def _write_page(command: Command, answer: Answer) -> None:
     """Either the whole page or nothing; what is not a plain file is left as it is."""
-    from kproxy.explain.page import render
+    from kproxy.explain.show.page import render
 
     if not isinstance(answer, Summary):
         raise InvalidConfig("--html is a page of the summary; it cannot be given with another question")

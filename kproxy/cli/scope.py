@@ -129,7 +129,7 @@ def read_scope(typed: argparse.Namespace) -> Scope:
 
 
 def _source(text: str | None, problems: list[str]) -> str:
-    from kproxy.explain.question import canonical
+    from kproxy.explain.packets.question import canonical
 
     if text is None:
         return ""
@@ -140,7 +140,7 @@ def _source(text: str | None, problems: list[str]) -> str:
 
 def _destination(text: str | None, problems: list[str]) -> tuple[str, int, Protocol | None, str]:
     """An address, or a Service as it was typed."""
-    from kproxy.explain.question import HOST, read_question
+    from kproxy.explain.packets.question import HOST, read_question
 
     if text is None:
         return "", 0, None, ""

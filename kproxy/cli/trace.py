@@ -24,11 +24,11 @@ import msgspec
 from kproxy.cli.parser import Command
 from kproxy.cli.scope import Scope, read_scope
 from kproxy.cli.selection import check_interface, selectors_of
-from kproxy.explain.paper import BLANK, Span, lay_out, line
-from kproxy.explain.passages import Passage, Passages
-from kproxy.explain.rulebook import LiveRules
-from kproxy.explain.traced import TracedPacket, describe
-from kproxy.explain.traced_text import blocks
+from kproxy.explain.show.paper import BLANK, Span, lay_out, line
+from kproxy.explain.show.traced_text import blocks
+from kproxy.explain.watch.passages import Passage, Passages
+from kproxy.explain.watch.rulebook import LiveRules
+from kproxy.explain.watch.traced import TracedPacket, describe
 from kproxy.kernel.logger import hear_legacy
 from kproxy.kernel.trace_table import TABLE
 from kproxy.kernel.tracing import TraceRule, Watch, hear_nft, refuse_second

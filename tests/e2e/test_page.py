@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from kproxy.explain import page
 from kproxy.explain.answer import (
     DumpFacts,
     Endpoint,
@@ -22,6 +21,7 @@ from kproxy.explain.answer import (
     Summary,
     Warning,  # noqa: A004 -- the noun of answer.py
 )
+from kproxy.explain.show import page
 from kproxy.model.enums import IPFamily, Protocol
 from tests.e2e.browser import Browser
 

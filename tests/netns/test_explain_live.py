@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from kproxy.config import IptablesVariant
-from kproxy.explain import live
 from kproxy.explain.answer import Question
-from kproxy.explain.objects import NOTHING
-from kproxy.explain.survey import survey
-from kproxy.explain.warnings import warn
+from kproxy.explain.health.warnings import warn
+from kproxy.explain.read import live
+from kproxy.explain.read.objects import NOTHING
+from kproxy.explain.services.survey import survey
 from kproxy.kernel.legacy import legacy_tables
 from kproxy.model.enums import IPFamily, Protocol
 from tests.netns.conftest import Namespace
@@ -162,7 +162,8 @@ def test_the_flow_of_a_packet_is_found(node: Namespace) -> None:
 
 def test_without_root_there_is_one_sentence_with_what_to_do(node: Namespace) -> None:
     restore(node, IptablesVariant.NFT)
-    program = "import os; from kproxy.explain.live import read_host; os.setgid(65534); os.setuid(65534); read_host()"
+    program = "import os\nfrom kproxy.explain.read.live import read_host\n"
+    program += "os.setgid(65534); os.setuid(65534); read_host()"
     done = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, timeout=60, check=False)
     said = "kproxy.errors.NotPermitted: reading this host's rules needs root: run `sudo kproxy explain live`"
     assert done.stderr.strip().splitlines()[-1].startswith(said)

@@ -18,8 +18,8 @@ import pytest
 
 from kproxy import cli
 from kproxy.errors import NotPermitted
-from kproxy.explain.dump import dumps_of
-from kproxy.explain.facts import HostFacts
+from kproxy.explain.read.dump import dumps_of
+from kproxy.explain.read.facts import HostFacts
 from kproxy.model.enums import Protocol
 from kproxy.model.flow import Flow
 from tests.unit.cli.examples import CLUSTER
@@ -245,7 +245,7 @@ def test_a_mistake_of_ours_is_a_sentence_with_its_place(
     def fail(*_: object) -> None:
         raise IndexError("tuple index out of range")
 
-    monkeypatch.setattr("kproxy.explain.survey.survey", fail)
+    monkeypatch.setattr("kproxy.explain.services.survey.survey", fail)
     said = explain(dump)
     assert said.status == 3
     assert "IndexError at test_explain.py:" in said.err
@@ -371,9 +371,9 @@ def test_live_asks_the_host_for_rules_flows_and_clients(
         asked.append(source)
         return frozenset()
 
-    monkeypatch.setattr("kproxy.explain.live.read_host", lambda: (dumps_of(planned.encode()), facts))
-    monkeypatch.setattr("kproxy.explain.live.remembered", remembered)
-    monkeypatch.setattr("kproxy.explain.live.flows", lambda *_: (flow,))
+    monkeypatch.setattr("kproxy.explain.read.live.read_host", lambda: (dumps_of(planned.encode()), facts))
+    monkeypatch.setattr("kproxy.explain.read.live.remembered", remembered)
+    monkeypatch.setattr("kproxy.explain.read.live.flows", lambda *_: (flow,))
     assert explain("live").startswith("IPv4, 1 service port: ")
     said = explain("live", "--from=203.0.113.9:4000", "--to=192.168.1.10:30080")
     assert "goes to endpoint 10.244.0.8:8080 of default/web" in said
@@ -386,7 +386,7 @@ def test_live_without_root_is_a_sentence(explain: Explain, monkeypatch: pytest.M
     def refuse() -> None:
         raise NotPermitted("reading this host's rules needs root: run `sudo kproxy explain`")
 
-    monkeypatch.setattr("kproxy.explain.live.read_host", refuse)
+    monkeypatch.setattr("kproxy.explain.read.live.read_host", refuse)
     said = explain("live")
     assert said.status == 3
     assert said.err == "kproxy explain: reading this host's rules needs root: run `sudo kproxy explain`\n"
@@ -396,7 +396,7 @@ def test_too_little_memory_is_a_sentence(explain: Explain, monkeypatch: pytest.M
     def refuse(_path: str) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("kproxy.explain.dump.read_dumps", refuse)
+    monkeypatch.setattr("kproxy.explain.read.dump.read_dumps", refuse)
     said = explain("dump")
     assert said.status == 3
     assert "too large for the memory here" in said.err

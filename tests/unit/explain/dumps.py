@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from kproxy.backend.iptables.parse import parse_save
 from kproxy.explain.answer import DumpFacts, ServicePort
-from kproxy.explain.dump import Dump
-from kproxy.explain.graph import Graph
-from kproxy.explain.survey import Survey
-from kproxy.explain.survey import survey as look_at
+from kproxy.explain.read.dump import Dump
+from kproxy.explain.services.graph import Graph
+from kproxy.explain.services.survey import Survey
+from kproxy.explain.services.survey import survey as look_at
 from kproxy.model.enums import IPFamily, Protocol
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.explain.aliases import _RANGES, Aliases, is_kept, read_address
+from kproxy.explain.show.aliases import _RANGES, Aliases, is_kept, read_address
 
 secrets = st.binary(min_size=16, max_size=16)
 v4 = st.ip_addresses(v=4)

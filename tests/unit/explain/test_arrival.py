@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy.backend.iptables import rules as r
-from kproxy.explain.arrival import Chains, is_through
+from kproxy.explain.watch.arrival import Chains, is_through
 from kproxy.model.enums import IPFamily
 from kproxy.model.sighting import Header, Kind, Sighting
 

@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from kproxy.cli.plan import render
 from kproxy.config import Config, ProxyMode
 from kproxy.explain.answer import Changes
-from kproxy.explain.changes import compare
-from kproxy.explain.dump import dumps_of
-from kproxy.explain.survey import Survey, survey
-from kproxy.explain.writer import KUBE_PROXY
+from kproxy.explain.read.dump import dumps_of
+from kproxy.explain.services.survey import Survey, survey
+from kproxy.explain.services.writer import KUBE_PROXY
+from kproxy.explain.views.changes import compare
 from kproxy.model.enums import IPFamily
 from kproxy.plan.build import build_plan
 from kproxy.plan.plan import Target

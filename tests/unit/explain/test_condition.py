@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kproxy.explain.condition import in_words
+from kproxy.explain.packets.condition import in_words
 
 
 @pytest.mark.parametrize(

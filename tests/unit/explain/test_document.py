@@ -11,8 +11,8 @@ import pytest
 from msgspec import Struct
 from msgspec import json as msgspec_json
 
-from kproxy.explain import document
 from kproxy.explain.answer import Answer
+from kproxy.explain.show import document
 from tests.unit.explain.answers import EVERY
 
 SCHEMA = json.loads(document.schema())

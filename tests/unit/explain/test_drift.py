@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from kproxy.explain import drift
 from kproxy.explain.answer import Severity
 from kproxy.explain.answer import Warning as Said
-from kproxy.explain.objects import NOTHING, Objects, objects_of
-from kproxy.explain.survey import survey
+from kproxy.explain.health import drift
+from kproxy.explain.read.objects import NOTHING, Objects, objects_of
+from kproxy.explain.services.survey import survey
 from tests.unit.explain.dumps import FILTER, NAT, WEB, dump_of, table
 
 HEALTHY = table("nat", *NAT, *WEB) + table("filter", *FILTER)

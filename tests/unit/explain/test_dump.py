@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kproxy.backend.iptables import rules as r
 from kproxy.errors import UnreadableDump
-from kproxy.explain.dump import Dump, dumps_of, read_dumps
+from kproxy.explain.read.dump import Dump, dumps_of, read_dumps
 from kproxy.model.enums import IPFamily
 
 DATA = Path(__file__).parent / "data"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy.errors import InvalidConfig
-from kproxy.explain.flows import Flow, flows_of, read_flow, read_flows
+from kproxy.explain.read.flows import Flow, flows_of, read_flow, read_flows
 from kproxy.model.enums import Protocol
 
 TCP = (

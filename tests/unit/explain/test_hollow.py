@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kproxy.explain import hollow
 from kproxy.explain.answer import Severity
+from kproxy.explain.health import hollow
 from tests.unit.explain.dumps import FILTER, NAT, WEB, graph_of, table
 
 WHOLE = (

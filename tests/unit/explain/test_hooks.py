@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kproxy.explain import hooks
 from kproxy.explain.answer import Severity
 from kproxy.explain.answer import Warning as Said
+from kproxy.explain.health import hooks
 from tests.unit.explain.dumps import FILTER, NAT, WEB, graph_of, table
 
 GUARD = "-A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate DNAT -j DROP"

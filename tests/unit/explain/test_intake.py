@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kproxy.errors import UnreadableDump
-from kproxy.explain.intake import LARGEST, read_input
+from kproxy.explain.read.intake import LARGEST, read_input
 
 
 def test_a_file_is_read_whole(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from kproxy.explain.answer import (
     Summary,
     Warning,  # noqa: A004 -- the noun that people know
 )
-from kproxy.explain.text import ROWS, render
-from kproxy.explain.wording import spoken
-from kproxy.explain.writer import EITHER
+from kproxy.explain.services.writer import EITHER
+from kproxy.explain.show.text import ROWS, render
+from kproxy.explain.show.wording import spoken
 from kproxy.model.enums import IPFamily
 from tests.unit.explain.answers import FACTS, NODE_PORT, SUMMARY, WEB
 

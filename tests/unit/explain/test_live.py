@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kproxy.errors import NotPermitted, ProgramMissing, ProgramTimeout
-from kproxy.explain import live
 from kproxy.explain.answer import Question
+from kproxy.explain.read import live
 from kproxy.model.enums import IPFamily, Protocol
 from tests.unit.explain.dumps import dump_of, table
 
@@ -118,7 +118,7 @@ def test_a_program_that_does_not_end_is_not_waited_for(install: Install) -> None
 
 def test_the_live_host_is_not_imported_by_who_reads_a_dump() -> None:
     heavy = "{'asyncio', 'pyroute2', 'kubernetes', 'aiohttp'} & set(sys.modules)"
-    program = f"import sys, kproxy.explain.warnings\nprint({heavy})"
+    program = f"import sys, kproxy.explain.health.warnings\nprint({heavy})"
     done = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "set()\n"
 

@@ -19,11 +19,11 @@ from kproxy.cli.plan import render
 from kproxy.config import Config
 from kproxy.errors import InvalidConfig, UnreadableDump
 from kproxy.explain.answer import Fate, PacketAnswer, Question
-from kproxy.explain.dump import dumps_of
-from kproxy.explain.facts import HostFacts
-from kproxy.explain.journey import join_address
-from kproxy.explain.packet import answer, read_question
-from kproxy.explain.survey import survey
+from kproxy.explain.packets.journey import join_address
+from kproxy.explain.packets.packet import answer, read_question
+from kproxy.explain.read.dump import dumps_of
+from kproxy.explain.read.facts import HostFacts
+from kproxy.explain.services.survey import survey
 from kproxy.model.enums import IPFamily, Protocol
 from kproxy.plan.plan import Client, Forward, FromCIDR, Frontend, FrontendKind, Plan, Reject, ServicePlan
 from tests.unit.backend.iptables.examples import COUNTED, PODS, plan_of, service_sets

@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 from kproxy.errors import UnreadableDump
-from kproxy.explain.dump import dumps_of
+from kproxy.explain.read.dump import dumps_of
 
 DUMP = b"*nat\n:A - [0:0]\n-A A -j ACCEPT\nCOMMIT\n"
 

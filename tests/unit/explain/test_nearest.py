@@ -6,10 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from kproxy.explain.answer import Fate, Nearest
-from kproxy.explain.facts import HostFacts
-from kproxy.explain.objects import NOTHING, Backing
-from kproxy.explain.packet import answer, read_question
-from kproxy.explain.survey import Survey
+from kproxy.explain.packets.packet import answer, read_question
+from kproxy.explain.read.facts import HostFacts
+from kproxy.explain.read.objects import NOTHING, Backing
+from kproxy.explain.services.survey import Survey
 from kproxy.model.enums import IPFamily, Protocol
 from kproxy.model.keys import ServicePortKey
 from kproxy.model.node import Node

@@ -12,8 +12,8 @@ import pytest
 
 from kproxy.backend.iptables import names
 from kproxy.errors import InvalidConfig
-from kproxy.explain.objects import NOTHING, Backing, objects_of, read_objects
-from kproxy.explain.survey import survey
+from kproxy.explain.read.objects import NOTHING, Backing, objects_of, read_objects
+from kproxy.explain.services.survey import survey
 from kproxy.model.enums import Protocol
 from kproxy.model.keys import ObjectKey, ServicePortKey
 from tests.unit.explain.test_survey import one, recorded, surveyed

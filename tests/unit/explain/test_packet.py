@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from kproxy.backend.iptables.rules import Rule
 from kproxy.errors import InvalidConfig
 from kproxy.explain.answer import Fate, FrontendKind, PacketAnswer, Severity
-from kproxy.explain.dump import dumps_of
-from kproxy.explain.facts import HostFacts
-from kproxy.explain.journey import Opened
-from kproxy.explain.packet import answer, read_question
-from kproxy.explain.survey import Survey, survey
+from kproxy.explain.packets.journey import Opened
+from kproxy.explain.packets.packet import answer, read_question
+from kproxy.explain.read.dump import dumps_of
+from kproxy.explain.read.facts import HostFacts
+from kproxy.explain.services.survey import Survey, survey
 from tests.unit.explain.dumps import FILTER, NAT, WEB, survey_of, table
 
 RECORDED = Path(__file__).parents[1] / "backend" / "iptables" / "recorded"

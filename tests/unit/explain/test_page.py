@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kproxy.explain import page
 from kproxy.explain.answer import (
     DumpFacts,
     Endpoint,
@@ -25,7 +24,8 @@ from kproxy.explain.answer import (
     Summary,
     Warning,  # noqa: A004 -- the noun of answer.py
 )
-from kproxy.explain.writer import EITHER
+from kproxy.explain.services.writer import EITHER
+from kproxy.explain.show import page
 from kproxy.model.enums import IPFamily, Protocol
 
 FACTS = DumpFacts(IPFamily.IPV4, "nft", "1.8.9", "kube-proxy", 100, 20, 80, counters=False)

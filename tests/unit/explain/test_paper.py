@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.explain.paper import BLANK, Block, Grid, Span, lay_out, line, printable, rule
+from kproxy.explain.show.paper import BLANK, Block, Grid, Span, lay_out, line, printable, rule
 
 RULE = (
     '-A KUBE-SEP-X -s 10.0.0.1/32 -m comment --comment "a b" -m tcp ! --dport 80 -j DNAT --to-destination 10.0.0.1:80'

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kproxy.explain.passages import PATIENCE, SILENCE, Passage, Passages
+from kproxy.explain.watch.passages import PATIENCE, SILENCE, Passage, Passages
 from kproxy.model.enums import IPFamily
 from kproxy.model.sighting import Header, Kind, Sighting
 

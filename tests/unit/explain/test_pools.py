@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kproxy.explain.pools import Pool, Pools
+from kproxy.explain.services.pools import Pool, Pools
 from tests.unit.explain.dumps import dump_of
 
 SEP = "-p tcp -m tcp -j DNAT --to-destination 10.0.0."

@@ -7,8 +7,8 @@ from msgspec.structs import replace
 
 from kproxy.errors import InvalidConfig
 from kproxy.explain.answer import Frontend, FrontendKind, Question, ServicePort
-from kproxy.explain.question import packets_of, read_question, resolve
-from kproxy.explain.survey import Survey
+from kproxy.explain.packets.question import packets_of, read_question, resolve
+from kproxy.explain.services.survey import Survey
 from kproxy.model.enums import IPFamily, Protocol
 from tests.unit.explain.dumps import dump_of
 

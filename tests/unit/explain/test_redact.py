@@ -11,17 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kproxy.explain import document, things
 from kproxy.explain.answer import Answer, Line, ServiceAnswer, Severity, Summary, Warning  # noqa: A004 -- the noun
-from kproxy.explain.changes import compare
-from kproxy.explain.dump import dumps_of
-from kproxy.explain.facts import HostFacts
-from kproxy.explain.objects import NOTHING
-from kproxy.explain.packet import answer, read_question
-from kproxy.explain.redact import redact
-from kproxy.explain.survey import survey
-from kproxy.explain.vocabulary import is_ours
-from kproxy.explain.warnings import warn
+from kproxy.explain.health.warnings import warn
+from kproxy.explain.packets.packet import answer, read_question
+from kproxy.explain.read.dump import dumps_of
+from kproxy.explain.read.facts import HostFacts
+from kproxy.explain.read.objects import NOTHING
+from kproxy.explain.services.survey import survey
+from kproxy.explain.show import document
+from kproxy.explain.show.redact import redact
+from kproxy.explain.show.vocabulary import is_ours
+from kproxy.explain.views import things
+from kproxy.explain.views.changes import compare
 from tests.unit.explain.answers import EVERY, SUMMARY
 
 SECRET = b"not so secret in a test"

@@ -7,9 +7,9 @@ from kproxy.backend.iptables.dialect import Abilities
 from kproxy.cli.plan import render
 from kproxy.config import Config, ProxyMode
 from kproxy.explain.answer import Fate
-from kproxy.explain.dump import dumps_of
-from kproxy.explain.packet import answer, read_question
-from kproxy.explain.survey import survey
+from kproxy.explain.packets.packet import answer, read_question
+from kproxy.explain.read.dump import dumps_of
+from kproxy.explain.services.survey import survey
 from kproxy.model.enums import IPFamily
 from kproxy.plan.build import build_plan
 from kproxy.plan.steer import lines, steer

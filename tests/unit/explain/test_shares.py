@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from kproxy.explain import shares
 from kproxy.explain.answer import Endpoint, Severity
 from kproxy.explain.answer import Warning as Said
-from kproxy.explain.graph import Graph
-from kproxy.explain.survey import Survey
+from kproxy.explain.health import shares
+from kproxy.explain.services.graph import Graph
+from kproxy.explain.services.survey import Survey
 from tests.unit.explain.dumps import NAT, POOL, WEB, dump_of, service_port, survey_of, table
 
 

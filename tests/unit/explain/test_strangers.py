@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kproxy.explain import strangers
 from kproxy.explain.answer import Severity
 from kproxy.explain.answer import Warning as Said
-from kproxy.explain.graph import Graph
+from kproxy.explain.health import strangers
+from kproxy.explain.services.graph import Graph
 from kproxy.model.enums import IPFamily
 from tests.unit.explain.dumps import FILTER, NAT, WEB, dump_of, graph_of, table
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kproxy.explain import structure
 from kproxy.explain.answer import Severity
 from kproxy.explain.answer import Warning as Said
+from kproxy.explain.health import structure
 from tests.unit.explain.dumps import graph_of, table
 
 

@@ -20,9 +20,9 @@ from kproxy.backend.iptables.service import forward_of
 from kproxy.cli.plan import render
 from kproxy.config import Config, ProxyMode
 from kproxy.explain.answer import Fate, FrontendKind, ServicePort
-from kproxy.explain.dump import Dump, dumps_of
-from kproxy.explain.objects import NOTHING, Objects
-from kproxy.explain.survey import Survey, relay_addresses, survey
+from kproxy.explain.read.dump import Dump, dumps_of
+from kproxy.explain.read.objects import NOTHING, Objects
+from kproxy.explain.services.survey import Survey, relay_addresses, survey
 from kproxy.model.enums import IPFamily, Protocol
 from kproxy.plan.build import build_plan
 from kproxy.plan.plan import Frontend, Plan, Pool, Reject, ServicePlan

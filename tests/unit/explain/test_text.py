@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from kproxy.explain.answer import Answer, ChainAnswer, Change, Changes, ServiceAnswer
-from kproxy.explain.text import render
+from kproxy.explain.show.text import render
 from tests.unit.explain.answers import EVERY, FACTS, RULE, WEB
 
 _, _, SERVICE, CHAIN, ENDPOINT, CHANGES = EVERY

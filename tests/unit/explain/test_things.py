@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kproxy.errors import InvalidConfig
-from kproxy.explain import things
 from kproxy.explain.answer import Line
-from kproxy.explain.survey import Survey
+from kproxy.explain.services.survey import Survey
+from kproxy.explain.views import things
 from kproxy.model.enums import IPFamily
 from kproxy.plan.plan import Target
 from tests.unit.backend.iptables.examples import plan_of, simple, targets

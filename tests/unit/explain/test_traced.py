@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from kproxy.explain.dump import dumps_of
-from kproxy.explain.paper import lay_out
-from kproxy.explain.passages import Passage
-from kproxy.explain.survey import survey
-from kproxy.explain.traced import Outcome, TracedPacket, describe, open_book
-from kproxy.explain.traced_text import blocks
+from kproxy.explain.read.dump import dumps_of
+from kproxy.explain.services.survey import survey
+from kproxy.explain.show.paper import lay_out
+from kproxy.explain.show.traced_text import blocks
+from kproxy.explain.watch.passages import Passage
+from kproxy.explain.watch.traced import Outcome, TracedPacket, describe, open_book
 from kproxy.model.enums import IPFamily
 from kproxy.model.sighting import Header, Kind, Sighting
 

@@ -6,10 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from kproxy.explain.answer import Fate, Masquerade, PacketAnswer, Severity
-from kproxy.explain.facts import HostFacts
-from kproxy.explain.flows import flows_of
-from kproxy.explain.objects import NOTHING, Backing
-from kproxy.explain.packet import answer, read_question
+from kproxy.explain.packets.packet import answer, read_question
+from kproxy.explain.read.facts import HostFacts
+from kproxy.explain.read.flows import flows_of
+from kproxy.explain.read.objects import NOTHING, Backing
 from tests.unit.explain.dumps import survey_of, table
 from tests.unit.explain.test_packet import OPEN, SERVICES
 

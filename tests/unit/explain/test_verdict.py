@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from kproxy.explain.answer import Fate, Line, Masquerade, PacketAnswer, Way
-from kproxy.explain.text import render
+from kproxy.explain.show.text import render
 from tests.unit.explain.answers import CLUSTER_IP, ONE, OTHER, PACKET, QUESTION, RULE, SOURCE
 
 FLOW = "a new flow from 10.244.3.3:40000 by eth0 to 10.96.7.7:80/tcp with mark 0x200"

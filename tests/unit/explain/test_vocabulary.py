@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kproxy.explain.vocabulary import is_ours, words
+from kproxy.explain.show.vocabulary import is_ours, words
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from kproxy.cli.plan import render_plan
 from kproxy.config import Config, ProxyMode
 from kproxy.explain.answer import Endpoint, Fate, Frontend, FrontendKind, ServicePort, Severity
 from kproxy.explain.answer import Warning as Said
-from kproxy.explain.dump import dumps_of
-from kproxy.explain.facts import HostFacts
-from kproxy.explain.objects import NOTHING, read_objects
-from kproxy.explain.survey import Survey, survey
-from kproxy.explain.warnings import warn
+from kproxy.explain.health.warnings import warn
+from kproxy.explain.read.dump import dumps_of
+from kproxy.explain.read.facts import HostFacts
+from kproxy.explain.read.objects import NOTHING, read_objects
+from kproxy.explain.services.survey import Survey, survey
 from kproxy.model.enums import IPFamily
 from tests.unit.explain.dumps import FILTER, NAT, WEB, dump_of, service_port, table
 

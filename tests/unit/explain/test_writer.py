@@ -12,8 +12,8 @@ from kproxy.backend.iptables.compile import compile_plan
 from kproxy.backend.iptables.dialect import Abilities
 from kproxy.cli.plan import render
 from kproxy.config import Config
-from kproxy.explain.dump import dumps_of, read_dumps
-from kproxy.explain.writer import EITHER, KPROXY, KUBE_PROXY, NOBODY
+from kproxy.explain.read.dump import dumps_of, read_dumps
+from kproxy.explain.services.writer import EITHER, KPROXY, KUBE_PROXY, NOBODY
 from kproxy.model.enums import IPFamily
 from kproxy.plan.build import build_plan
 from tests.builders import service, slice_of, snapshot

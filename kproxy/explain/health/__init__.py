@@ -1,0 +1,1 @@
+"""What in the rules looks like trouble."""

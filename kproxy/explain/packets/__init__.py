@@ -1,0 +1,1 @@
+"""From a question about one packet to its answer."""

@@ -1,0 +1,1 @@
+"""Everything about one thing of a dump; what changed between two of them."""
