@@ -16,7 +16,6 @@ run with the packet, the way that the tracer saw, and every rule with its counte
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections import Counter
@@ -97,13 +96,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--dump", type=Path, action="append", default=[], metavar="FILE", help="repeat; no clusters then"
     )
-    parser.add_argument("--variant", action="append", choices=report.VARIANTS, help="repeat; default: both")
     parser.add_argument("--output", type=Path, default=report.RESULTS / "differential.json", metavar="FILE")
-    arguments = parser.parse_args()
-    arguments.variant = arguments.variant or list(report.VARIANTS)
-    if os.geteuid() != 0:
-        parser.error("network namespaces and iptables need root")
-    return arguments
+    return report.read_variants(parser)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ the run with the smallest example that hypothesis finds, and a line that repeats
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections import Counter
@@ -106,13 +105,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--examples", type=int, default=10_000, metavar="N", help="how many (10000)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="which (1)")
-    parser.add_argument("--variant", action="append", choices=report.VARIANTS, help="repeat; default: both")
     parser.add_argument("--output", type=Path, default=report.RESULTS / "fuzz.json", metavar="FILE")
-    arguments = parser.parse_args()
-    arguments.variant = arguments.variant or list(report.VARIANTS)
-    if os.geteuid() != 0:
-        parser.error("network namespaces and iptables need root")
-    return arguments
+    return report.read_variants(parser)
 
 
 if __name__ == "__main__":

@@ -109,15 +109,21 @@ def _cpu_model() -> str:
 def read_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Add what every benchmark asks, which sizes and which variants, and read the command line."""
     parser.add_argument("--size", action="append", metavar="NxM", help=f"repeat; default: {' '.join(SIZES)}")
-    parser.add_argument("--variant", action="append", choices=VARIANTS, help="repeat; default: both")
-    arguments = parser.parse_args()
+    arguments = read_variants(parser)
     arguments.size = arguments.size or list(SIZES)
-    arguments.variant = arguments.variant or list(VARIANTS)
     try:
         for size in arguments.size:
             parse_size(size)
     except ValueError as error:
         parser.error(str(error))
+    return arguments
+
+
+def read_variants(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The same for a benchmark that has no sizes."""
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="repeat; default: both")
+    arguments = parser.parse_args()
+    arguments.variant = arguments.variant or list(VARIANTS)
     if os.geteuid() != 0:
         parser.error("network namespaces and iptables need root")
     return arguments
