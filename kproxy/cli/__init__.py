@@ -14,17 +14,20 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kproxy import __version__
 from kproxy.cli import parser
 from kproxy.cli.parser import Command, Usage
 from kproxy.config import KUBERNETES, RELEASE
-from kproxy.daemon.reload import ConfigFile
 from kproxy.errors import InvalidConfig, KproxyError
 from kproxy.settings.document import LARGEST, read_document
 from kproxy.settings.kinds import BOOLEAN
 from kproxy.settings.resolve import Remark, Settings, resolve
 from kproxy.settings.v1alpha1 import render, to_yaml
+
+if TYPE_CHECKING:
+    from kproxy.daemon.reload import ConfigFile
 
 DONE, FAILED, MISUNDERSTOOD = 0, 1, 2
 _AS_KUBE_PROXY = {"kproxy", "kproxy cleanup"}  # which ends with 1 where flags or its file cannot be used
@@ -78,6 +81,8 @@ def _read_settings(command: Command, problems: Sequence[str]) -> Iterator[tuple[
 
     def understand(content: bytes) -> Settings:
         return resolve(flags, read_document(content), host=host, file=path, problems=problems)
+
+    from kproxy.daemon.reload import ConfigFile
 
     with closing(ConfigFile.open(path, LARGEST, understand)) as file:
         yield understand(file.content), file

@@ -106,14 +106,17 @@ class EndlessJump(BrokenTables):
 
 
 class _Saved(Mapping[tuple[str, str], Sequence[Rule]]):
-    """A dump's rules; of a hundred thousand a packet meets few chains."""
+    """A dump's rules; of a hundred thousand a packet meets few chains, and many ways meet the same long one."""
 
     def __init__(self, saved: SavedTables) -> None:
         self._saved = saved
+        self._opened: dict[tuple[str, str], Sequence[Rule]] = {}
 
     def __getitem__(self, key: tuple[str, str]) -> Sequence[Rule]:
-        table, chain = key
-        return [each.rule for each in self._saved[table][chain].rules]
+        if (rules := self._opened.get(key)) is None:
+            table, chain = key
+            rules = self._opened[key] = [each.rule for each in self._saved[table][chain].rules]
+        return rules
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return ((table, chain) for table, chains in self._saved.items() for chain in chains)

@@ -15,7 +15,7 @@ from kproxy.explain import answer as said
 from kproxy.explain.answer import Fate, Frontend, FrontendKind, Nearest, ServicePort, Severity, Way
 from kproxy.explain.packets import tracked
 from kproxy.explain.packets.condition import without_loopback
-from kproxy.explain.packets.journey import Opened, Reader, joined
+from kproxy.explain.packets.journey import Reader, joined
 from kproxy.explain.packets.masquerade import STRANGER
 from kproxy.explain.packets.nearest import find_nearest
 from kproxy.explain.read.facts import HostFacts
@@ -49,7 +49,7 @@ class Inquiry(Struct, frozen=True):
         assumed: bool = False,
     ) -> list[Inquiry]:
         saved = survey.dump.tables
-        tables, policies = Opened(t.chains_of(saved)), t.policies_of(saved)
+        tables, policies = t.chains_of(saved), t.policies_of(saved)
         return [cls(survey, tables, policies, packet, facts, flow, assumed) for packet in packets]
 
     @property

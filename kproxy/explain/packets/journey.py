@@ -21,25 +21,6 @@ from kproxy.model.packet import Packet
 _FIREWALLS = (names.PROXY_FIREWALL, names.FIREWALL_BRANCH, "KUBE-FW-")
 
 
-class Opened(Mapping[tuple[str, str], Sequence[Rule]]):
-    """Chains that are opened once, for of a Service with 10,000 endpoints each way meets the same long one."""
-
-    def __init__(self, tables: Mapping[tuple[str, str], Sequence[Rule]]) -> None:
-        self._tables = tables
-        self._known: dict[tuple[str, str], Sequence[Rule]] = {}
-
-    def __getitem__(self, place: tuple[str, str]) -> Sequence[Rule]:
-        if (rules := self._known.get(place)) is None:
-            rules = self._known[place] = self._tables[place]
-        return rules
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._tables)
-
-    def __len__(self) -> int:
-        return len(self._tables)
-
-
 class Reader(Struct, frozen=True):
     """Outcomes of the tracer to ways. ``service``, ``frontend``: whose packet it is, as far as that is known."""
 

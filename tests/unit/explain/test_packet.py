@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from kproxy.backend.iptables.rules import Rule
 from kproxy.errors import InvalidConfig
 from kproxy.explain.answer import Fate, FrontendKind, PacketAnswer, Severity
-from kproxy.explain.packets.journey import Opened
 from kproxy.explain.packets.packet import answer, read_question
 from kproxy.explain.read.dump import dumps_of
 from kproxy.explain.read.facts import HostFacts
@@ -473,24 +471,6 @@ def test_only_a_services_own_rule_is_masquerade_all() -> None:
     assert {way.masquerade.why for way in said.ways if way.masquerade.wanted} == {
         "a rule of nat PREROUTING marks it so"
     }
-
-
-# --- many ways ------------------------------------------------------------------------------------------------
-
-
-def test_chains_that_many_ways_meet_are_opened_once() -> None:
-    met: list[tuple[str, str]] = []
-
-    class Counting(dict[tuple[str, str], list[Rule]]):
-        def __getitem__(self, place: tuple[str, str]) -> list[Rule]:
-            met.append(place)
-            return super().__getitem__(place)
-
-    tables = Opened(Counting({("nat", "KUBE-SVC-A"): [], ("nat", "KUBE-SVC-B"): []}))
-    assert [tables.get(("nat", name)) for name in ("KUBE-SVC-A", "KUBE-SVC-A", "KUBE-SVC-C")] == [[], [], None]
-    assert met == [("nat", "KUBE-SVC-A"), ("nat", "KUBE-SVC-C")]
-    assert list(tables) == [("nat", "KUBE-SVC-A"), ("nat", "KUBE-SVC-B")]
-    assert len(tables) == 2
 
 
 def test_what_a_stranger_rewrites_is_not_explained_by_the_service() -> None:

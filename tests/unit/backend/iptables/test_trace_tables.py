@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from kproxy.backend.iptables.parse import parse_save
+from kproxy.backend.iptables.parse import SavedChain, parse_save
 from kproxy.backend.iptables.trace import (
     MOST_DEEP,
     BrokenTables,
@@ -354,3 +354,19 @@ def test_chains_that_call_each_other_twice_and_twice_again_do_not_take_for_ever(
     doubled = [f"C{number} -j C{number + 1}" for number in range(60) for _ in range(2)]
     found = walked(TO_SERVICE, "*filter", "FORWARD -j C0", *doubled, "C60 -m comment --comment x")
     assert found.left_out == 1
+
+
+def test_chains_that_many_ways_meet_are_opened_once() -> None:
+    met: list[str] = []
+
+    class Counting(dict[str, SavedChain]):
+        def __getitem__(self, chain: str) -> SavedChain:
+            met.append(chain)
+            return super().__getitem__(chain)
+
+    names = ("KUBE-SVC-A", "KUBE-SVC-B")
+    tables = chains_of({"nat": Counting({name: SavedChain(name, "-", 1, []) for name in names})})
+    assert [tables.get(("nat", name)) for name in ("KUBE-SVC-A", "KUBE-SVC-A", "KUBE-SVC-C")] == [[], [], None]
+    assert met == ["KUBE-SVC-A", "KUBE-SVC-C"]
+    assert list(tables) == [("nat", "KUBE-SVC-A"), ("nat", "KUBE-SVC-B")]
+    assert len(tables) == 2
