@@ -218,10 +218,10 @@ def _answer(command: Command, asked: Asked) -> Answer:
 
 
 def _ask(command: Command, surveys: Sequence[Survey], facts: HostFacts, objects: Objects) -> Answer:
-    from msgspec.structs import astuple, replace
+    from msgspec.structs import replace
 
     from kproxy.explain.packets.packet import answer, read_question
-    from kproxy.explain.read.flows import Flow, read_flows
+    from kproxy.explain.read.flows import read_flows
 
     question = read_question(
         command.source or "", command.destination or "", command.interface or "", command.mark or 0, facts.addresses
@@ -232,7 +232,7 @@ def _ask(command: Command, surveys: Sequence[Survey], facts: HostFacts, objects:
 
         facts = replace(facts, remembered=live.remembered(question.source) if question.source else frozenset())
         if not command.conntrack:
-            flows = tuple(Flow(*astuple(flow)) for flow in live.flows(question, facts.addresses))
+            flows = live.flows(question, facts.addresses)
     return answer(surveys, question, facts, flows, objects)
 
 

@@ -130,7 +130,7 @@ def read_scope(typed: argparse.Namespace) -> Scope:
 
 
 def _source(text: str | None, problems: list[str]) -> str:
-    from kproxy.explain.packets.question import canonical
+    from kproxy.explain.read.address import canonical
 
     if text is None:
         return ""

@@ -37,7 +37,8 @@ from kproxy.explain.answer import (
 from kproxy.explain.packets import tracked
 from kproxy.explain.packets.inquiry import Inquiry
 from kproxy.explain.packets.journey import join_address
-from kproxy.explain.packets.question import canonical, packets_of, read_question, resolve
+from kproxy.explain.packets.question import packets_of, read_question, resolve
+from kproxy.explain.read.address import canonical
 from kproxy.explain.read.facts import HostFacts
 from kproxy.explain.read.flows import Flow
 from kproxy.explain.services.survey import Survey

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from kproxy.errors import InvalidConfig
 from kproxy.explain.answer import FrontendKind, Question, ServicePort
+from kproxy.explain.read.address import canonical
 from kproxy.explain.services.survey import Survey
 from kproxy.model.enums import IPFamily, Protocol, family_of
 from kproxy.model.packet import Packet
@@ -149,14 +150,6 @@ def _read_mark(mark: str | int, problems: list[str]) -> int:
     if not 0 <= number < 1 << 32:
         problems.append(f"--mark={mark}: give a number from 0 to 0xffffffff, such as 0x4000")
     return number
-
-
-def canonical(text: str) -> str | None:
-    """The one spelling of an address; None where it is none."""
-    try:
-        return None if "%" in text else str(ip_address(text))
-    except ValueError:
-        return None
 
 
 # --- Services by name -----------------------------------------------------------------------------------------

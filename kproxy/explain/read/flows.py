@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from ipaddress import ip_address
 from typing import BinaryIO
 
 from msgspec import Struct
 
 from kproxy.errors import InvalidConfig
+from kproxy.explain.read.address import canonical
 from kproxy.model.enums import Protocol
 
 _REMEDY = "give the output of `conntrack -L`, or a copy of /proc/net/nf_conntrack"
@@ -107,7 +106,7 @@ def read_flow(line: str, number: int = 0) -> Flow | None:
         return None
     fields = found.groups()
     original, reply = fields[3:7], fields[8:12]
-    addresses = [_canonical(text) for text in (*original[:2], *reply[:2])]
+    addresses = [canonical(text) for text in (*original[:2], *reply[:2])]
     source, destination, reply_source, reply_destination = addresses
     if source is None or destination is None or reply_source is None or reply_destination is None:
         return None
@@ -135,9 +134,3 @@ def read_flow(line: str, number: int = 0) -> Flow | None:
 def _number(name: str, text: str) -> int:
     found = _NUMBER[name].search(text)
     return int(found[1]) if found else 0
-
-
-def _canonical(text: str) -> str | None:
-    with suppress(ValueError):
-        return str(ip_address(text))
-    return None

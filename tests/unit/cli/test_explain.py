@@ -20,8 +20,8 @@ from kproxy import cli
 from kproxy.errors import NotPermitted
 from kproxy.explain.read.dump import dumps_of
 from kproxy.explain.read.facts import HostFacts
+from kproxy.explain.read.flows import Flow
 from kproxy.model.enums import Protocol
-from kproxy.model.flow import Flow
 from tests.unit.cli.examples import CLUSTER
 
 TO_WEB = ("--from=10.244.0.1", "--to=10.96.0.80:80/tcp")

@@ -68,7 +68,10 @@ def test_an_entry_is_read_in_every_form(line: str, expected: Flow) -> None:
     assert read_flow(line) == expected
 
 
-@pytest.mark.parametrize("line", [ICMP, "hello", "", TCP.replace("10.244.2.9", "10.244.2.999"), TCP[:90]])
+@pytest.mark.parametrize(
+    "line",
+    [ICMP, "hello", "", TCP.replace("10.244.2.9", "10.244.2.999"), TCP[:90], TCP.replace("10.244.2.9", "fe80::1%eth0")],
+)
 def test_what_is_no_entry_of_ours_is_none(line: str) -> None:
     assert read_flow(line) is None
 
