@@ -5,9 +5,9 @@ counts in its place, while all others stay in force. So is a name that is none o
 otherwise look like a relay that does not obey. A Service may carry these annotations while the kernel serves it; that
 is no mistake, since they wait for the day on which somebody changes the mode.
 
-What is accepted stands in one table, which README.md's is compared with. Readings are stricter than those of flags
-(no ``1_000``, no ``1e3``, no ``T`` for true): annotations are read by other programs and people too. The bounds keep
-out what nobody means; the longest times are those of a forgotten unit.
+What is accepted stands in one table, which the one of backend/userspace/README.md is compared with. Readings are
+stricter than those of flags (no ``1_000``, no ``1e3``, no ``T`` for true): annotations are read by other programs and
+people too. The bounds keep out what nobody means; the longest times are those of a forgotten unit.
 
 Durations are Go's, as flags have them (spec: runtime.md 1); names and meanings are ours, for kube-proxy has nothing of
 the kind. Rejected: one annotation with JSON in it, which tools cannot set field by field, and in which one slip would

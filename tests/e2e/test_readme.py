@@ -1,4 +1,4 @@
-"""The README's answers about a dump are what the program prints, at a terminal of its width."""
+"""kproxy/explain/README.md: its answers about a dump are what the program prints, at a terminal of its width."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ WIDTH = "110"
 
 def answers() -> list[tuple[str, str]]:
     """(command, what it prints) of the section that asks a dump."""
-    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    section = text[text.index("### Ask a dump") : text.index("### Watch packets")]
+    text = (CHECKOUT / "kproxy" / "explain" / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("## Ask a dump") : text.index("## Watch packets")]
     block = re.findall(r"```console\n(.*?)```", section, re.DOTALL)[0]
     parts = re.split(r"^\$ (.*)\n", block, flags=re.MULTILINE)[1:]
     return list(zip(parts[::2], parts[1::2], strict=True))

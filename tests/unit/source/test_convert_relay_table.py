@@ -1,4 +1,4 @@
-"""The table of annotations: complete, sayable, and the one that README shows."""
+"""The table of annotations: complete, sayable, and the one that the README of userspace mode shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kproxy.model.relay import Relay
 from kproxy.plan.relay import default_relay
 from kproxy.source.convert_relay import ANNOTATIONS
 
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "kproxy" / "backend" / "userspace" / "README.md"
 
 
 def test_whatever_a_relay_can_be_told_a_service_can_ask_for() -> None:
@@ -40,7 +40,7 @@ def test_every_default_can_be_asked_for(name: str) -> None:
 
 
 def rows() -> list[list[str]]:
-    """README.md's table of annotations, cell by cell."""
+    """The README's table of annotations, cell by cell."""
     found = re.findall(r"^\| `(kproxy\.io/[^`]+)` \| (.+) \|$", README.read_text(), re.MULTILINE)
     return [[name, *rest.split(" | ")] for name, rest in found]
 
