@@ -230,7 +230,8 @@ def _ask(command: Command, surveys: Sequence[Survey], facts: HostFacts, objects:
     if command.words[0] == _LIVE:
         from kproxy.explain.read import live
 
-        facts = replace(facts, remembered=live.remembered(question.source) if question.source else frozenset())
+        if question.source:
+            facts = replace(facts, remembered=live.remembered(question.source, [each.dump for each in surveys]))
         if not command.conntrack:
             flows = live.flows(question, facts.addresses)
     return answer(surveys, question, facts, flows, objects)

@@ -59,7 +59,7 @@ class Inquiry(Struct, frozen=True):
     def ways(self) -> tuple[tuple[Way, ...], ServicePort | None, Frontend | None]:
         """Raises InvalidConfig for rules that no kernel can hold."""
         flow = tracked.tracked(self.flow) if self.flow else None
-        host = t.Host(addresses=self.addresses, remembered=self.facts.remembered, flow=flow)
+        host = t.Host(addresses=self.addresses, remembered=self.facts.remembered or frozenset(), flow=flow)
         try:
             walk = t.walk(self.tables, self.packet, host, self.policies)
         except t.BrokenTables as broken:
@@ -93,12 +93,10 @@ class Inquiry(Struct, frozen=True):
         given = []
         if "filter" not in self.survey.dump.tables:
             given.append("the filter table, which is not in this dump, lets it pass")
-        if service is not None and service.affinity_seconds and self.flow is None:
-            lists = {each.chain for each in service.endpoints}
-            if not lists & self.facts.remembered:
-                given.append(
-                    f"the client did not use {service.name} in the last {service.affinity_seconds} s (session affinity)"
-                )
+        if self.facts.remembered is None and service is not None and service.affinity_seconds and self.flow is None:
+            given.append(
+                f"the client did not use {service.name} in the last {service.affinity_seconds} s (session affinity)"
+            )
         if left_out:
             given.append(f"none of {left_out} more ways, which were too many to follow, is the packet's")
         return tuple(given)

@@ -12,4 +12,4 @@ class HostFacts(Struct, frozen=True):
     route_localnet: frozenset[str] | None = None  # interfaces (and "all") where it is 1
     recent_clients: int | None = None  # how many each xt_recent list holds (ip_list_tot)
     be_liberal: bool | None = None  # net.netfilter.nf_conntrack_tcp_be_liberal
-    remembered: frozenset[str] = frozenset()  # xt_recent lists that hold the question's source
+    remembered: frozenset[str] | None = None  # xt_recent lists that hold the question's source

@@ -163,30 +163,41 @@ def _route_localnet(sysctl: Sysctl) -> frozenset[str] | None:
     return frozenset(name for name in interfaces if sysctl.read(f"net/ipv4/conf/{name}/route_localnet") == 1)
 
 
-def remembered(source: str, dumps: Sequence[Dump] = ()) -> frozenset[str]:
-    """The xt_recent lists of endpoints that hold a client, by their names; none where they cannot be read.
+def remembered(source: str, dumps: Sequence[Dump] = ()) -> frozenset[str] | None:
+    """The xt_recent lists of endpoints that hold a client, by their names; None where they cannot be read.
 
     A list keeps who was silent for too long until its rule is met again; those are left out by the times that rules of
     ``dumps`` give, where this host says how it counts time.
     """
-    # The kernel writes IPv6 addresses in full (net/netfilter/xt_recent.c, recent_seq_show).
-    entry = re.compile(rb"^src=%s .*last_seen: ([0-9]+)" % ip_address(source).exploded.encode(), re.MULTILINE)
+    seen = _last_seen(source)
+    if not seen:
+        return None if seen is None else frozenset()
     limits = _limits(dumps)
     ticks = _read_ticks(time.monotonic()) if limits else None
-    found = set()
+    if ticks is None:
+        return frozenset(seen)
+    return frozenset(name for name, then in seen.items() if name not in limits or ticks.since(then) <= limits[name])
+
+
+def _last_seen(source: str) -> dict[str, int] | None:
+    """List → when it last saw the client, in ticks; none without the module, which no rule asks then."""
+    # The kernel writes IPv6 addresses in full (net/netfilter/xt_recent.c, recent_seq_show).
+    entry = re.compile(rb"^src=%s .*last_seen: ([0-9]+)" % ip_address(source).exploded.encode(), re.MULTILINE)
+    found = {}
     try:
-        lists = [path for path in _RECENT.iterdir() if path.name.startswith("KUBE-SEP-")]
-    except OSError:
-        return frozenset()
-    for path in lists:
-        try:
-            seen = entry.search(path.read_bytes())
-        except OSError:  # gone with its rule, or not ours to read
-            continue
-        limit = limits.get(path.name)
-        if seen and (ticks is None or limit is None or ticks.since(int(seen[1])) <= limit):
-            found.add(path.name)
-    return frozenset(found)
+        for path in _RECENT.iterdir() if _RECENT.exists() else ():
+            if path.name.startswith("KUBE-SEP-") and (seen := entry.search(_entries(path))):
+                found[path.name] = int(seen[1])
+    except OSError:  # root's alone
+        return None
+    return found
+
+
+def _entries(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:  # gone with its rule
+        return b""
 
 
 def _limits(dumps: Sequence[Dump]) -> dict[str, int]:

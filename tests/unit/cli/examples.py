@@ -1,4 +1,6 @@
-"""A cluster of one Service with two endpoints."""
+"""A cluster of one Service with two endpoints, and a packet to it."""
+
+TO_WEB = ("--from=10.244.0.1", "--to=10.96.0.80:80/tcp")  # words that ask about a packet to it
 
 CLUSTER = """\
 apiVersion: v1

@@ -182,6 +182,11 @@ def test_without_the_module_nobody_is_remembered(recent: Path, monkeypatch: pyte
     assert live.remembered("192.0.2.7") == frozenset()
 
 
+def test_lists_that_cannot_be_read_leave_it_open(recent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_RECENT", recent.parent / "timer_list")
+    assert live.remembered("192.0.2.7") is None
+
+
 def test_a_host_that_tracks_nothing_has_no_flows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "_COUNT", tmp_path / "none")
     assert live.flows(Question("", 0, "10.96.0.1", 80, Protocol.TCP, "")) == ()
