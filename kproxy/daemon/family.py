@@ -134,6 +134,8 @@ class Family(Generic[R]):
         self.synced.set()
         await asyncio.sleep(0)  # whoever watches for flushes begins before anybody is told that we are ready
         self._succeed(plan, led, report, began)
+        if report.full and report.transactions:  # rules were missing, and datagrams went past them
+            self._suspects = suspects(led, None, self._suspects)
         if report.orphans:
             self._suspects = suspects(led, led, {*self._suspects, *report.orphans})
         await self._open_ports(plan)

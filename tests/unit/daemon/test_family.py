@@ -106,6 +106,18 @@ async def test_flows_to_an_endpoint_that_left_are_forgotten_after_success_alone(
     assert world.conntrack.count() == 0
 
 
+async def test_flows_that_went_past_missing_rules_are_forgotten_with_the_repair() -> None:
+    world = World()
+    await world.family.sync(full=True)
+    world.conntrack.flows.add(flow("10.1.0.1"))
+    await world.family.sync(full=True)
+    world.door.flush()
+    unrewritten = replace(flow("172.30.0.41"), source_port=4001, reply_port=53)
+    world.conntrack.flows.add(unrewritten)
+    await world.family.sync(full=True)
+    assert world.conntrack.flows == {flow("10.1.0.1")}
+
+
 async def test_flows_that_cannot_be_cleaned_are_tried_after_the_next_round(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(flow("10.1.0.9"))
 

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from kproxy.config import Config
-from kproxy.model.enums import IPFamily, Protocol
+from kproxy.model.enums import IPFamily, Protocol, TrafficPolicy
 from kproxy.model.flow import Destination, Flow
 from kproxy.model.service import Service
 from kproxy.plan.build import build_plan
@@ -84,6 +84,22 @@ def test_afterwards_only_where_somebody_ceased_to_serve_or_began(
     plan = backed(*after)
     serving = frozenset((f"10.180.0.{text[0]}", 5353) for text in after if "N" not in text)
     assert suspects(plan, backed(*before)) == (dict.fromkeys(ALL, serving) if suspected else {})
+
+
+@pytest.mark.parametrize(
+    ("svc", "before", "after"),
+    [
+        (DNS, ["1 NS"], ["1"]),  # it served before, and was not ready: refused
+        (replace(DNS, internal_policy=TrafficPolicy.LOCAL), ["2 @n2"], ["1 @n1", "2 @n2"]),
+        (replace(DNS, external_policy=TrafficPolicy.LOCAL), ["2 @n2"], ["1 @n1", "2 @n2"]),
+    ],
+)
+def test_a_frontend_that_was_silent_and_answers_is_suspected_whoever_served_before(
+    svc: Service, before: list[str], after: list[str]
+) -> None:
+    serving = frozenset((f"10.180.0.{text[0]}", 5353) for text in after)
+    assert suspects(backed(*after, svc=svc), backed(*before, svc=svc))[CLUSTER_IP] == serving
+    assert suspects(backed(*before, svc=svc), backed(*before, svc=svc)) == {}
 
 
 def test_a_deleted_service_leaves_flows_that_nobody_may_answer() -> None:
