@@ -31,6 +31,7 @@ from kproxy.errors import KproxyError
 from kproxy.kernel.address import Addresses
 from kproxy.kernel.monitor import FlushMonitor
 from kproxy.kernel.sysctl import Sysctl
+from kproxy.kernel.timeouts import Timeouts
 from kproxy.settings.resolve import Remark
 from kproxy.source.client import Client
 
@@ -86,7 +87,7 @@ async def _until_signalled(config: Config, *, init_only: bool, file: ConfigFile 
 
 async def _init(config: Config) -> None:
     """--init-only: what needs full root, so that the daemon itself needs CAP_NET_ADMIN alone."""
-    prepare(config, Sysctl())
+    prepare(config, Sysctl(), Timeouts())
 
 
 async def _serve(config: Config, front: Front, file: ConfigFile | None) -> None:
@@ -100,7 +101,7 @@ async def _serve(config: Config, front: Front, file: ConfigFile | None) -> None:
 async def _work(config: Config, front: Front) -> None:
     become_unlikely_victim(config.oom_score_adj)
     allow_many_files()
-    front.facts["Kernel settings"] = prepare(config, Sysctl())
+    front.facts["Kernel settings"] = prepare(config, Sysctl(), Timeouts())
     verdict = await choose_variant(config)
     front.facts["Iptables variant"] = f"{verdict.variant.value}, {verdict.why}"
     found = await find_families(config, verdict.variant)

@@ -2,8 +2,9 @@
 
 Everything here is best effort. In a container some of /proc/sys belongs to the host and cannot be written; kube-proxy
 dies of that, and so does every cluster in containers that was not told to leave conntrack alone (kubernetes/
-kubernetes#90083, kind). One log line, and one of ``/statusz``, says what became of all wishes. route_localnet is set
-only where node ports answer on 127.0.0.1, because it lets the network reach loopback unless rules forbid it.
+kubernetes#90083, kind). One log line, and one of ``/statusz``, says what became of all wishes, and which were fulfilled
+by netlink. route_localnet is set only where node ports answer on 127.0.0.1, because it lets the network reach loopback
+unless rules forbid it.
 
 Source: spec: runtime.md 6, iptables.md 15.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 from kproxy.config import Config
 from kproxy.daemon.localhost import warn_of_route_localnet
 from kproxy.daemon.log import Log
-from kproxy.kernel.doors import SysctlDoor, SysctlOutcome
+from kproxy.kernel.doors import SysctlDoor, SysctlOutcome, TimeoutDoor
 from kproxy.kernel.sysctl import ROUTE_LOCALNET, tune_conntrack
 from kproxy.model.enums import IPFamily
 from kproxy.plan.node_ports import node_ports
@@ -26,9 +27,9 @@ _log = Log(__name__)
 _FILES = 65536  # more than any node needs; some programs that we start would walk through a limit of a billion
 
 
-def prepare(config: Config, sysctl: SysctlDoor) -> str:
+def prepare(config: Config, sysctl: SysctlDoor, timeouts: TimeoutDoor) -> str:
     """Make the wishes, and say what became of them; the result says it for ``/statusz``."""
-    outcomes = list(tune_conntrack(sysctl, config, os.cpu_count() or 1))
+    outcomes = list(tune_conntrack(sysctl, timeouts, config, os.cpu_count() or 1))
     if node_ports(config, None, IPFamily.IPV4, ()).localhost:
         outcomes.append(sysctl.set_to(ROUTE_LOCALNET, 1))
     warn_of_route_localnet(config, sysctl)
@@ -44,7 +45,10 @@ def _say(outcome: SysctlOutcome) -> str:
     if outcome.why:
         now = "unknown" if outcome.after is None else outcome.after
         return f"stays {now}, wanted {outcome.wanted}: {outcome.why}"
-    return f"{outcome.after}, was {outcome.before}" if outcome.changed else f"{outcome.after} already"
+    if not outcome.changed:
+        return f"{outcome.after} already"
+    before = "unknown" if outcome.before is None else outcome.before
+    return f"{outcome.after}, was {before}{', by netlink' if outcome.by_netlink else ''}"
 
 
 def become_unlikely_victim(adjustment: int, path: Path = Path("/proc/self/oom_score_adj")) -> None:

@@ -1,8 +1,8 @@
 """The doors to the machine: what the rest of the program may ask of the kernel, and the values that pass through.
 
 Backends and the daemon depend on these protocols only. Behind each stands a real door (iptables.py, conntrack.py,
-accounting.py, nfacct.py, sysctl.py, address.py, monitor.py) and a twin over memory (fake.py) that refuses what the
-kernel refuses.
+accounting.py, nfacct.py, sysctl.py, timeouts.py, address.py, monitor.py) and a twin over memory (fake.py) that refuses
+what the kernel refuses.
 Rejected: letting callers depend on the concrete classes and patching those in tests; a patched method agrees to
 everything, and that is how a jump to a missing chain reaches a node.
 """
@@ -99,6 +99,9 @@ class SysctlOutcome(Struct, frozen=True):
     wanted: int
     after: int | None
     why: str = ""
+    # The file is not there or must not be written, which says nothing of the number: another way may be open.
+    refused: bool = False
+    by_netlink: bool = False
 
     @property
     def changed(self) -> bool:
@@ -242,6 +245,14 @@ class SysctlDoor(Protocol):
 
     def raise_to(self, name: str, value: int) -> SysctlOutcome:
         """Write the number unless there is as large a one already; never raises."""
+        ...
+
+
+class TimeoutDoor(Protocol):
+    """Conntrack's default timeouts, named as their sysctls."""
+
+    def set_to(self, name: str, seconds: int) -> None:
+        """The sysctl shows it then. Raises KernelError."""
         ...
 
 

@@ -269,9 +269,9 @@ class FakeSysctl:
         if before == value:
             return SysctlOutcome(name, before, value, before)
         if before is None:
-            return SysctlOutcome(name, None, value, None, "this kernel has no such setting here")
+            return SysctlOutcome(name, None, value, None, "this kernel has no such setting here", refused=True)
         if name in self._read_only:
-            return SysctlOutcome(name, before, value, before, "/proc/sys is read-only")
+            return SysctlOutcome(name, before, value, before, "/proc/sys is read-only", refused=True)
         self.values[name] = value
         return SysctlOutcome(name, before, value, value)
 
@@ -280,6 +280,19 @@ class FakeSysctl:
         if before is not None and before >= value:
             return SysctlOutcome(name, before, value, before)
         return self.set_to(name, value)
+
+
+class FakeTimeouts:
+    """Sets what ``sysctl`` shows, read-only or not, as the kernel does; or refuses."""
+
+    def __init__(self, sysctl: FakeSysctl, refusal: Exception | None = None) -> None:
+        self._sysctl, self._refusal = sysctl, refusal
+
+    def set_to(self, name: str, seconds: int) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+        if name in self._sysctl.values:
+            self._sysctl.values[name] = seconds
 
 
 class FakeAddresses:

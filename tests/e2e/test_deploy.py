@@ -33,6 +33,7 @@ Json = dict[str, Any]
 _TOKEN = "the-pods-token"
 _SERVICE_IP = "10.96.0.1"
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_KUBE_PROXYS = ["86400\n", "3600\n"]
 _POD = """
 set -eu
 files=$1 capabilities=$2
@@ -137,6 +138,12 @@ def _granted(documents: list[Json]) -> set[tuple[str, str, str]]:
     }
 
 
+def _timeouts() -> list[str]:
+    """Of connections, in this network namespace."""
+    names = ("established", "close_wait")
+    return [Path(f"/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_{name}").read_text("ascii") for name in names]
+
+
 def _asked(requests: list[RecordedRequest]) -> Iterator[tuple[str, str, str]]:
     for each in requests:
         target = routes.target(each.path)  # fails for anything that is no resource
@@ -157,6 +164,7 @@ async def test_it_asks_for_what_its_role_grants_and_for_all_of_it(api: ApiServer
         assert "-d 10.96.1.1/32" in saved("legacy")
         await eventually(lambda: any(each.method == "POST" for each in api.requests), daemon)
         assert daemon.said("the Service kubernetes, which kproxy itself provides") == 1
+        assert _timeouts() == _KUBE_PROXYS
         assert await daemon.end() == 0
     await _tell_twice(api, tmp_path)
     assert set(_asked(list(api.requests))) == _granted(documents)
@@ -177,6 +185,7 @@ async def _tell_twice(api: ApiServer, tmp_path: Path) -> None:
 
 async def test_where_kubeadm_left_its_settings_they_count_unchanged(api: ApiServer, tmp_path: Path) -> None:
     """And the server's address that is in them, beside a ConfigMap of ours that nobody edited."""
+    act("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=0")  # a network namespace begins with the machine's
     documents = manifests.applied()
     left = (ROOT / "unit" / "settings" / "data" / "kubeadm.yaml").read_text(encoding="utf-8")
     present = {
@@ -188,5 +197,7 @@ async def test_where_kubeadm_left_its_settings_they_count_unchanged(api: ApiServ
         assert "-d 10.96.1.1/32" in saved("nft")
         assert f"! -s {yaml.safe_load(left)['clusterCIDR']} -d 10.96.1.1/32" in saved("nft")
         assert await daemon.end() == 0
-        assert daemon.said("Some kernel settings stay as they are") == 1  # /proc/sys is read-only
+        assert _timeouts() == _KUBE_PROXYS
+        assert daemon.said("Some kernel settings stay as they are") == 1  # route_localnet: /proc/sys is read-only
+        assert daemon.said('nf_conntrack_tcp_timeout_close_wait="3600, was 60, by netlink"') == 1
         assert not daemon.said("E1") + daemon.said("Cannot")

@@ -7,18 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from kproxy.cli.condition import kernel_settings
 from kproxy.config import Config
 from kproxy.daemon.setup import allow_many_files, become_unlikely_victim, prepare
-from kproxy.kernel.fake import FakeSysctl
+from kproxy.errors import KernelError
+from kproxy.kernel.fake import FakeSysctl, FakeTimeouts
 
 ROUTE = "net/ipv4/conf/all/route_localnet"
 TIMEOUT = "net/netfilter/nf_conntrack_tcp_timeout_established"
 CLOSE_WAIT = "net/netfilter/nf_conntrack_tcp_timeout_close_wait"
 
 
+def _prepare(config: Config, sysctl: FakeSysctl, refusal: Exception | None = None) -> str:
+    return prepare(config, sysctl, FakeTimeouts(sysctl, refusal))
+
+
 def test_localhost_node_ports_need_route_localnet() -> None:
     values = {ROUTE: 0}
-    prepare(Config(conntrack_max_per_core=0), sysctl := FakeSysctl(values))
+    _prepare(Config(conntrack_max_per_core=0), sysctl := FakeSysctl(values))
     assert sysctl.read(ROUTE) == 1
 
 
@@ -31,17 +37,19 @@ def test_localhost_node_ports_need_route_localnet() -> None:
     ],
 )
 def test_without_them_it_is_left_alone(config: Config) -> None:
-    prepare(config, sysctl := FakeSysctl({ROUTE: 0}))
+    _prepare(config, sysctl := FakeSysctl({ROUTE: 0}))
     assert sysctl.read(ROUTE) == 0
 
 
 def test_one_line_says_what_became_of_every_wish(caplog: pytest.LogCaptureFixture) -> None:
     values, wishes = {TIMEOUT: 5, CLOSE_WAIT: 60, ROUTE: 1}, Config(conntrack_max_per_core=0)
     with caplog.at_level("INFO", "kproxy"):
-        said = prepare(wishes, FakeSysctl(values, read_only=[TIMEOUT]))
-        prepare(wishes, FakeSysctl(values))
+        said = _prepare(wishes, FakeSysctl(values, read_only=[TIMEOUT]), KernelError("not so; either"))
+        _prepare(wishes, FakeSysctl(values))
     refused, granted = caplog.records
     assert said.startswith("nf_conntrack_tcp_timeout_established stays 5, wanted 86400: ")
+    assert "; by netlink: not so; either; nf_conntrack_tcp_timeout_close_wait" in said
+    assert [each.split(" ")[0] for each in kernel_settings(said)[1]] == ["nf_conntrack_tcp_timeout_established"]
     assert said.endswith("; nf_conntrack_tcp_timeout_close_wait 3600, was 60; route_localnet 1 already")
     fields = refused.__dict__["fields"]
     assert (refused.levelname, granted.levelname) == ("WARNING", "INFO")
@@ -49,6 +57,20 @@ def test_one_line_says_what_became_of_every_wish(caplog: pytest.LogCaptureFixtur
     assert fields["nf_conntrack_tcp_timeout_close_wait"] == "3600, was 60"
     assert fields["route_localnet"] == "1 already"
     assert granted.__dict__["fields"]["nf_conntrack_tcp_timeout_established"] == "86400, was 5"
+
+
+def test_it_says_what_went_by_netlink_and_that_is_as_wanted(caplog: pytest.LogCaptureFixture) -> None:
+    config = Config(conntrack_max_per_core=0, conntrack_udp_timeout=40, iptables_localhost_nodeports=False)
+    with caplog.at_level("INFO", "kproxy"):
+        said = _prepare(config, FakeSysctl({TIMEOUT: 5, CLOSE_WAIT: 3600}, read_only=[TIMEOUT]))
+    assert said == (
+        "nf_conntrack_tcp_timeout_established 86400, was 5, by netlink; "
+        "nf_conntrack_tcp_timeout_close_wait 3600 already; nf_conntrack_udp_timeout 40, was unknown, by netlink"
+    )
+    every, troubles = kernel_settings(said)
+    assert (len(every), troubles) == (3, [])
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()) == ("INFO", "Kernel settings")
 
 
 def test_the_oom_score_is_best_effort(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
