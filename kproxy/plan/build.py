@@ -18,13 +18,14 @@ from types import MappingProxyType
 from msgspec import Struct
 
 from kproxy.config import Config, ProxyMode
+from kproxy.errors import InvalidObject
 from kproxy.model.cluster import Snapshot
 from kproxy.model.endpoint import EndpointSlice
 from kproxy.model.enums import IPFamily, Protocol
 from kproxy.model.keys import ObjectKey, ServicePortKey
 from kproxy.model.service import Service
 from kproxy.plan.difference import difference
-from kproxy.plan.endpoints import Candidate, decide, gather, serving
+from kproxy.plan.endpoints import Candidate, count, decide, gather, offers, serving
 from kproxy.plan.frontends import (
     NOTHING_LOST,
     Contest,
@@ -38,9 +39,11 @@ from kproxy.plan.frontends import (
 from kproxy.plan.health import health_check
 from kproxy.plan.masquerade import detector
 from kproxy.plan.node_ports import node_ports
-from kproxy.plan.plan import HealthCheck, Memory, Plan, ServicePlan
+from kproxy.plan.plan import HealthCheck, Memory, Note, Plan, ServicePlan
 from kproxy.plan.relay import mode_for, relay
 from kproxy.plan.viewpoint import Viewpoint, of_family, viewpoint
+
+_MOST_ENDPOINTS = 1 << 17  # of one Service, over its ports
 
 
 class Part(Struct, frozen=True, gc=False):
@@ -48,6 +51,7 @@ class Part(Struct, frozen=True, gc=False):
 
     plans: tuple[ServicePlan, ...] = ()
     health: HealthCheck | None = None
+    note: Note | None = None  # why there is nothing else
 
 
 class Round(Memory):
@@ -95,6 +99,7 @@ def build_plan(
     parts = _parts(before, snapshot, claims.lost, view, gone, stirred)
     plans = _plans(before, parts, [*gone, *stirred])
     checks = [part.health for part in parts.values() if part.health is not None]
+    refused = [part.note for part in parts.values() if part.note is not None]
     return Plan(
         family=family,
         services=MappingProxyType(plans),
@@ -104,7 +109,7 @@ def build_plan(
         relay_mark=config.relay_mark,
         service_cidrs=_service_cidrs(snapshot, view),
         health_checks=tuple(sorted(checks, key=lambda check: check.service)),
-        notes=claims.notes,
+        notes=claims.notes + tuple(sorted(refused, key=lambda note: note.problem.name)),
         memory=Round(snapshot, view, claims, parts, plans),
     )
 
@@ -164,6 +169,7 @@ def _reusing(old: Part, new: Part) -> Part:
         return old
     known = {each.key: each for each in old.plans}
     return Part(
+        note=new.note,
         plans=tuple([known[each.key] if known.get(each.key) == each else each for each in new.plans]),
         health=old.health if old.health == new.health else new.health,
     )
@@ -172,8 +178,12 @@ def _reusing(old: Part, new: Part) -> Part:
 def _part(service: Service, slices: tuple[EndpointSlice, ...], lost: Lost, view: Viewpoint) -> Part:
     if not cluster_ip(service, view):  # headless, ExternalName, or of the other family
         return Part()
+    offered = offers(slices, view.family)
+    number = count(service, offered)
+    if number > _MOST_ENDPOINTS:
+        return Part(note=_too_many(service, number))
     health_port = health_check_won(service, lost)
-    ports = [gather(slices, view.family, port.name, port.protocol) for port in service.ports]
+    ports = [gather(offered.get((port.name, port.protocol), ()), view) for port in service.ports]
     return Part(
         plans=tuple(
             [
@@ -183,6 +193,14 @@ def _part(service: Service, slices: tuple[EndpointSlice, ...], lost: Lost, view:
         ),
         health=health_check(service, ports, view.node) if health_port else None,
     )
+
+
+def _too_many(service: Service, number: int) -> Note:
+    """Ports and endpoints multiply: a Service and a slice of 50 kB each could make more rules than there is memory."""
+    why = f"meet slices with {number} endpoints in all, more than {_MOST_ENDPOINTS}, so none of it is served"
+    remedy = "make several Services of it, with fewer ports each"
+    problem = InvalidObject("Service", str(service.key), field="spec.ports", why=why, remedy=remedy)
+    return Note("TooManyEndpoints", problem, service.uid)
 
 
 def _service_plan(

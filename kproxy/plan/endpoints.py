@@ -19,7 +19,7 @@ Source: spec: model.md 3.3, 4 and 5; KEP-1669 (terminating), KEP-2086 (internal 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -31,6 +31,7 @@ from kproxy.plan.plan import Action, Drop, FrontendKind, Reject, Target
 from kproxy.plan.viewpoint import Viewpoint
 
 Candidate = tuple[Endpoint, int]  # an endpoint and the port on which it serves this service port
+Offers = Mapping[tuple[str, Protocol], Sequence[tuple[EndpointSlice, int]]]  # a port's name and protocol → who has it
 
 
 class Selection(Struct, frozen=True, gc=False):
@@ -49,26 +50,42 @@ class Decision(Struct, frozen=True, gc=False):
     no_local_external: bool = False
 
 
-def gather(slices: Iterable[EndpointSlice], family: IPFamily, name: str, protocol: Protocol) -> list[Candidate]:
-    """One service port's endpoints of any condition, without repetition, sorted bytewise by ``ip:port``.
+def offers(slices: Iterable[EndpointSlice], family: IPFamily) -> Offers:
+    """Which slices have which ports: found once, for Service and slices may have thousands of ports each.
 
     Slices and Services meet by the port's name and protocol, never by its number.
     """
-    found: dict[str, Candidate] = {}
-    opening, closing = ("[", "]:") if family is IPFamily.IPV6 else ("", ":")
+    found: dict[tuple[str, Protocol], list[tuple[EndpointSlice, int]]] = {}
     for each in slices:
-        if each.family is not family:
-            continue
-        for port in each.ports:
-            if port.name != name or port.protocol is not protocol:
+        if each.family is family:
+            for port in each.ports:
+                found.setdefault((port.name, port.protocol), []).append((each, port.port))
+    return found
+
+
+def count(service: Service, offered: Offers) -> int:
+    """Endpoints of all ports of a Service, those that repeat included."""
+    wanted = (offered.get((port.name, port.protocol), ()) for port in service.ports)
+    return sum(len(each.endpoints) for found in wanted for each, _ in found)
+
+
+def gather(offered: Iterable[tuple[EndpointSlice, int]], view: Viewpoint) -> list[Candidate]:
+    """One service port's endpoints of any condition, without repetition, sorted bytewise by ``ip:port``.
+
+    The relay's address is nobody's endpoint: it would be a way into other Services past their source ranges.
+    """
+    found: dict[str, Candidate] = {}
+    opening, closing = ("[", "]:") if view.family is IPFamily.IPV6 else ("", ":")
+    ours = view.relay_ip
+    for each, number in offered:
+        ending = f"{closing}{number}"
+        for endpoint in each.endpoints:
+            if endpoint.ip == ours:
                 continue
-            number = port.port
-            ending = f"{closing}{number}"
-            for endpoint in each.endpoints:
-                text = f"{opening}{endpoint.ip}{ending}"
-                rival = found.get(text)
-                if rival is None or _standing(endpoint) > _standing(rival[0]):
-                    found[text] = (endpoint, number)
+            text = f"{opening}{endpoint.ip}{ending}"
+            rival = found.get(text)
+            if rival is None or _standing(endpoint) > _standing(rival[0]):
+                found[text] = (endpoint, number)
     return [found[text] for text in sorted(found)]
 
 

@@ -34,6 +34,7 @@ class Viewpoint(Struct, frozen=True, gc=False):
     external_ips: bool = True  # spec.externalIPs are served
     mode: ProxyMode = ProxyMode.IPTABLES  # of Services that do not ask for another
     relay: Relay = default_relay(Config())  # for those that our relay carries
+    relay_ip: str = ""  # where its sockets are
 
 
 def viewpoint(config: Config, node: Node | None, family: IPFamily) -> Viewpoint:
@@ -47,6 +48,7 @@ def viewpoint(config: Config, node: Node | None, family: IPFamily) -> Viewpoint:
         external_ips=config.allow_external_ips,
         mode=config.proxy_mode,
         relay=default_relay(config),
+        relay_ip=next(iter(of_family(config.relay_address, family)), ""),
     )
 
 

@@ -3,6 +3,11 @@
 IPv4 octets and prefix lengths with leading zeros are read as decimal and printed without them, IPv4-mapped IPv6
 addresses become IPv4, and a CIDR loses its host bits (spec: model.md 2.3). A cluster brings 100,000 addresses, so the
 usual spelling is checked by ``inet_pton`` and handed back as it came: 0.3 us where ``ipaddress`` takes 2 us.
+
+Some addresses mean something else on every node, and no Service may have them (``is_reserved``): loopback, link-local
+(a cloud's metadata are at 169.254.169.254), multicast, broadcast, unspecified. The API server refuses most of them in
+endpoints and external IPs, but a load balancer's ingress may hold any, and manifests meet no API server: whoever may
+write one would have what each node says to itself or asks of its cloud. kube-proxy writes such rules.
 """
 
 from __future__ import annotations
@@ -16,6 +21,9 @@ from kproxy.model.enums import family_of
 _LONGEST = 128  # characters; nothing that names an address is longer
 _SLOPPY_IPV4 = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)\.([0-9]+)", re.ASCII)
 _SLOPPY_PREFIX = re.compile(r"[0-9]+", re.ASCII)
+_RESERVED_IPV4 = ("127.", "169.254.", *(f"{first}." for first in range(224, 240)))
+_RESERVED_IPV6 = ("fe8", "fe9", "fea", "feb", "ff")
+_RESERVED = frozenset({"0.0.0.0", "255.255.255.255", "::", "::1"})  # noqa: S104 -- refused, not bound
 
 
 def parse_ip(text: str) -> str | None:
@@ -27,6 +35,11 @@ def parse_ip(text: str) -> str | None:
     except (OSError, ValueError):
         return _parse_sloppy_ipv4(text)
     return text
+
+
+def is_reserved(ip: str) -> bool:
+    """Whether a canonical address is one that no Service may claim or lead to."""
+    return ip in _RESERVED or ip.startswith(_RESERVED_IPV6 if ":" in ip else _RESERVED_IPV4)
 
 
 def parse_cidr(text: str) -> str | None:

@@ -14,17 +14,12 @@ from kproxy.model.endpoint import Endpoint, Endpoints, EndpointSlice, SlicePort
 from kproxy.model.enums import IPFamily, family_of
 from kproxy.model.keys import ObjectKey
 from kproxy.source import wire
-from kproxy.source.address import parse_ip
+from kproxy.source.address import is_reserved, parse_ip
 from kproxy.source.review import Review, Unusable, is_label, port_name, port_number, protocol, show
 
 _FAMILIES = {family.value: family for family in IPFamily}
 _SHARED = 4096  # distinct sets of hints; the names in them are foreign, so the memory of them is bounded
 _ALWAYS = wire.Conditions()
-# What the API server refuses in an endpoint (loopback, link-local, unspecified). A slice must not be a way to reach
-# what listens on a node's loopback, so it is refused here too, whoever wrote the object.
-_NEVER_IPV4 = ("127.", "169.254.", "224.0.0.")
-_NEVER_IPV6 = ("fe8", "fe9", "fea", "feb", "ff02:")
-_NEVER = frozenset({"0.0.0.0", "::", "::1"})  # noqa: S104 -- refused, not bound
 
 
 class EndpointsConverter:
@@ -162,7 +157,7 @@ def _endpoint_ip(text: str, field: str, review: Review) -> str | None:
     ip = parse_ip(text)
     if ip is None:
         review.note(field, f"is {show(text)}, no IP address, and is left out", "write an IP address")
-    elif ip in _NEVER or ip.startswith(_NEVER_IPV6 if ":" in ip else _NEVER_IPV4):
+    elif is_reserved(ip):
         review.note(field, f"is {ip}, an address that only a node itself can reach", "give an address of the pod")
         return None
     return ip

@@ -10,12 +10,13 @@ from kproxy.model.enums import IPFamily, Protocol, ServiceType, TrafficPolicy, f
 from kproxy.model.keys import ObjectKey
 from kproxy.model.service import Service, ServicePort
 from kproxy.source import wire
-from kproxy.source.address import parse_cidr, parse_ip
+from kproxy.source.address import is_reserved, parse_cidr, parse_ip
 from kproxy.source.convert_relay import convert_wish, note_unrelayed
 from kproxy.source.review import Review, Unusable, optional_port, port_name, port_number, protocol, show, show_number
 
 _DEFAULT_AFFINITY_SECONDS = 10800  # what the API server fills in
 _LONGEST_AFFINITY_SECONDS = 86400
+_MOST_ADDRESSES = 1 << 16  # addresses and ports of one Service, each of which is a rule or more
 _TYPES = {None: ServiceType.CLUSTER_IP, "": ServiceType.CLUSTER_IP} | {each.value: each for each in ServiceType}
 _POLICIES = {None: TrafficPolicy.CLUSTER, "": TrafficPolicy.CLUSTER} | {each.value: each for each in TrafficPolicy}
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
@@ -29,6 +30,9 @@ def convert_service(key: ObjectKey, metadata: wire.ServiceMetadata, given: wire.
     external_ips = _addresses(spec.external_ips or [], "spec.externalIPs", review)
     _note_strangers(external_ips, cluster_ips, review)
     ports = _ports(spec.ports or [])
+    vips = _vips(given.status, review)
+    source_ranges = _source_ranges(spec.load_balancer_source_ranges or [], review)
+    _check_size(len(ports), len(cluster_ips) + len(external_ips) + len(vips) * (1 + len(source_ranges)))
     wish = convert_wish(metadata.annotations, review)
     if cluster_ips:
         note_unrelayed(wish, ports, review)
@@ -38,8 +42,8 @@ def convert_service(key: ObjectKey, metadata: wire.ServiceMetadata, given: wire.
         cluster_ips=cluster_ips,
         ports=ports,
         external_ips=external_ips,
-        load_balancer_vips=_vips(given.status, review),
-        source_ranges=_source_ranges(spec.load_balancer_source_ranges or [], review),
+        load_balancer_vips=vips,
+        source_ranges=source_ranges,
         internal_policy=_policy(spec.internal_traffic_policy, "spec.internalTrafficPolicy"),
         external_policy=_policy(spec.external_traffic_policy, "spec.externalTrafficPolicy"),
         affinity_seconds=_affinity_seconds(spec),
@@ -48,6 +52,16 @@ def convert_service(key: ObjectKey, metadata: wire.ServiceMetadata, given: wire.
         created=created if _RFC3339.fullmatch(created) else "",
         uid=metadata.uid or "",
     )
+
+
+def _check_size(ports: int, addresses: int) -> None:
+    """Ports and addresses multiply: 50 kB of an object could make a million rules, 500 kB fill a node's memory.
+
+    ``addresses``: those at which each port is served; for each VIP there is also what may send to it.
+    """
+    if ports * addresses > _MOST_ADDRESSES:
+        why = f"are {ports}, each at {addresses} addresses and source ranges: more than {_MOST_ADDRESSES} in all"
+        raise Unusable("spec.ports", why, "make several Services of it, with fewer ports or addresses each")
 
 
 def _service_type(value: str | None) -> ServiceType:
@@ -123,10 +137,15 @@ def _addresses(texts: list[str], field: str, review: Review) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for index, text in enumerate(texts):
         ip = parse_ip(text)
-        if ip is not None:
+        if ip is None:
+            if text:
+                why = f"is {show(text)}, no IP address, and is left out"
+                review.note(f"{field}[{index}]", why, "write an IP address")
+        elif is_reserved(ip):
+            why = f"is {ip}, which means something else on every node, and is left out"
+            review.note(f"{field}[{index}]", why, "give an address that can be routed to")
+        else:
             found[ip] = None
-        elif text:
-            review.note(f"{field}[{index}]", f"is {show(text)}, no IP address, and is left out", "write an IP address")
     return tuple(found)
 
 

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from kproxy.config import Config, ProxyMode
 from kproxy.model.change import Put, Removed
+from kproxy.model.endpoint import SlicePort
 from kproxy.model.enums import IPFamily, Kind, Protocol, ServiceType, TrafficPolicy
 from kproxy.model.keys import ServicePortKey
 from kproxy.plan import masquerade
@@ -126,6 +127,23 @@ def test_whoever_lost_every_frontend_serves_nobody() -> None:
     thief = service("x", "172.30.0.41", ports=[port(80)])
     each = plan_of(WEB, thief, slice_of("x", "10.0.0.1")).services[ServicePortKey("default", "x", "", Protocol.TCP)]
     assert (each.frontends, each.cluster, each.local) == ((), (), ())
+
+
+def test_ports_and_endpoints_that_multiply_beyond_measure_are_refused_and_nobody_else() -> None:
+    ports = [SlicePort(f"p{number}", Protocol.TCP, number) for number in range(1, 601)]
+    crowd = slice_of("big", *(f"10.1.{at // 250}.{at % 250}" for at in range(250)), ports=ports)
+    big = service("big", "172.30.0.9", ports=[port(each.port, each.name) for each in ports], uid="u2")
+    plan = plan_of(big, crowd, WEB, WEB_SLICE)
+    assert [*plan.services] == [WEB_KEY]
+    (note,) = plan.notes
+    assert (note.reason, note.uid, note.problem.field) == ("TooManyEndpoints", "u2", "spec.ports")
+    assert "150000 endpoints" in note.problem.why
+
+
+def test_the_relays_address_is_no_endpoint_in_either_family() -> None:
+    thief = slice_of("web", "fd6b:7072:6f78:79::1", "fd00:10::7", port_name="http")
+    plan = plan_of(service("web", "fd00::41", ports=[port(80, "http")]), thief, family=IPFamily.IPV6)
+    assert [target.ip for target in plan.services[WEB_KEY].cluster] == ["fd00:10::7"]
 
 
 # --- rounds ---------------------------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ from itertools import permutations
 import pytest
 from msgspec.structs import replace
 
-from kproxy.model.endpoint import SlicePort
+from kproxy.model.endpoint import EndpointSlice, SlicePort
 from kproxy.model.enums import IPFamily, Protocol, ServiceType, TrafficPolicy
 from kproxy.plan import masquerade
-from kproxy.plan.endpoints import Candidate, decide, external_policy_local, gather, select, serving
+from kproxy.plan.endpoints import Candidate, count, decide, external_policy_local, gather, offers, select, serving
 from kproxy.plan.plan import Drop, Forward, FrontendKind, Reject, Target
 from kproxy.plan.viewpoint import Viewpoint
-from tests.builders import endpoint, service, slice_of
+from tests.builders import endpoint, port, service, slice_of
 
 LOCAL, CLUSTER = TrafficPolicy.LOCAL, TrafficPolicy.CLUSTER
 INSIDE = (FrontendKind.CLUSTER_IP,)
@@ -33,9 +33,9 @@ def numbers(targets: tuple[Target, ...]) -> str:
 # --- gather ---------------------------------------------------------------------------------------------------
 
 
-def gathered(*slices: object, family: IPFamily = IPFamily.IPV4, name: str = "") -> list[str]:
-    found = gather(slices, family, name, Protocol.TCP)  # type: ignore[arg-type]
-    return [str(Target(each.ip, port, local=False)) for each, port in found]
+def gathered(*slices: EndpointSlice, view: Viewpoint = VIEW, name: str = "") -> list[str]:
+    found = gather(offers(slices, view.family).get((name, Protocol.TCP), ()), view)
+    return [str(Target(each.ip, number, local=False)) for each, number in found]
 
 
 def test_endpoints_are_sorted_bytewise() -> None:
@@ -55,7 +55,7 @@ def test_slices_of_a_service_are_merged() -> None:
 
 def test_the_other_family_is_left_out() -> None:
     slices = slice_of("web", "10.0.0.1"), slice_of("web", "fd00::1")
-    assert gathered(*slices, family=IPFamily.IPV6) == ["[fd00::1]:8080"]
+    assert gathered(*slices, view=replace(VIEW, family=IPFamily.IPV6)) == ["[fd00::1]:8080"]
 
 
 def test_ports_meet_by_name_and_protocol() -> None:
@@ -85,7 +85,24 @@ def test_ports_meet_by_name_and_protocol() -> None:
 def test_of_two_with_one_address_the_better_stays(better: str, worse: str) -> None:
     slices = slice_of("web", f"10.0.0.1 {better}"), slice_of("web", f"10.0.0.1 {worse}", suffix="2")
     for order in permutations(slices):
-        assert gather(order, IPFamily.IPV4, "", Protocol.TCP) == [(endpoint(f"10.0.0.1 {better}"), 8080)]
+        offered = offers(order, IPFamily.IPV4)["", Protocol.TCP]
+        assert gather(offered, VIEW) == [(endpoint(f"10.0.0.1 {better}"), 8080)]
+
+
+def test_the_relays_own_address_is_no_endpoint() -> None:
+    view = replace(VIEW, relay_ip="10.0.0.2")
+    assert gathered(slice_of("web", "10.0.0.1", "10.0.0.2"), view=view) == ["10.0.0.1:8080"]
+
+
+def test_endpoints_are_counted_for_each_port_that_has_them() -> None:
+    offered = offers(
+        [slice_of("web", "10.0.0.1", "10.0.0.2", ports=_two("a", "b")), slice_of("web", "fd00::1")], VIEW.family
+    )
+    assert count(service(ports=[port(1, "a"), port(2, "b"), port(3, "c")]), offered) == 4
+
+
+def _two(*names: str) -> list[SlicePort]:
+    return [SlicePort(name, Protocol.TCP, 80) for name in names]
 
 
 # --- select ---------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ def test_holds_what_config_and_node_say() -> None:
         detected=True,
         masquerade_all=True,
         external_ips=False,
+        relay_ip="169.254.73.80",
     )
 
 
@@ -28,7 +29,9 @@ def test_takes_the_name_of_the_node_where_none_is_configured() -> None:
 
 
 def test_knows_nothing_without_node_and_name() -> None:
-    assert viewpoint(Config(), None, IPFamily.IPV6) == Viewpoint(family=IPFamily.IPV6, ip="::1")
+    assert viewpoint(Config(), None, IPFamily.IPV6) == Viewpoint(
+        family=IPFamily.IPV6, ip="::1", relay_ip="fd6b:7072:6f78:79::1"
+    )
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_nothing_is_an_empty_slice(given: dict[str, Any]) -> None:
     assert usable(**given) == EndpointSlice(ObjectKey("default", "web-abc"), WEB, IPFamily.IPV4)
 
 
-@pytest.mark.parametrize("text", ["garbage", "fd00::1", "127.0.0.1", "169.254.1.1", "0.0.0.0", "224.0.0.1", "127.1"])
+@pytest.mark.parametrize("text", ["garbage", "fd00::1", "127.0.0.1", "169.254.1.1", "0.0.0.0", "239.1.1.1", "127.1"])
 def test_an_address_that_no_pod_can_have_is_left_out_and_noted(text: str) -> None:
     outcome = convert(endpoints=[{"addresses": [text]}, {"addresses": ["10.0.0.1"]}])
     assert isinstance(outcome, Usable)

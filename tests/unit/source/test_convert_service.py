@@ -153,6 +153,43 @@ def test_garbage_among_external_ips_is_dropped_and_noted() -> None:
     assert [note.field for note in outcome.warnings] == ["spec.externalIPs[2]"]
 
 
+@pytest.mark.parametrize(
+    "ip",
+    ["127.0.0.1", "127.8.8.8", "169.254.169.254", "0.0.0.0", "224.0.0.5", "239.255.255.250", "255.255.255.255",
+     "::", "::1", "::ffff:127.0.0.1", "fe80::1", "febf::1", "ff02::1", "ff0e::1"],
+)  # fmt: skip
+def test_what_every_node_says_to_itself_is_nobodys_address(ip: str) -> None:
+    spec = {"clusterIP": "10.96.0.1", "externalIPs": [ip, "203.0.113.1"]}
+    outcome = convert(spec, {"loadBalancer": {"ingress": [{"ip": ip}, {"ip": "203.0.113.2"}]}})
+    assert isinstance(outcome, Usable)
+    assert isinstance(outcome.object, Service)
+    assert outcome.object.external_ips == ("203.0.113.1",)
+    assert outcome.object.load_balancer_vips == ("203.0.113.2",)
+    assert [note.field for note in outcome.warnings] == ["spec.externalIPs[0]", "status.loadBalancer.ingress[0]"]
+
+
+def crowd(ports: int, external_ips: int, ranges: int = 0) -> dict[str, Any]:
+    return {
+        "clusterIP": "10.96.0.1",
+        "externalIPs": [f"10.1.{each >> 8}.{each & 255}" for each in range(external_ips)],
+        "loadBalancerSourceRanges": [f"10.{each >> 8}.{each & 255}.0/24" for each in range(ranges)],
+        "ports": [{"name": f"p{each}", "port": each + 1} for each in range(ports)],
+    }
+
+
+def test_ports_and_addresses_that_multiply_beyond_measure_are_refused() -> None:
+    assert len(usable(crowd(ports=256, external_ips=255)).ports) == 256
+    outcome = convert(crowd(ports=256, external_ips=256))
+    assert isinstance(outcome, Rejection)
+    assert "256, each at 257 addresses" in outcome.problem.why
+
+
+def test_each_vip_counts_its_source_ranges() -> None:
+    vips = {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}, {"ip": "203.0.113.2"}]}}
+    assert usable(crowd(ports=4, external_ips=0, ranges=9000))
+    assert isinstance(convert(crowd(ports=4, external_ips=0, ranges=9000), vips), Rejection)
+
+
 def test_only_ingress_ips_in_vip_mode_are_vips() -> None:
     ingress = [
         {"ip": "198.51.100.1"},
