@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
@@ -32,6 +33,7 @@ _BACKLOG = 128
 _CONNECTIONS = 64  # at once, for each server; a kubelet, a load balancer and a collector need a handful
 _GOODBYE = 1.0  # seconds that an answer has which is being given when we end
 _FORWARDED = ("Forwarded", "X-Forwarded-For")  # headers by which proxies say for whom they ask
+_PORT = re.compile(r":[0-9]*$", re.ASCII)
 _LARGEST = 4096  # bytes of a question's body; the only one that is read is a number
 
 
@@ -42,7 +44,7 @@ class Question(Struct, frozen=True):
     accept: str = ""  # the Accept header
     method: str = "GET"
     body: bytes = b""  # of PUT alone
-    client: str = ""  # who asks, an address; empty where a proxy asks for somebody else
+    client: str = ""  # who asks, an address; empty where somebody else may stand behind that
 
     @property
     def is_local(self) -> bool:
@@ -75,8 +77,23 @@ def answer_by_path(pages: Mapping[str, Page]) -> Callable[[web.BaseRequest], Awa
 
 
 def _client(request: web.BaseRequest) -> str:
-    """A proxy on this node, such as kube-rbac-proxy, has a local address and a stranger's question."""
-    return "" if any(name in request.headers for name in _FORWARDED) else request.remote or ""
+    """A proxy on this node, such as kube-rbac-proxy, has a local address and a stranger's question.
+
+    So has a browser on this node that a stranger's page asks to look at a name which its DNS server has pointed at
+    127.0.0.1 meanwhile; the name stands in the question then. Who means this node gives its address, or localhost.
+    """
+    if any(name in request.headers for name in _FORWARDED) or not _is_ours(request.headers.get("Host", "")):
+        return ""
+    return request.remote or ""
+
+
+def _is_ours(host: str) -> bool:
+    """Whether the Host header holds no foreign name."""
+    name = _PORT.sub("", host).strip("[]")
+    try:
+        return name in {"", "localhost"} or bool(ip_address(name))
+    except ValueError:
+        return False
 
 
 def respond(answer: Answer) -> web.Response:

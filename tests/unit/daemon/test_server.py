@@ -52,9 +52,20 @@ async def test_a_question_has_a_method_a_query_an_accept_header_and_with_put_a_b
 
 @pytest.mark.parametrize(
     ("headers", "client"),
-    [({}, "127.0.0.1"), ({"x-forwarded-for": "10.0.0.9"}, ""), ({"forwarded": "for=10.0.0.9"}, "")],
+    [
+        ({}, "127.0.0.1"),
+        ({"x-forwarded-for": "10.0.0.9"}, ""),
+        ({"forwarded": "for=10.0.0.9"}, ""),
+        ({"host": "localhost:10249"}, "127.0.0.1"),
+        ({"host": "[::1]:10249"}, "127.0.0.1"),
+        ({"host": "192.0.2.1"}, "127.0.0.1"),
+        ({"host": "rebound.example.com:10249"}, ""),  # a stranger's page, in a browser on this node
+        ({"host": "127.0.0.1.example.com"}, ""),
+    ],
 )
-async def test_a_question_has_its_clients_address_unless_a_proxy_asks(headers: dict[str, str], client: str) -> None:
+async def test_a_question_has_its_clients_address_unless_somebody_may_stand_behind_it(
+    headers: dict[str, str], client: str
+) -> None:
     page = {"/who": lambda question: Answer(200, question.client.encode(), {})}
     async with serving(page) as url, _session() as http, http.get(f"{url}/who", headers=headers) as answer:
         assert await answer.text() == client
