@@ -2,10 +2,14 @@
 
 A relist brings every bad object again, every round repeats its notes and both families find the same clash; a user
 wants to hear of each once, and again only if it went away and came back.
+
+Who may edit a Service could make a new mistake with each edit, a line on every node. So there is a burst, which holds
+the mistakes of a large cluster, and then one line a second; ``/statusz`` counts all that stand.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -18,6 +22,7 @@ from kproxy.model.keys import ObjectKey
 
 _log = Log(__name__)
 
+_BURST = 1000  # lines; then one each second
 SKIPPED = "The object is skipped, all others are served"
 IN_PART = "A part of the object is left out, the rest is served"
 # By the problem's kind: what is wrong with a source of objects, not with one of them
@@ -37,9 +42,17 @@ class Complaint(NamedTuple):
 class Complaints:
     """``uid_of``: finds the uid of an object for its Event."""
 
-    def __init__(self, recorder: events.Recorder, uid_of: Callable[[Kind, ObjectKey], str]) -> None:
+    def __init__(
+        self,
+        recorder: events.Recorder,
+        uid_of: Callable[[Kind, ObjectKey], str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._recorder = recorder
         self._uid_of = uid_of
+        self._clock = clock
+        self._room, self._since = float(_BURST), clock()  # lines that may be written
+        self._unsaid = 0
         self._objects: dict[Kind, dict[str, frozenset[InvalidObject]]] = {kind: {} for kind in Kind}
         self._standing: dict[str, frozenset[InvalidObject]] = {}
 
@@ -95,15 +108,31 @@ class Complaints:
 
     def _say(self, complaint: Complaint) -> None:
         problem = complaint.problem
-        _log.warning(
-            complaint.message,
-            kind=problem.kind,
-            object=problem.name,
-            field=problem.field,
-            why=problem.why,
-            remedy=problem.remedy,
-        )
+        if self._has_room():
+            _log.warning(
+                complaint.message,
+                kind=problem.kind,
+                object=problem.name,
+                field=problem.field,
+                why=problem.why,
+                remedy=problem.remedy,
+            )
         self._recorder.record(events.invalid(problem, reason=complaint.reason, uid=complaint.uid))
+
+    def _has_room(self) -> bool:
+        """Whether one more line may be written; that some are not is one itself."""
+        now = self._clock()
+        self._room, self._since = min(_BURST, self._room + now - self._since), now
+        if self._room < 1:
+            if not self._unsaid:
+                _log.warning("Objects have more problems than the log shall hold, some are left out; see /statusz")
+            self._unsaid += 1
+            return False
+        self._room -= 1
+        if self._unsaid and self._room > _BURST / 2:
+            _log.warning("Problems of objects were left out of the log", lines=self._unsaid)
+            self._unsaid = 0
+        return True
 
 
 def _key(problem: InvalidObject) -> ObjectKey:

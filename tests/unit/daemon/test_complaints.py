@@ -119,3 +119,25 @@ def test_all_that_is_wrong_at_present_can_be_asked_for(complaints: Complaints) -
     assert complaints.all == {problem("spec.b")}
     complaints.stand("IPv4", [])
     assert complaints.all == frozenset()
+
+
+def test_who_makes_a_new_mistake_with_each_edit_does_not_fill_the_disk(
+    ears: Ears, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    complaints = Complaints(ears, lambda _kind, _key: "", clock=lambda: now[0])
+    for number in range(3000):
+        complaints.hear(rejected(f"spec.a{number}"))
+    assert len(caplog.records) == 1001  # and one that says so
+    assert len(complaints.all) == 1
+    assert len(ears.heard) == 3000
+    now[0] += 2
+    for number in range(10):
+        complaints.hear(rejected(f"spec.b{number}"))
+    assert len(caplog.records) == 1003
+    now[0] += 600
+    complaints.hear(rejected("spec.c"))
+    assert [record.getMessage() for record in caplog.records[1003:]] == [
+        "Problems of objects were left out of the log",
+        "The object is skipped, all others are served",
+    ]
