@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +41,26 @@ def test_run_lists_the_tasks_that_it_has() -> None:
     assert listed >= {"test", "release", "version", "image"}
     wrong = subprocess.run((ROOT / "run", "nonsense"), capture_output=True, text=True, timeout=60, check=False)
     assert (wrong.returncode, wrong.stderr.splitlines()[-1]) == (1, "run: no task called 'nonsense'")
+
+
+@pytest.mark.parametrize("finds", ["ruff check", "ruff format", "mypy", "lint-imports", "nothing"])
+def test_what_a_linter_finds_fails_the_task(finds: str, tmp_path: Path) -> None:
+    """In a copy whose environment has linters that only pretend; nothing is installed."""
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("ruff", "mypy", "lint-imports", "apt-get"):
+        _write(programs / name, f'case "{name} $*" in "{finds}"*) exit 1 ;; esac')
+    _write(programs / "python3", f'exec {sys.executable} "$@"')
+    shutil.copy2(ROOT / "run", tmp_path / "run")
+    (tmp_path / ".requirements-dev.lock").touch()
+    which = subprocess.run((sys.executable, "-VV"), capture_output=True, timeout=60, check=True).stdout
+    (tmp_path / ".venv" / ".stamp").write_text(f"{hashlib.sha256(which).hexdigest()}  -\n", encoding="utf-8")
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    command = (tmp_path / "run", "lint")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert (done.returncode == 0) == (finds == "nothing"), done.stderr
+
+
+def _write(program: Path, text: str) -> None:
+    program.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    program.chmod(0o755)
