@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from kproxy import __version__
 from kproxy.cli import parser
-from kproxy.cli.parser import Command, Usage
+from kproxy.cli.help import Usage
+from kproxy.cli.parser import Command
 from kproxy.config import KUBERNETES, RELEASE
 from kproxy.errors import InvalidConfig, KproxyError
 from kproxy.settings.document import LARGEST, read_document
@@ -184,6 +185,22 @@ def _trace(command: Command) -> int:
     return trace(command)
 
 
+def _completion(command: Command) -> int:
+    from kproxy.cli.completion import RENDER
+    from kproxy.cli.vocabulary import read_vocabulary
+
+    print(RENDER[command.shell](read_vocabulary()), end="")
+    return DONE
+
+
+def _man(_command: Command) -> int:
+    from kproxy.cli.man import render
+    from kproxy.cli.vocabulary import read_vocabulary
+
+    print(render(read_vocabulary(), __version__), end="")
+    return DONE
+
+
 def _cleanup(settings: Settings) -> int:
     from kproxy.daemon.cleanup import clean_up
     from kproxy.daemon.processes import find_proxies
@@ -216,7 +233,9 @@ def _complain(*lines: str) -> None:
 
 
 _WITHOUT_SETTINGS: Mapping[str, Callable[[Command], int]] = {
+    "completion": _completion,
     "explain": _explain,
+    "man": _man,
     "sandbox": _sandbox,
     "trace": _trace,
     "version": _version,

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from kproxy.cli.parser import Command
+from kproxy.cli.questions import DIFF, LIVE, STDIN, THINGS
 from kproxy.errors import InvalidConfig, KproxyError
 from kproxy.explain.answer import Answer, Changes, Fate, PacketAnswer, Summary
 from kproxy.explain.show.paper import printable
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from kproxy.explain.services.survey import Survey
 
 DELIVERED, FAILED, NOT_A_SERVICE, UNREADABLE = range(4)
-_LIVE, _STDIN, _DIFF = "live", "-", "diff"
-_THINGS = {"service": "NAMESPACE/NAME", "chain": "NAME", "endpoint": "IP:PORT"}
 _INVENTED = "names, addresses and hashes are invented (--redact)"
 _FAMILIES = {"4": "IPv4", "6": "IPv6", None: ""}
 
@@ -136,19 +135,19 @@ def read_words(command: Command) -> Asked:
         )
     problems = list(_contradictions(command))
     asked = Asked((words[0],))
-    if words[0] == _DIFF:
+    if words[0] == DIFF:
         if len(words) != 3:
             problems.append("diff: give two dumps, such as `kproxy explain diff before.txt after.txt`")
         asked = Asked(tuple(words[1:]))
     elif len(words) > 1:
         thing, *rest = words[1:]
-        if thing not in _THINGS:
+        if thing not in THINGS:
             problems.append(_unexpected(words[0], thing))
         elif len(rest) != 1:
-            problems.append(f"{thing}: give one name, such as `kproxy explain {words[0]} {thing} {_THINGS[thing]}`")
+            problems.append(f"{thing}: give one name, such as `kproxy explain {words[0]} {thing} {THINGS[thing]}`")
         asked = Asked((words[0],), thing, rest[0] if rest else "")
     inputs = [*asked.dumps, *command.objects, *([command.conntrack] if command.conntrack else [])]
-    if inputs.count(_STDIN) > 1:
+    if inputs.count(STDIN) > 1:
         problems.append("-: standard input can be read once; give files for the others")
     if problems:
         raise InvalidConfig(*problems)
@@ -157,7 +156,7 @@ def read_words(command: Command) -> Asked:
 
 def _unexpected(dump: str, word: str) -> str:
     """What a second word was meant to be that is none of those that may stand there."""
-    if close := get_close_matches(word, _THINGS, n=1):
+    if close := get_close_matches(word, THINGS, n=1):
         return f"{word}: not expected here; did you mean {close[0]}?"
     if Path(word).exists():
         return (
@@ -227,7 +226,7 @@ def _ask(command: Command, surveys: Sequence[Survey], facts: HostFacts, objects:
         command.source or "", command.destination or "", command.interface or "", command.mark or 0, facts.addresses
     )
     flows = read_flows(command.conntrack, _remark) if command.conntrack else ()
-    if command.words[0] == _LIVE:
+    if command.words[0] == LIVE:
         from kproxy.explain.read import live
 
         if question.source:
@@ -265,7 +264,7 @@ def _read(path: str, command: Command, objects: Objects) -> tuple[tuple[Survey, 
 def _read_dumps(path: str) -> tuple[tuple[Dump, ...], HostFacts]:
     from kproxy.explain.read.facts import HostFacts
 
-    if path == _LIVE:
+    if path == LIVE:
         from kproxy.explain.read.live import read_host
 
         return read_host()
@@ -326,7 +325,7 @@ def _write_page(command: Command, answer: Answer) -> None:
 
 
 def _name_of(path: str) -> str:
-    return {_STDIN: "standard input", _LIVE: "this host's rules"}.get(path, path)
+    return {STDIN: "standard input", LIVE: "this host's rules"}.get(path, path)
 
 
 def _remark(problem: str) -> None:

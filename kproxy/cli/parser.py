@@ -10,58 +10,38 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Never
+from typing import Any
 
 from kproxy.cli import questions, scope
+from kproxy.cli.help import Formatter, More, Parser, Usage, statuses_of
 from kproxy.settings.kinds import short_duration
 from kproxy.settings.resolve import PORTS
 from kproxy.settings.table import BY_FLAG, GROUPS, SETTINGS, Setting
 
-_DONE, _FAILED, _MISUNDERSTOOD = range(3)
-_MEANS = {
-    _DONE: "done",
-    _FAILED: "could not be done, and why is on standard error",
-    _MISUNDERSTOOD: "the command line, or the configuration file, is not understood",
-}
-# What a command's own exit statuses mean, where that is more; the words and flags of explain and trace have their own
-_STATUSES: Mapping[str, Mapping[int, str]] = {
-    "run": {
-        _DONE: "ended by SIGTERM or SIGINT; rules stay",
-        _FAILED: "could not start, or not go on, and why is on standard error; or its file changed",
-        _MISUNDERSTOOD: "the words of the command line are not understood",
-    },
-    "cleanup": {
-        _FAILED: "something is left, and why is on standard error",
-        _MISUNDERSTOOD: "the words of the command line are not understood",
-    },
-    "plan": {
-        _DONE: "all is printed",
-        _FAILED: "something was left out, and why is on standard error; all else is printed",
-    },
-    "check": {
-        _DONE: "the kernel agrees with the cluster",
-        _FAILED: "something differs",
-        _MISUNDERSTOOD: "no answer: the command line is not understood, or the cluster or the kernel cannot be read",
-    },
-    "status": {_DONE: "the daemon is healthy", _FAILED: "it is not healthy, or does not run"},
-}
-
 _DESCRIPTION = """\
-kproxy makes the Services of a Kubernetes cluster reachable from this node, as kube-proxy does.
-Flags without a command mean run, so that a kube-proxy command line works as it is.
+kproxy makes the Services of a Kubernetes cluster reachable from this node, as kube-proxy does. Flags without a command
+mean run, so that a kube-proxy command line works as it is.
 """
-
-
 _AROUND = """\
-Beside a configuration file kube-proxy's flags are ignored, as kube-proxy ignores them, except those
-of the log, --hostname-override and --master; flags that kube-proxy does not have win. What is
-ignored is told.
-kube-proxy's flags that mean nothing here are accepted: --ipvs-*, --kube-api-*, --config-sync-period
-and some more.
+Beside a configuration file kube-proxy's flags are ignored, as kube-proxy ignores them, except those of the log,
+--hostname-override and --master; flags that kube-proxy does not have win. What is ignored is told.
 
+kube-proxy's flags that mean nothing here are accepted: --ipvs-*, --kube-api-*, --config-sync-period and some more.
 """
+_INSTALL = (
+    ("source <(kproxy completion bash)", "in this shell"),
+    ("echo 'source <(kproxy completion bash)' >> ~/.bashrc", "in every new one"),
+    ("kproxy completion bash > /etc/bash_completion.d/kproxy", "for everybody, where bash-completion is installed"),
+    ("source <(kproxy completion zsh)", "in zsh; a line of ~/.zshrc, behind compinit, for every new one"),
+    ('kproxy completion zsh > "${fpath[1]}/_kproxy"', "or so; new shells read it at the first TAB"),
+    ("kproxy completion fish | source", "in fish"),
+    ("kproxy completion fish > ~/.config/fish/completions/kproxy.fish", "in every new one"),
+)
+_READ = (
+    ("kproxy man | man -l -", "read it"),
+    ("kproxy man > /usr/local/share/man/man1/kproxy.1", "so that `man kproxy` finds it"),
+)
 _CONFIG, _WRITE, _INIT = "config", "write-config-to", "init-only"
 ACTIONS = {  # kube-proxy's flags that are no settings: whether they are boolean
     _CONFIG: False,
@@ -74,63 +54,15 @@ _HELP = {
     _INIT: ("", "set the node's sysctls and end; needs full root"),
 }
 _OF_A_PLAN = {title: group for title, group in GROUPS.items() if title in {"the cluster", "which traffic"}}
-_OF_FILES = "%(prog)s -f PATH [--family {4,6,both}] [FLAG ...]"
+_OF_FILES = "-f PATH [--family {4,6,both}] [FLAG ...]"
 _FILES = "a file of manifests, or a directory of such files; - for standard input"
-_WITHOUT_FLAGS = {"sandbox", "trace", "version"}  # of the configuration
+_WITHOUT_FLAGS = {"completion", "man", "sandbox", "trace", "version"}  # of the configuration
+SHELLS = ("bash", "zsh", "fish")
 _VERBOSITY = (BY_FLAG["v"],)
 _ADDRESSES = (BY_FLAG["metrics-bind-address"], BY_FLAG["healthz-bind-address"])
 
 
-class Usage(Exception):
-    """The command line has no meaning; the text is what to print. ``status``: the exit status."""
-
-    def __init__(self, text: str, status: int = 2) -> None:
-        self.status = status
-        super().__init__(text)
-
-
-class _Parser(argparse.ArgumentParser):
-    misunderstood = _MISUNDERSTOOD
-
-    def error(self, message: str) -> Never:
-        for pattern, said in _SENTENCES:
-            if found := pattern.fullmatch(message):
-                message = _said(said, found)
-                break
-        raise Usage(f"{self.prog}: {message}\nTry `{self.prog} --help`.", self.misunderstood)
-
-    def flags(self) -> list[str]:
-        """The names of those it shows."""
-        shown = (action for action in self._actions if action.help != argparse.SUPPRESS)
-        return [name.lstrip("-") for action in shown for name in action.option_strings if name.startswith("--")]
-
-
-# What argparse says, and what we say
-_SENTENCES = tuple(
-    (re.compile(pattern, re.DOTALL), said)
-    for pattern, said in (
-        (r"argument (?P<flag>\S+): expected (?:one|at least one) argument", "{flag}: a value is missing"),
-        (
-            r"argument (?P<flag>\S+): invalid choice: '(?P<value>.*)' \(choose from (?P<choices>.*)\)",
-            "{flag}={value}: give {choices}",
-        ),
-        (r"argument (?P<flag>\S+): invalid int value: '(?P<value>.*)'", "{flag}={value}: give a whole number"),
-        (r"argument (?P<flag>\S+): ignored explicit argument '(?P<value>.*)'", "{flag}={value}: takes no value"),
-        (r"argument (?P<flag>\S+): not allowed with argument (?P<value>\S+)", "{flag} and {value}: give one of them"),
-        (r"the following arguments are required: (?P<flag>.*)", "{flag}: is missing"),
-    )
-)
-
-
-def _said(said: str, found: re.Match[str]) -> str:
-    parts = found.groupdict()
-    *some, last = parts.get("choices", "").replace("'", "").split(", ")
-    choices = f"{', '.join(some)} or {last}" if some else last
-    flag = max(parts["flag"].split("/"), key=len)  # of several spellings
-    return said.format(flag=flag, value=parts.get("value", ""), choices=choices)
-
-
-class _Collect(argparse.Action):
+class Collect(argparse.Action):
     """Keep (flag, value) in the order in which they were given."""
 
     def __call__(
@@ -182,6 +114,8 @@ class Command(argparse.Namespace):
     # sandbox
     keep: bool
     demo: bool
+    # completion
+    shell: str
 
 
 def parse(argv: Sequence[str]) -> tuple[Command, list[str]]:
@@ -191,7 +125,7 @@ def parse(argv: Sequence[str]) -> tuple[Command, list[str]]:
         words = _kube_proxy_style(words)
     elif words[:1] == ["run"]:
         words = _kube_proxy_style(words[1:])
-    parser, commands = _build()
+    parser, commands = build()
     if words and not words[0].startswith("-") and words[0] not in commands.choices:
         close = difflib.get_close_matches(words[0], commands.choices, n=1, cutoff=0.7)
         hint = f"did you mean `kproxy {close[0]}`?" if close else f"there are {', '.join(commands.choices)}"
@@ -265,31 +199,24 @@ def _unknown(words: Sequence[str], command: str, known: Sequence[str]) -> list[s
     return problems
 
 
-def _build() -> tuple[argparse.ArgumentParser, Any]:
-    parser = _Parser(
-        prog="kproxy",
-        description=_DESCRIPTION,
-        epilog=_statuses("") + "each command's own help tells what else they mean there\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def build() -> tuple[Parser, Any]:
+    """The whole, and its commands: their parsers by name are ``.choices``."""
+    parser = Parser(prog="kproxy", description=_DESCRIPTION, formatter_class=Formatter, allow_abbrev=False)
+    after = "Each command's own help tells what else they mean there."
+    parser.say_more(More(forms=("COMMAND [FLAG ...]", "[FLAG ...]"), statuses=statuses_of(""), after=after))
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", prog=parser.prog, parser_class=Parser
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
     _add(commands, "run", "serve this node until told to stop", GROUPS, actions=tuple(ACTIONS), around=_AROUND)
 
-    config = _add(
-        commands,
-        "config",
-        "print the configuration in force, and where each value comes from; no privileges",
-        GROUPS,
-        actions=(_CONFIG,),
-        around=_AROUND,
-    )
+    summary = "print the configuration in force, and where each value comes from; no privileges"
+    config = _add(commands, "config", summary, GROUPS, around=_AROUND)
     shape = config.add_mutually_exclusive_group()
     shape.add_argument("--yaml", action="store_true", help="as a configuration file, each origin as a comment")
     shape.add_argument("--json", action="store_true", help="for programs")
 
-    plan = _add(commands, "plan", "print the rules that a node would get; no privileges", _OF_A_PLAN, usage=_OF_FILES)
+    plan = _add(commands, "plan", "print the rules that a node would get; no privileges", _OF_A_PLAN, form=_OF_FILES)
     plan.add_argument("-f", "--files", required=True, metavar="PATH", help=_FILES)
     plan.add_argument("--family", choices=("4", "6", "both"), default="both", help="IP family (both)")
 
@@ -304,27 +231,32 @@ def _build() -> tuple[argparse.ArgumentParser, Any]:
         ("trace", scope, "watch live packets pass through the rules, with the names of Services"),
     ):
         own = commands.add_parser(
-            name,
-            usage=words.USAGE,
-            help=summary,
-            description=words.DESCRIPTION,
-            epilog=words.EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
+            name, help=summary, description=words.DESCRIPTION, formatter_class=Formatter, allow_abbrev=False
         )
+        own.say_more(More(forms=words.FORMS, examples=words.EXAMPLES, statuses=words.STATUSES))
         words.offer(own)
         own.misunderstood = words.MISUNDERSTOOD
 
     _add(commands, "cleanup", "remove the rules of kproxy and kube-proxy, and nothing else", {"the node": _VERBOSITY})
+    _add_small(commands)
+    return parser, commands
 
+
+def _add_small(commands: Any) -> None:
+    """Those that no setting concerns."""
     sandbox = _add(commands, "sandbox", "a small cluster in network namespaces; touches nothing outside them", {})
     sandbox.add_argument("--keep", action="store_true", help="stay up for exploring; prints a kubeconfig's path")
     sandbox.add_argument("--demo", action="store_true", help="show the tour")
 
+    summary = "print what makes bash, zsh or fish complete commands, flags and values"
+    completion = _add(commands, "completion", summary, {}, form="bash | zsh | fish", examples=_INSTALL)
+    completion.add_argument("shell", choices=SHELLS, metavar="|".join(SHELLS), help=argparse.SUPPRESS)
+
+    _add(commands, "man", "print the manual page", {}, form="", examples=_READ)
+
     version = _add(commands, "version", "print the version", {})
     version.add_argument("--raw", action="store_true", help="and what it is made of, as JSON")
     version.add_argument("--release", action="store_true", help="as `kube-proxy --version` does it")
-    return parser, commands
 
 
 def _add(
@@ -335,17 +267,17 @@ def _add(
     *,
     actions: tuple[str, ...] = (_CONFIG,),
     around: str = "",
-    usage: str = "%(prog)s [FLAG ...]",
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
+    form: str = "[FLAG ...]",
+    examples: tuple[tuple[str, str], ...] = (),
+) -> Parser:
+    parser: Parser = commands.add_parser(
         name,
-        usage=usage if groups else None,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
-        epilog=around + _statuses(name),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Formatter,
         allow_abbrev=False,
     )
+    parser.say_more(More(forms=(form,), remarks=around, examples=examples, statuses=statuses_of(name)))
     if not groups:
         return parser
     section = parser.add_argument_group("the configuration")
@@ -365,12 +297,6 @@ def _add(
     return parser
 
 
-def _statuses(command: str) -> str:
-    """``command``: empty: what holds for all."""
-    means = {**_MEANS, **_STATUSES.get(command, {})}
-    return "exit status:\n" + "".join(f"  {status}  {text}\n" for status, text in means.items())
-
-
 def explain(setting: Setting) -> str:
     """The help of a flag, with its default where there is one to show."""
     default = setting.default
@@ -387,7 +313,7 @@ def _add_flag(where: argparse._ActionsContainer, name: str, text: str, *, metava
     where.add_argument(
         *names,
         dest=name,
-        action=_Collect,
+        action=Collect,
         metavar="BOOL" if boolean else metavar,
         default=argparse.SUPPRESS,
         help=text,

@@ -18,51 +18,49 @@ FLAGS = (
     *("json", "schema", "html", "redact", "family", "all", "width", "colour", "color"),
 )
 
-USAGE = """\
-kproxy explain DUMP [FLAG ...]
-       kproxy explain DUMP --from IP|host --to IP:PORT[/PROTO] [FLAG ...]
-       kproxy explain DUMP service NAMESPACE/NAME | chain NAME | endpoint IP[:PORT]
-       kproxy explain diff BEFORE AFTER [FLAG ...]
-"""
+LIVE, STDIN, DIFF = "live", "-", "diff"
+THINGS = {"service": "NAMESPACE/NAME", "chain": "NAME", "endpoint": "IP:PORT"}
+FORMS = (
+    "DUMP [FLAG ...]",
+    "DUMP --from IP|host --to IP:PORT[/PROTO] [FLAG ...]",
+    "DUMP service NAMESPACE/NAME",
+    "DUMP chain NAME",
+    "DUMP endpoint IP[:PORT]",
+    "diff BEFORE AFTER [FLAG ...]",
+)
 DESCRIPTION = """\
-Read rules that kproxy or any kube-proxy wrote, and say what they do. Needs no cluster, no node and
-no privileges.
+Read rules that kproxy or any kube-proxy wrote, and say what they do. Needs no cluster, no node and no privileges.
 
-DUMP is a file that iptables-save or ip6tables-save wrote (with -c: odds that were observed, rules
-that never matched), - for standard input, or live for this host's rules (needs root). A file of
-that name is ./live. Both families may stand in one input, one behind the other.
+DUMP is a file that iptables-save or ip6tables-save wrote (with -c: odds that were observed, rules that never matched),
+- for standard input, or live for this host's rules (needs root). A file of that name is ./live. Both families may stand
+in one input, one behind the other.
 """
-EPILOG = """\
-examples:
-  iptables-save -c > dump.txt             on the node; all else may happen elsewhere
-  kproxy explain dump.txt                 its Services, and what is wrong
-  kproxy explain dump.txt --from 10.244.1.7 --to 10.96.0.10:53/udp
-                                          where this packet goes, and why
-  kproxy explain dump.txt --from host --to kube-system/kube-dns:dns
-                                          a process on the node asks, by a Service's name
-  kproxy explain dump.txt --from 203.0.113.9 --to 192.168.1.10:30080 --local 192.168.1.10
-                                          a node port, and which address is the node's
-  kproxy explain dump.txt service kube-system/kube-dns
-                                          everything about one Service
-  kproxy explain dump.txt chain KUBE-SEP-QZ4MJSUJGUVIUKHD
-                                          what is this chain?
-  kproxy explain dump.txt endpoint 10.244.1.7:8080
-                                          whom does this pod serve?
-  kproxy explain diff before.txt after.txt
-                                          what became of the Services
-  kproxy explain dump.txt --html report.html
-                                          one page, to search and to send
-  kproxy explain dump.txt --redact --json
-                                          for a ticket
-  (iptables-save -c; ip6tables-save -c) | kproxy explain -
-                                          both families
-
-exit status:
-  0  delivered; or what was asked for is printed; for diff: nothing changed
-  1  dropped or refused, on some way at least; for diff: something changed
-  2  not a service packet: no Service answers there
-  3  no answer: the dump, another file or the command line cannot be understood
-"""
+EXAMPLES = (
+    ("iptables-save -c > dump.txt", "on the node; all else may happen elsewhere"),
+    ("kproxy explain dump.txt", "its Services, and what is wrong"),
+    ("kproxy explain dump.txt --from 10.244.1.7 --to 10.96.0.10:53/udp", "where this packet goes, and why"),
+    (
+        "kproxy explain dump.txt --from host --to kube-system/kube-dns:dns",
+        "a process on the node asks, by a Service's name",
+    ),
+    (
+        "kproxy explain dump.txt --from 192.0.2.9 --to 10.0.0.1:30080 --local 10.0.0.1",
+        "a node port, and which address is the node's",
+    ),
+    ("kproxy explain dump.txt service kube-system/kube-dns", "everything about one Service"),
+    ("kproxy explain dump.txt chain KUBE-SEP-QZ4MJSUJGUVIUKHD", "what is this chain?"),
+    ("kproxy explain dump.txt endpoint 10.244.1.7:8080", "whom does this pod serve?"),
+    ("kproxy explain diff before.txt after.txt", "what became of the Services"),
+    ("kproxy explain dump.txt --html report.html", "one page, to search and to send"),
+    ("kproxy explain dump.txt --redact --json", "for a ticket"),
+    ("(iptables-save -c; ip6tables-save -c) | kproxy explain -", "both families"),
+)
+STATUSES = {
+    0: "delivered; or what was asked for is printed; for diff: nothing changed",
+    1: "dropped or refused, on some way at least; for diff: something changed",
+    2: "not a service packet: no Service answers there",
+    MISUNDERSTOOD: "no answer: the dump, another file or the command line cannot be understood",
+}
 _QUESTION = "one packet"
 _MORE = "what a dump cannot tell"
 _OUTPUT = "output"

@@ -12,9 +12,11 @@ from kproxy.model.enums import IPFamily, Protocol, family_of
 from kproxy.settings.kinds import read_duration
 
 MISUNDERSTOOD = 2  # exit status
-USAGE = """\
-kproxy trace [--from IP] [--to IP:PORT[/PROTO]] [--service NAMESPACE/NAME[:PORT[/PROTO]]] [--in NAME] [FLAG ...]
-"""
+FORMS = (
+    "[--from IP] --to IP:PORT[/PROTO] [FLAG ...]",
+    "[--from IP] --service NAMESPACE/NAME[:PORT] [FLAG ...]",
+    "--from IP [FLAG ...]",
+)
 DESCRIPTION = """\
 Watch packets of this node pass through its rules, and say for each which Service took it, which endpoint got it and by
 which rules. Needs root. At least one of --from, --to and --service says which packets are meant.
@@ -24,18 +26,20 @@ the kernel tell of it. The table belongs to this process: it is gone when this o
 Only the first packets of flows are watched, for only they are asked by the rules of Services; --all shows every packet.
 The kernel marks at most --rate packets a second, and this ends after --limit packets or --for, whichever is first.
 """
-EPILOG = """\
-examples:
-  kproxy trace --service kube-system/kube-dns                     who asks the DNS, and who answers
-  kproxy trace --from 10.244.1.7 --to 10.96.0.1:443 --for 5m      why can this pod not reach the API server?
-  kproxy trace --to 192.168.1.10:30080/tcp --in eth0 --json       a node port, for programs: an object on each line
-
-exit status:
-  0  packets came, and are printed
-  1  it could not be done, and why is on standard error
-  2  the command line is not understood
-  3  no such packet came
-"""
+EXAMPLES = (
+    ("kproxy trace --service kube-system/kube-dns", "who asks the DNS, and who answers"),
+    ("kproxy trace --from 10.244.1.7 --to 10.96.0.1:443 --for 5m", "why can this pod not reach the API server?"),
+    (
+        "kproxy trace --to 192.168.1.10:30080/tcp --in eth0 --json",
+        "a node port, for programs: an object on each line",
+    ),
+)
+STATUSES = {
+    0: "packets came, and are printed",
+    1: "it could not be done, and why is on standard error",
+    MISUNDERSTOOD: "the command line is not understood",
+    3: "no such packet came",
+}
 _MOST_PACKETS, _MOST_A_SECOND, _LONGEST = 10_000, 1000, 3600
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@:+-]{1,15}")  # IFNAMSIZ
 _NAME = r"[a-z0-9][-a-z0-9.]*"
