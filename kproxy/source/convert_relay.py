@@ -223,7 +223,7 @@ def _parse(name: str, text: str) -> Any:
 def _note_unknown(name: str, review: Review) -> None:
     word = name.removeprefix(PREFIX)[:_LONGEST_TEXT].lower()
     known = [each.removeprefix(PREFIX) for each in ANNOTATIONS]
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    near = [] if review.is_full else difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     shown = name if _NAME.fullmatch(name) else show(name)
     why = "is no annotation of kproxy's, and is ignored" + (f" (did you mean {PREFIX}{near[0]}?)" if near else "")
     remedy = "correct the name" if near else f"remove it, or use one of {PREFIX}{{{','.join(known)}}}"

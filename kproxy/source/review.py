@@ -43,6 +43,11 @@ class Review:
         else:
             self._more += 1
 
+    @property
+    def is_full(self) -> bool:
+        """Further notes are only counted, so what they would say need not be found out."""
+        return len(self._notes) >= _NOTES
+
     def problem(self, unusable: Unusable) -> InvalidObject:
         return InvalidObject(self._kind, self._name, field=unusable.field, why=unusable.why, remedy=unusable.remedy)
 

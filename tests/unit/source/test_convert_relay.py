@@ -17,6 +17,7 @@ import pytest
 from kproxy.config import Balance, ProxyMode
 from kproxy.daemon.complaints import Complaints
 from kproxy.daemon.events import Recorder
+from kproxy.model.change import Put
 from kproxy.model.cluster import Cluster
 from kproxy.model.enums import Kind
 from kproxy.model.relay import NO_WISH, Wish
@@ -324,6 +325,20 @@ class Post:
 
     async def patch(self, path: str, body: bytes, *, what: str) -> None:
         raise AssertionError((path, body, what))
+
+
+def test_of_many_unknown_names_only_the_first_are_compared_with_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+
+    def close(word: str, *_: object, **__: object) -> list[str]:
+        compared.append(word)
+        return []
+
+    monkeypatch.setattr("kproxy.source.convert_relay.difflib.get_close_matches", close)
+    change = Converter().changed(Kind.SERVICE, document({f"kproxy.io/x{each}": "" for each in range(1000)}))
+    assert isinstance(change, Put)
+    assert len(compared) == 5
+    assert len(change.warnings) == 6
 
 
 async def test_an_invalid_annotation_becomes_a_log_line_and_an_event(caplog: pytest.LogCaptureFixture) -> None:
