@@ -1,8 +1,9 @@
 """The script for bash, 4.1 or newer (``compopt``). Needs no bash-completion.
 
 Bash splits what was typed at ``=`` and ``:``, too, so the script puts the words together again, with the typed line to
-tell where blanks were, and takes off what bash will not replace. Files are readline's own business (``compopt -o
-default``), which knows quotes and ``~``; the script lists them only where words may stand beside them.
+tell where blanks were (``<(a b)`` is one word), and takes off what bash will not replace. Files are readline's own
+business (``compopt -o default``), which knows quotes and ``~``; the script lists them only where words may stand beside
+them.
 """
 
 from __future__ import annotations
@@ -24,21 +25,27 @@ ABOUT
 }
 
 _kproxy() {
-    local line=${COMP_LINE:0:COMP_POINT} word rest piece="" glued head="" flag="" command=run place=0 first=""
+    local line=${COMP_LINE:0:COMP_POINT} word rest piece="" glued="" head="" flag="" command=run place=0 first=""
     local flags="" takes="" choices="" files="" list=""
     local -a words=()
     local IFS=$' \t\n'
     for word in "${COMP_WORDS[@]:0:COMP_CWORD+1}"; do
         rest=${line#"${line%%[![:space:]]*}"}
-        [[ $rest == "$line" && ${#words[@]} -gt 0 ]] && glued=yes || glued=""
+        [[ $rest == "$line" && ${#words[@]} -gt 0 || $glued == [\<\>]\(* && $glued != *\) ]] || glued=""
         piece=$word
         [[ $rest == "$word"* ]] || piece=$rest # the cursor is within the word
         line=${rest#"$piece"}
         if [[ $glued ]]; then words[${#words[@]}-1]+=$piece; else words+=("$piece"); fi
+        glued=${words[${#words[@]}-1]} # what the next one may belong to
     done
     [[ $piece == *[!=:]* ]] || piece="" # bash replaces what stands behind these
     local last=$((${#words[@]} - 1))
     local current=${words[last]}
+    COMPREPLY=()
+    if [[ ${words[last - 1]} == *[\<\>] || $current == [\<\>]* || $current == [0-9][\<\>]* ]]; then
+        compopt -o default
+        return
+    fi
 
     if [[ $last -eq 1 && $current != -* ]]; then
         choices="COMMANDS"
@@ -71,7 +78,6 @@ _kproxy() {
         if [[ $list && $current == *,* ]]; then head+=${current%,*}, current=${current##*,}; fi
     fi
 
-    COMPREPLY=()
     local typed=$head$current
     local kept=$((${#typed} - ${#piece})) found
     while IFS= read -r found; do

@@ -22,13 +22,14 @@ from typing import NamedTuple, Self
 _MARK = "(that is all)"
 _DEADLINE = 120.0  # seconds; a shell that does not answer at all
 _CONTROL = re.compile(r"\x1b\[[^A-Za-z]*[A-Za-z]|\x1b[=>]|[\x07\r]")
-_LINE, _CLEAR = "\x18e", "\x15"  # keys
+# Keys of our own: between two lines the terminal itself serves some, such as Ctrl-U
+_LINE, _CLEAR = "\x18e", "\x18k"
 # How a shell binds the two keys; the mark is written so that it is not seen where its own command line is echoed
 KEYS = {
     "bash": 'bind -x \'"\\C-xe": printf "\\n<%s>(that is%s)" "$READLINE_LINE" " all"\'; '
-    "bind '\"\\C-u\": kill-whole-line'; bind 'set page-completions off'; bind 'set completion-query-items 0'",
+    "bind '\"\\C-xk\": kill-whole-line'; bind 'set page-completions off'; bind 'set completion-query-items 0'",
     "zsh": "fin() { printf '\\n<%s>(that is%s)' \"$BUFFER\" ' all' }; zle -N fin; bindkey '^Xe' fin; "
-    "bindkey '^U' kill-whole-line; LISTMAX=1000",
+    "bindkey '^Xk' kill-whole-line; LISTMAX=1000",
 }
 
 

@@ -113,6 +113,13 @@ def test_every_flag_that_help_shows_is_offered_and_no_other(bash: Bash) -> None:
         ("kproxy explain du", r"kproxy explain dump\ one.txt "),
         ("kproxy explain diff live du", r"kproxy explain diff live dump\ one.txt "),
         ("kproxy run --manifests ", "kproxy run --manifests manifests/"),
+        ("FOO=1 kproxy ru", "FOO=1 kproxy run "),
+        ("true; /opt/bin/kproxy  ru", "true; /opt/bin/kproxy  run "),
+        ("kproxy explain $(echo a b) s", "kproxy explain $(echo a b) service "),
+        ("kproxy explain <(echo a b) s", "kproxy explain <(echo a b) service "),
+        ("kproxy explain 'a b' s", "kproxy explain 'a b' service "),
+        ("kproxy man > ot", "kproxy man > other.conf "),
+        ("kproxy man 2>ot", "kproxy man 2>other.conf "),
         ("kproxy run --hostname-override ot", "kproxy run --hostname-override ot"),
     ],
 )
