@@ -205,6 +205,7 @@ class PacketAnswer(Struct, frozen=True, tag="packet"):
     nearest: Nearest | None = None
     warnings: tuple[Warning, ...] = ()  # those that concern this packet
     relayed: bool = False  # kproxy's userspace mode: the endpoint is the relay, which chooses one
+    asks: tuple[str, ...] = ()  # what somebody on the node can find out, to make the ways fewer
 
 
 # --- one thing ------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ Policies = Mapping[tuple[str, str], str]  # (table, built-in chain) → ACCEPT o
 POLICY = -1  # the position of a Met that is a built-in chain's policy and not a rule
 MOST_WAYS = 10_000  # that are followed at once; more than the endpoints of any Service
 MOST_STEPS = 5_000_000  # rules asked in all: some ten seconds
+_ENTERED = 30  # steps that a chain costs besides its rules: two jumps in each of forty chains are 2^40 ways
 _MANY = 1000  # ways that may pile up until they are joined
 _MANY_ENDS = 32  # rules that drop or refuse, told one by one
 MOST_DEEP = 150  # chains in chains; nf_tables takes 16
@@ -282,7 +283,7 @@ class _Walker:
 
     def _end(self, fate: Fate, ways: list[Way]) -> None:
         found = self._found.setdefault(fate, [])
-        found += ways
+        found += [way.at_its_end() for way in ways]
         if len(found) > self._most.get(fate, _MANY):
             found[:] = self._few(_ended(fate, found))
             self._most[fate] = max(_MANY, 2 * len(found))
@@ -304,6 +305,7 @@ class _Walker:
             raise EndlessJump(f"{table} chain {chain} leads back to itself: {' > '.join((*above, chain)[-6:])}")
         if len(above) > MOST_DEEP:
             raise EndlessJump(f"{table} chains are nested more than {MOST_DEEP} deep, down to {chain}")
+        self._steps += _ENTERED
         ends = _Ends([], [])
         most = _MANY
         for position, rule in enumerate(rules):

@@ -1,13 +1,15 @@
 """The ways that a packet can go, and how many ways become one again.
 
-Chance and unknown matches split a way; where both halves come to the same place in the same state, they are joined, and
-what they depended on is forgotten with them: a packet that some match sends on a detour without consequence does not
-depend on that match. Ways that differ only in their conditions stay apart while they are few, since each shows other
-rules; many are joined into one that says how many conditions there are.
+Chance and unknown matches split a way; what a way has found out it knows from there on, so that no packet comes in by
+one interface at its first rule and by another at its second. Where both halves come to the same place in the same
+state, they are joined, and what they depended on is forgotten with them: a packet that some match sends on a detour
+without consequence does not depend on that match. Ways that differ only in their conditions stay apart while they are
+few, since each shows other rules; many are joined into one that says how many conditions there are.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import reduce
@@ -18,7 +20,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kproxy.backend.iptables.judge import judge
-from kproxy.backend.iptables.rules import RecentSet, Rule
+from kproxy.backend.iptables.rules import Match, RecentSet, Rule
 from kproxy.backend.iptables.state import Host, State
 
 MOST_ALIKE = 8  # ways to one place that stay apart because they differ in their conditions
@@ -40,6 +42,7 @@ class Condition(NamedTuple):
     texts: tuple[str, ...]  # of matches that hold together; of many conditions some
     holds: bool
     number: int = 1  # of conditions; above 1: any of them, or none
+    ends: str = ""  # source and destination of the packet that was asked; empty: of no packet
 
     def words(self) -> tuple[str, ...]:
         if self.number > 1:
@@ -75,6 +78,12 @@ class Way(Struct, frozen=True):
     def given(self, condition: Condition) -> Way:
         conditions = (*self.conditions, condition)
         return replace(self, conditions=_folded(conditions) if len(conditions) > _LONG else conditions)
+
+    def at_its_end(self) -> Way:
+        """No rule will ask what its conditions were asked of, so those of two packets may be the same."""
+        if not any(condition.ends for condition in self.conditions):
+            return self
+        return replace(self, conditions=tuple(condition._replace(ends="") for condition in self.conditions))
 
     def depends(self) -> tuple[str, ...]:
         missed = [condition for condition in self.conditions if not condition.holds]
@@ -188,7 +197,7 @@ def split(rule: Rule, way: Way, host: Host, taken: list[Way], missed: list[Way])
     chance = 1.0
     texts: list[str] = []
     for match in rule.matches:
-        answer = judge(match, way.state, host)
+        answer = _judge(match, way, host)
         if answer is False:
             missed.append(way)
             return
@@ -201,7 +210,7 @@ def split(rule: Rule, way: Way, host: Host, taken: list[Way], missed: list[Way])
         way = replace(way, state=replace(way.state, recorded=way.state.recorded | recorded))
     likely = way.probability * chance
     if texts:
-        condition = Condition(tuple(texts), holds=True)
+        condition = Condition(tuple(texts), holds=True, ends=_ends(way))
         taken.append(replace(way, probability=likely).given(condition))
         missed.append(way.given(condition._replace(holds=False)))
         if chance < 1:
@@ -211,3 +220,56 @@ def split(rule: Rule, way: Way, host: Host, taken: list[Way], missed: list[Way])
         missed.append(replace(way, probability=way.probability - likely))
     else:
         taken.append(way)
+
+
+# --- what is known by now -------------------------------------------------------------------------------------
+
+
+def _judge(match: Match, way: Way, host: Host) -> bool | float | str:
+    answer = judge(match, way.state, host)
+    settled = _settled(answer, way) if isinstance(answer, str) and way.conditions else None
+    return answer if settled is None else settled
+
+
+_INTERFACE = re.compile(r"(?P<no>! )?(?P<way>-[io]) (?P<name>\S+)")
+_LASTING = re.compile(r"-m (?:addrtype|owner|physdev|rpfilter|set|socket) ")  # unlike a rate, no rule has its own
+
+
+def _ends(way: Way) -> str:
+    return f"{way.state.packet.source} {way.state.packet.destination}"
+
+
+def _settled(text: str, way: Way) -> bool | None:
+    """Whether a match holds by what the way depends on already; None: that says nothing of it."""
+    asked = _INTERFACE.fullmatch(text)
+    if asked is None and not _LASTING.match(text):
+        return None
+    ends = _ends(way)
+    for known in way.conditions:
+        if known.number > 1 or not (known.holds or len(known.texts) == 1):
+            continue
+        for each in known.texts:
+            if asked is None:
+                implied = known.holds if each == text and known.ends == ends else None
+            else:
+                implied = _told_by(_INTERFACE.fullmatch(each), known, asked, ends)
+            if implied is not None:
+                return implied
+    return None
+
+
+def _told_by(known: re.Match[str] | None, condition: Condition, asked: re.Match[str], ends: str) -> bool | None:
+    """What one interface that is known, or known not to be, says of another. Where a packet leaves, its end decides."""
+    if known is None or known["way"] != asked["way"] or (asked["way"] == "-o" and condition.ends != ends):
+        return None
+    is_within, holds_all = _is_among(known["name"], asked["name"]), _is_among(asked["name"], known["name"])
+    if condition.holds == (known["no"] is None):
+        implied = True if is_within else None if holds_all else False
+    else:
+        implied = False if holds_all else None
+    return None if implied is None else implied == (asked["no"] is None)
+
+
+def _is_among(name: str, pattern: str) -> bool:
+    """Of two names or patterns: whether every interface of the first is one of the second."""
+    return name == pattern or (pattern.endswith("+") and name.startswith(pattern[:-1]))

@@ -14,6 +14,7 @@ from kproxy.errors import InvalidConfig
 from kproxy.explain import answer as said
 from kproxy.explain.answer import Fate, Frontend, FrontendKind, Nearest, ServicePort, Severity, Way
 from kproxy.explain.packets import tracked
+from kproxy.explain.packets.clauses import merge, simplify
 from kproxy.explain.packets.condition import without_loopback
 from kproxy.explain.packets.journey import Reader, joined
 from kproxy.explain.packets.masquerade import STRANGER
@@ -69,15 +70,17 @@ class Inquiry(Struct, frozen=True):
         service, frontend = self._find(walk.outcomes)
         reader = Reader(self.survey, self.packet, self.tables, service, frontend, known=self.flow is not None)
         given = self._given(service, walk.left_out)
-        possible = (outcome for outcome in map(self._possible, walk.outcomes) if outcome is not None)
+        possible = merge(outcome for outcome in map(self._possible, walk.outcomes) if outcome is not None)
         ways = (replace(way, depends=self._depends(way, given)) for way in map(reader.way, possible))
         return tuple(joined(ways)), service, frontend
 
     def _possible(self, outcome: t.Outcome) -> t.Outcome | None:
-        if self.packet.from_host or self.packet.in_interface or not outcome.depends:
+        if not outcome.depends:
             return outcome
-        depends = without_loopback(outcome.depends)
-        return None if depends is None else replace(outcome, depends=depends)
+        from_elsewhere = not (self.packet.from_host or self.packet.in_interface)
+        depends = without_loopback(outcome.depends) if from_elsewhere else outcome.depends
+        left = None if depends is None else simplify(depends)
+        return None if left is None else replace(outcome, depends=left)
 
     def _depends(self, way: Way, given: tuple[str, ...]) -> tuple[str, ...]:
         if way.fate not in {Fate.DELIVERED, Fate.UNTOUCHED}:

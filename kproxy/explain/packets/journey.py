@@ -18,6 +18,7 @@ from kproxy.explain.packets.masquerade import Journey, Step
 from kproxy.explain.services.survey import Survey
 from kproxy.model.packet import Packet
 
+_FATES = tuple(Fate)
 _FIREWALLS = (names.PROXY_FIREWALL, names.FIREWALL_BRANCH, "KUBE-FW-")
 
 
@@ -36,7 +37,7 @@ class Reader(Struct, frozen=True):
         way = Way(
             outcome.probability,
             Fate.DELIVERED,
-            depends=tuple(map(in_words, outcome.depends)),
+            depends=in_words(outcome.depends),
             path=tuple(step.line for step in steps),
         )
         relayed = self.service is not None and self.service.relayed
@@ -91,12 +92,21 @@ def _is_others(steps: Sequence[Step]) -> bool:
 
 
 def joined(ways: Iterable[Way]) -> Iterator[Way]:
-    """Ways that differ in nothing but chance, as one; likeliest first."""
+    """Ways that differ in nothing but chance, as one; likeliest first.
+
+    Odds under different conditions cannot be compared; there what is delivered comes first, by the fewest conditions.
+    """
     summed: dict[Way, float] = {}
     for way in ways:
         same = replace(way, probability=0.0)
         summed[same] = summed.get(same, 0.0) + way.probability
-    for way, probability in sorted(summed.items(), key=lambda pair: -pair[1]):
+    certain = len({way.depends for way in summed}) == 1
+
+    def place(pair: tuple[Way, float]) -> tuple[int, int, float]:
+        way, probability = pair
+        return (0, 0, -probability) if certain else (_FATES.index(way.fate), len(way.depends), -probability)
+
+    for way, probability in sorted(summed.items(), key=place):
         yield replace(way, probability=probability)
 
 

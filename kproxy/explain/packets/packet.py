@@ -35,6 +35,7 @@ from kproxy.explain.answer import (
     Way,
 )
 from kproxy.explain.packets import tracked
+from kproxy.explain.packets.condition import asks
 from kproxy.explain.packets.inquiry import Inquiry
 from kproxy.explain.packets.journey import join_address
 from kproxy.explain.packets.question import packets_of, read_question, resolve
@@ -94,6 +95,7 @@ def answer(
             *_other_variants(others, packets[0], facts, worst),
         ),
         relayed=service is not None and service.relayed,
+        asks=tuple(asks(ways, question)) if len({way.depends for way in ways}) > 1 else (),
     )
 
 

@@ -63,7 +63,8 @@ def _verdict(answer: PacketAnswer) -> Iterator[Block]:
     for fate in (each for each in Fate if each in fates):
         ways = [way for way in answer.ways if way.fate is fate]
         share = f" in {odds(sum(way.probability for way in ways))}" if certain else _provided(ways, common)
-        why = next((f": {way.why}" for way in ways if way.why), "")
+        reasons = dict.fromkeys(way.why for way in ways if way.why)
+        why = f", for one of {len(reasons)} reasons" if len(reasons) > 1 else "".join(f": {each}" for each in reasons)
         said += ["; or " if len(said) > 2 else "", f"{_MEANS[fate]}{share}{why}"]
     yield line(*said)
 
@@ -121,6 +122,8 @@ def _facts(answer: PacketAnswer) -> Iterator[Block]:
         yield _fact("flow", answer.flow)
     for depends in _common(answer.ways):
         yield _fact("provided", depends)
+    for question in answer.asks:
+        yield _fact("ask", question)
 
 
 def _sources(ways: Sequence[Way], *, whole: bool) -> Iterator[Block]:

@@ -14,8 +14,8 @@ from kproxy.explain.packets.condition import in_words
         ("not -o eth1", "it does not leave by interface eth1"),
         ("! -o eth1", "it does not leave by interface eth1"),
         ("not ! -o eth1", "it leaves by interface eth1"),
-        ("-i cni+", "it comes in by interface cni+"),
-        ("! -i cni+", "it does not come in by interface cni+"),
+        ("-i cni+", "it comes in by an interface cni+"),
+        ("! -i cni+", "it does not come in by an interface cni+"),
         ("-m set --match-set bad src", "its source is in ipset bad"),
         ("not -m set --match-set bad src,dst", "its source and destination is not in ipset bad"),
         ("-m set ! --match-set bad dst", "its destination is not in ipset bad"),
@@ -38,4 +38,35 @@ from kproxy.explain.packets.condition import in_words
     ],
 )
 def test_a_condition_is_a_sentence(text: str, words: str) -> None:
-    assert in_words(text) == words
+    assert in_words([text]) == (words,)
+
+
+@pytest.mark.parametrize(
+    ("depends", "words"),
+    [
+        (("-i cali+", "-i cali1"), ("it comes in by interface cali1",)),
+        (
+            ("-i cali+", "not -i cali1", "not -i cali2"),
+            ("it comes in by an interface cali+ other than cali1 or cali2",),
+        ),
+        (("not -i a", "-m u32 x", "not -i b"), ("it does not come in by interface a or b", "`-m u32 x` holds")),
+        (("-i a", "not -o b"), ("it comes in by interface a", "it does not leave by interface b")),
+        (tuple(f"not -o e{nth}" for nth in range(7)), ("it does not leave by interface e0, e1, e2 or one of 4 more",)),
+    ],
+)
+def test_what_is_asked_of_one_interface_is_one_sentence(depends: tuple[str, ...], words: tuple[str, ...]) -> None:
+    assert in_words(depends) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("-m rpfilter --invert", "the route to its source leads by another interface than it comes in by (rpfilter)"),
+        (
+            "not -m rpfilter --validmark --invert",
+            "the route to its source leads by the interface by which it comes in (rpfilter)",
+        ),
+    ],
+)
+def test_the_way_back_is_a_sentence(text: str, words: str) -> None:
+    assert in_words([text]) == (words,)

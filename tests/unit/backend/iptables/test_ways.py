@@ -17,10 +17,10 @@ IF_A, UNLESS_A = Condition(("A",), holds=True), Condition(("A",), holds=False)
 IF_B, UNLESS_B = Condition(("B",), holds=True), Condition(("B",), holds=False)
 
 
-def parted(text: str) -> tuple[list[Way], list[Way]]:
+def parted(text: str, way: Way = WAY) -> tuple[list[Way], list[Way]]:
     taken: list[Way] = []
     missed: list[Way] = []
-    split(parse_rule(f"-A X {text} -j ACCEPT")[1], WAY, Host(), taken, missed)
+    split(parse_rule(f"-A X {text} -j ACCEPT")[1], way, Host(), taken, missed)
     return taken, missed
 
 
@@ -98,3 +98,42 @@ def test_many_conditions_for_one_place_are_told_as_many() -> None:
         "any of 9 conditions, such as: match 0; or match 1; or match 2",
     )
     assert len(join(ways[:-1])) == MOST_ALIKE
+
+
+# --- what is known by now -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("known", "holds", "asked", "expected"),
+    [
+        ("-i cali+", True, "-i cali+", True),
+        ("-i cali+", True, "-i cali1", None),
+        ("-i cali+", True, "-i eth0", False),
+        ("-i cali+", True, "! -i eth0", True),
+        ("-i cali1", True, "-i cali+", True),
+        ("-i cali1", True, "-i cali2", False),
+        ("-i cali+", False, "-i cali1", False),
+        ("-i cali1", False, "-i cali+", None),
+        ("-i cali1", False, "-i cali2", None),
+        ("! -i lo", True, "-i lo", False),
+        ("! -i lo", False, "-i lo", True),
+        ("-i cali+", True, "-o cali+", None),
+        ("-o eth0", True, "-o eth0", True),
+        ("-m set --match-set a src", False, "-m set --match-set a src", False),
+        ("-m set --match-set a src", True, "-m set --match-set b src", None),
+        ("-m limit --limit 1/sec", True, "-m limit --limit 1/sec", None),  # each rule has a bucket of its own
+    ],
+)
+def test_what_a_way_has_found_out_decides_later_rules(
+    known: str, holds: bool, asked: str, expected: bool | None
+) -> None:
+    ends = f"{PACKET.source} {PACKET.destination}"
+    somewhere = replace(WAY, state=replace(WAY.state, way_in=None, way_out=None))
+    taken, missed = parted(asked, somewhere.given(Condition((known,), holds=holds, ends=ends)))
+    assert (bool(taken), bool(missed)) == {True: (True, False), False: (False, True), None: (True, True)}[expected]
+
+
+@pytest.mark.parametrize("asked", ["-o eth0", "-m set --match-set a dst"])
+def test_where_a_packet_goes_is_asked_anew_when_it_goes_elsewhere(asked: str) -> None:
+    before = replace(WAY, state=replace(WAY.state, way_out=None)).given(Condition((asked,), holds=True, ends="a b"))
+    assert list(map(len, parted(asked, before))) == [1, 1]
