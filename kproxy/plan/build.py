@@ -40,7 +40,7 @@ from kproxy.plan.health import health_check
 from kproxy.plan.masquerade import detector
 from kproxy.plan.node_ports import node_ports
 from kproxy.plan.plan import HealthCheck, Memory, Note, Plan, ServicePlan
-from kproxy.plan.relay import mode_for, relay
+from kproxy.plan.relay import API_SERVER, mode_for, relay
 from kproxy.plan.viewpoint import Viewpoint, of_family, viewpoint
 
 _MOST_ENDPOINTS = 1 << 17  # of one Service, over its ports
@@ -90,7 +90,7 @@ def build_plan(
     Service ports are in the order of their keys.
     """
     before = previous.memory if previous is not None and isinstance(previous.memory, Round) else NO_ROUND
-    view = viewpoint(config, snapshot.node, family)
+    view = viewpoint(config, snapshot.node, family, _api_servers(snapshot, family))
     gone, changed = difference(before.snapshot.services, snapshot.services)
     if view != before.view:
         changed = list(snapshot.services)
@@ -112,6 +112,12 @@ def build_plan(
         notes=claims.notes + tuple(sorted(refused, key=lambda note: note.problem.name)),
         memory=Round(snapshot, view, claims, parts, plans),
     )
+
+
+def _api_servers(snapshot: Snapshot, family: IPFamily) -> frozenset[tuple[str, int]]:
+    """Where the API servers say that they are: they write the endpoints of their own Service."""
+    slices = (each for each in snapshot.slices.get(API_SERVER, ()) if each.family is family)
+    return frozenset((end.ip, port.port) for each in slices for end in each.endpoints for port in each.ports)
 
 
 def _service_cidrs(snapshot: Snapshot, view: Viewpoint) -> tuple[str, ...]:

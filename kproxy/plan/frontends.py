@@ -13,6 +13,9 @@ protocol: several Services may share an address (load balancers do that on purpo
 they clash with node ports only; where an external IP is also a node's address, the more exact claim comes first in
 every backend. Health-check node ports are node ports for this purpose.
 
+The API servers' own addresses are claimed for ``default/kubernetes``, so no external IP and no VIP can have them. A
+node that a Service had cut off from its API server would never hear that the Service is gone.
+
 One service port may hold an address twice, as its VIP and as its external IP. That is no clash; it counts as what
 stands higher above. So source ranges, which only VIPs have, are obeyed, where kube-proxy's iptables mode would let
 everybody in by the external IP.
@@ -36,6 +39,7 @@ from kproxy.model.keys import ObjectKey
 from kproxy.model.service import Service
 from kproxy.plan.health import health_check_port
 from kproxy.plan.plan import Action, Frontend, FrontendKind, Note
+from kproxy.plan.relay import API_SERVER
 from kproxy.plan.viewpoint import Viewpoint, of_family
 
 
@@ -56,7 +60,7 @@ class Bid(NamedTuple):
 
     claim: Claim
     kind: FrontendKind
-    ordinal: int  # of the port in the Service; the number of ports stands for the health-check node port
+    ordinal: int  # of the port in the Service; the number of ports: the health-check node port; one more: no port
 
 
 Lost = frozenset[tuple[int, Claim]]  # the bids, by ordinal, that a Service lost
@@ -110,6 +114,9 @@ def bids(service: Service, view: Viewpoint) -> list[Bid]:
     health = health_check_port(service)
     if health:
         wanted.append(Bid(Claim("", health, Protocol.TCP), FrontendKind.NODE_PORT, len(service.ports)))
+    if service.key == API_SERVER:  # no port has this ordinal: nothing is written for them
+        held = (Claim(ip, port, Protocol.TCP) for ip, port in sorted(view.api_servers))
+        wanted += [Bid(claim, FrontendKind.CLUSTER_IP, len(service.ports) + 1) for claim in held]
     return wanted
 
 

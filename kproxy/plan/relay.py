@@ -16,7 +16,7 @@ from kproxy.model.enums import Protocol
 from kproxy.model.keys import ObjectKey
 from kproxy.model.relay import Relay, Wish
 
-_API_SERVER = ObjectKey("default", "kubernetes")
+API_SERVER = ObjectKey("default", "kubernetes")
 
 
 def default_relay(config: Config) -> Relay:
@@ -41,7 +41,7 @@ def mode_for(key: ObjectKey, mode: ProxyMode) -> ProxyMode:
 
     The API server stays with the kernel: were the relay in between and dead, its successor could not ask whom to serve.
     """
-    return ProxyMode.IPTABLES if key == _API_SERVER else mode
+    return ProxyMode.IPTABLES if key == API_SERVER else mode
 
 
 def relay(wish: Wish, protocol: Protocol, mode: ProxyMode, default: Relay) -> Relay | None:

@@ -2,7 +2,8 @@
 
 It exists so that reuse is safe to decide: two rounds with equal viewpoints give the same Service the same plan, so a
 Service whose objects did not change is not looked at again; a changed zone label changes the viewpoint, and with it
-everything is decided anew. Comparing whole Nodes was rejected: a kubelet touches its Node every few seconds.
+everything is decided anew, as does a new API server. Comparing whole Nodes was rejected: a kubelet touches its Node
+every few seconds.
 
 The node's address follows spec: runtime.md 3; it is used for source ranges and ``primary`` alone, never to bind.
 """
@@ -35,9 +36,12 @@ class Viewpoint(Struct, frozen=True, gc=False):
     mode: ProxyMode = ProxyMode.IPTABLES  # of Services that do not ask for another
     relay: Relay = default_relay(Config())  # for those that our relay carries
     relay_ip: str = ""  # where its sockets are
+    api_servers: frozenset[tuple[str, int]] = frozenset()  # addresses and ports of the API servers
 
 
-def viewpoint(config: Config, node: Node | None, family: IPFamily) -> Viewpoint:
+def viewpoint(
+    config: Config, node: Node | None, family: IPFamily, api_servers: frozenset[tuple[str, int]] = frozenset()
+) -> Viewpoint:
     return Viewpoint(
         family=family,
         node=config.hostname or (node.name if node else ""),
@@ -49,6 +53,7 @@ def viewpoint(config: Config, node: Node | None, family: IPFamily) -> Viewpoint:
         mode=config.proxy_mode,
         relay=default_relay(config),
         relay_ip=next(iter(of_family(config.relay_address, family)), ""),
+        api_servers=api_servers,
     )
 
 

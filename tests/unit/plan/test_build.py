@@ -146,6 +146,24 @@ def test_the_relays_address_is_no_endpoint_in_either_family() -> None:
     assert [target.ip for target in plan.services[WEB_KEY].cluster] == ["fd00:10::7"]
 
 
+def test_nobody_takes_the_api_servers_address_from_a_node() -> None:
+    kubernetes = service("kubernetes", "172.30.0.1", ports=[port(443, "https")])
+    servers = slice_of("kubernetes", "192.168.0.9", "192.168.0.10", port_name="https", number=6443)
+    thief = service(
+        "web", external_ips=("192.168.0.9", "192.168.0.8"), ports=[port(6443, "http")], created="2000-01-01"
+    )
+    usurper = service("x", "172.30.0.6", load_balancer_vips=("192.168.0.10",), ports=[port(6443)])
+    plan = plan_of(kubernetes, servers, thief, usurper)
+    frontends = {key.name: [each.ip for each in service.frontends] for key, service in plan.services.items()}
+    assert frontends == {"kubernetes": ["172.30.0.1"], "web": ["172.30.0.41", "192.168.0.8"], "x": ["172.30.0.6"]}
+    assert [note.problem.why for note in plan.notes] == [
+        "claims 192.168.0.10:6443/TCP, which belongs to Service default/kubernetes",
+        "claims 192.168.0.9:6443/TCP, which belongs to Service default/kubernetes",
+    ]
+    moved = slice_of("kubernetes", "192.168.0.7", port_name="https", number=6443)
+    assert rebuilt(plan, kubernetes, moved, thief, usurper).notes == ()
+
+
 # --- rounds ---------------------------------------------------------------------------------------------------
 
 
