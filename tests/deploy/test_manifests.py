@@ -101,6 +101,15 @@ def test_every_node_gets_it_before_anything_else() -> None:
     assert pod["terminationGracePeriodSeconds"] == 60  # as README.md advises for nodes with a relay
 
 
+def test_pods_are_found_as_the_service_proxy_and_claimed_by_their_own_selector() -> None:
+    """Kubernetes' test "should work after restarting kube-proxy" and kube-prometheus look for k8s-app: kube-proxy."""
+    spec = manifests.only(manifests.applied(), "DaemonSet")["spec"]
+    labels = spec["template"]["metadata"]["labels"]
+    assert labels["k8s-app"] == "kube-proxy"
+    assert spec["selector"]["matchLabels"].items() < labels.items()
+    assert "k8s-app" not in spec["selector"]["matchLabels"]
+
+
 def test_probes_ask_the_port_that_kproxy_opens() -> None:
     found = manifests.container(manifests.applied())
     (port,) = found["ports"]
