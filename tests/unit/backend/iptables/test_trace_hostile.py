@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args, get_origin
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import fields
@@ -95,3 +96,20 @@ def test_any_rules_have_an_answer(tables: Any, packet: Packet, host: Host, drops
         assert outcome.probability > 0 or any(isinstance(match, r.Statistic) for each in tables.values()
                                               for rule in each for match in rule.matches)  # fmt: skip
         assert len(set(outcome.depends)) <= 60
+
+
+def test_entering_a_chain_costs_more_than_asking_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two jumps in each of forty chains are 2^40 ways of which none is long."""
+
+    class Opened(dict[tuple[str, str], list[Rule]]):
+        times = 0
+
+        def get(self, *of: Any) -> Any:
+            self.times += 1
+            return super().get(*of)
+
+    monkeypatch.setattr("kproxy.backend.iptables.trace.MOST_STEPS", 30_000)
+    twice = {("filter", f"C{at}"): [Rule((), r.Jump(f"C{at + 1}"))] * 2 for at in range(40)}
+    tables = Opened(twice | {("filter", "FORWARD"): [Rule((), r.Jump("C0"))], ("filter", "C40"): []})
+    assert walk(tables, Packet("10.0.0.9", "10.96.0.1", 80)).left_out
+    assert tables.times < 1200
