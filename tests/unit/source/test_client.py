@@ -91,9 +91,10 @@ async def test_a_patch_is_a_merge_patch(client: Client, server: Any, api: Any) -
 async def test_a_refusal_is_the_sentence_that_an_operator_needs(
     client: Client, server: Any, api: Any, status: int, kind: type[ApiError], said: str
 ) -> None:
-    server.on("/x", api.status(status))
+    server.on("/x", api.status(status, Location="/elsewhere"))
     with pytest.raises(kind) as error:
         await get(client)
+    assert {request.path for request in server.requests} == {"/x"}  # a token goes where no redirect leads
     assert type(error.value) is kind
     assert said in str(error.value)
     assert error.value.status == status
