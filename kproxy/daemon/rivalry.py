@@ -5,10 +5,10 @@ that at once. kube-proxy does not answer, for it does not look, so two proxies c
 for each sync of its, and packets are served all the while, by the rules of either. But where it syncs every second,
 ours would be endless work for nothing.
 
-A table that was flushed is no sign of a rival: nobody serves then, and healing must not wait. A rival leaves behind
-chains that are full and jumps that lead into them. So only a comparison that found those, and had to write all the
-same, counts here. After a few in a row it is told, once, and healing waits, twice as long each time and at most
-``longest``; after ``calm`` without one all is forgotten.
+A table that was flushed is no sign of a rival: nobody serves then, and healing must not wait. Nor are chains that were
+emptied or deleted one by one. A rival leaves behind chains that are full of other rules and jumps that lead into them,
+so only a comparison that found those counts here. After a few in a row it is told, once, and healing waits, twice as
+long each time and at most ``longest``; after ``calm`` without one all is forgotten.
 
 Rejected: looking for a process called kube-proxy; a proxy in a pod of its own has a pid namespace of its own, too. The
 name helps the message where it can be seen. Rejected, too: leaving the node to the rival; nobody could tell which of

@@ -30,9 +30,8 @@ from kproxy.backend.base import Quarantined, SyncReport, Unread
 from kproxy.backend.iptables import names, reading
 from kproxy.backend.iptables.compile import Ruleset, compile_plan
 from kproxy.backend.iptables.dialect import INVALID_COUNTER, LOCALHOST_COUNTER, Abilities
-from kproxy.backend.iptables.diff import Delta, diff, read_save, repair
+from kproxy.backend.iptables.diff import Delta, diff, holds_others, read_save, repair
 from kproxy.backend.iptables.orphans import unwanted
-from kproxy.backend.iptables.rules import Table
 from kproxy.backend.iptables.stages import Written, stage_input, stages
 from kproxy.backend.iptables.text import canonical, render_rule
 from kproxy.backend.iptables.trial import Trial
@@ -144,9 +143,9 @@ class IptablesBackend:
         self._unread = dump.unread
         self._orphans |= unwanted(saved.datagrams, wanted.services.values())
         delta = await asyncio.to_thread(repair, saved, wanted)
-        # Entered and with rules in them: nobody flushed these chains, but somebody else may have written them.
+        # Entered and with rules that are not ours: nobody flushed these chains, but somebody else wrote them.
         is_entered = all(entry.hook == names.FIREWALL for entry in delta.entries)
-        self._rewritten = is_entered and bool(saved.digests.get((Table.NAT, names.SERVICES)))
+        self._rewritten = is_entered and holds_others(saved, delta)
         return await reading.without_doubt(delta, self._door, dump.unread) if dump.unread else delta
 
     async def _write(self, delta: Delta, written: Written) -> None:

@@ -231,6 +231,13 @@ def _repair_services(saved: Saved, wanted: Ruleset, stale: set[ChainName]) -> It
         yield Patch(key, plan, frozenset(write), had=had)
 
 
+def holds_others(saved: Saved, delta: Delta) -> bool:
+    """Whether a chain that ``delta`` writes holds other rules; one that was flushed holds none."""
+    found = {(chain.table, chain.name) for chain in (*delta.fixed, *delta.lists)}
+    found.update((Table.NAT, name) for patch in delta.patches for name in patch.had)
+    return any(saved.digests.get(name) for name in found)
+
+
 def _is_saved(saved: Saved, chain: Chain) -> bool:
     digest = saved.digests.get((chain.table, chain.name))
     return digest is not None and digest == digest_chain(chain)

@@ -46,7 +46,10 @@ EMPTIED = b"*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n"
 CUT_OFF = b'*nat\n-D PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES\nCOMMIT\n'
 
 
-@pytest.mark.parametrize("text", [b"", EMPTIED, CUT_OFF])
+ELSEWHERE = b"*nat\n:KUBE-MARK-MASQ - [0:0]\n:KUBE-POSTROUTING - [0:0]\nCOMMIT\n"  # one by one, as by a script
+
+
+@pytest.mark.parametrize("text", [b"", EMPTIED, CUT_OFF, ELSEWHERE])
 async def test_a_flush_is_nobodys_rewriting(world: World, text: bytes) -> None:
     if text:
         await world.kernel.restore(text)
