@@ -68,6 +68,7 @@ class FamilyCondition(Struct, frozen=True, rename="camel"):
     rules: int | None = None
     refused: int | None = None  # service ports that the kernel refuses
     failed_restores: int | None = None  # since the start
+    trouble: str = ""  # why the last sync failed
 
 
 class Condition(Struct, frozen=True, rename="camel"):
@@ -140,7 +141,10 @@ def understand(pages: Pages, health: Pages, config: Config) -> Condition:
     is_mode = mode.status == OK and mode.body.strip() in _MODES
     program, version = _program(samples, facts, health, answers_mode=is_mode)
     counts = {name: dict(_COUNT.findall(text)) for name, text in facts.items()}
-    families = tuple(_family(each, samples, counts) for each in _families(samples, program))
+    families = tuple(
+        replace(_family(each, samples, counts), trouble=facts.get(f"Sync {each} failed", ""))
+        for each in _families(samples, program)
+    )
     reasons = tuple(_reasons(program, health, families, configuration))
     process = facts.get("Process", "")
     condition = Condition(
@@ -257,7 +261,9 @@ def _warnings(condition: Condition, pages: Pages, health: Pages) -> Iterator[str
         return
     yield from _missing(condition.program, pages)
     for each in condition.families:
-        if (each.pending_seconds or 0) > _OLD:
+        if each.trouble:
+            yield f"{each.family}: the last sync failed, it is tried again: {each.trouble}"
+        elif (each.pending_seconds or 0) > _OLD:
             yield f"{each.family}: a change waits for {each.pending_seconds:.0f} s to be in the kernel; see the log"
     refused = sum(each.refused or 0 for each in condition.families)
     if refused:

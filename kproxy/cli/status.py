@@ -119,7 +119,12 @@ def _nobody(replies: Mapping[Question, Reply]) -> list[str]:
     if strangers:
         said.append(f"What answers on {' and '.join(strangers)} is neither kproxy nor kube-proxy.")
     seen = ", ".join(f"{program} (process {number})" for number, program in find_proxies())
-    if seen:
+    if seen and problems.keys() & {_late(address).problem for address, _ in replies}:
+        said.append(
+            f"{seen} runs and does not answer: it hangs, or the node is overloaded. Its rules serve as they are; the "
+            "liveness probe restarts it, or whoever deletes its pod."
+        )
+    elif seen:
         said.append(f"Yet {seen} runs: give --metrics-bind-address, or --config FILE, as it was started with.")
     else:
         said.append("Is it running? If not, its log says why it ended.")

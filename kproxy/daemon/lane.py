@@ -36,6 +36,11 @@ class Lane(Generic[R]):
         self._runner = Runner(family, schedule, self._family.sync)
 
     @property
+    def trouble(self) -> str:
+        """Why the last round failed; empty: it did not."""
+        return self._runner.trouble
+
+    @property
     def synced(self) -> asyncio.Event:
         """Set by the first success."""
         return self._family.synced

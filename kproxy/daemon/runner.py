@@ -33,6 +33,11 @@ class Runner:
         self._wake = asyncio.Event()
         self._said = ""
 
+    @property
+    def trouble(self) -> str:
+        """Why the last round failed; empty: it did not."""
+        return self._said
+
     def request(self, *, healing: bool = False) -> None:
         """Ask for a round; returns at once. ``healing``: somebody else changed our rules."""
         self._schedule.request(healing=healing)
@@ -70,6 +75,7 @@ class Runner:
             return None
         except Exception as error:  # noqa: BLE001 -- see above: a mistake of ours must not silence the other family
             _log.crash("Sync failed by a mistake in kproxy, trying again; please report it", error, family=self._family)
+            self._said = f"a mistake in kproxy ({type(error).__name__}); the log has it, please report it"
             return None
         if self._said:
             _log.info("Sync works again", family=self._family)

@@ -90,6 +90,7 @@ class Daemon:
         front.names += [self._shared.rounds.name, lambda: show_problems(complaints.all)]
         self._service_metrics = self._count_services() if config.service_metrics else None
         self._lanes = self._make_lanes(found)
+        front.names.append(self._troubles)
         front.is_relaying = lambda: any(lane.relay_ip for lane in self._lanes.values())
         self._feed = Feed(
             self._cluster,
@@ -167,6 +168,10 @@ class Daemon:
         asked = circle(self._client.server, kubernetes) if self._client and isinstance(kubernetes, Service) else ()
         for problem in (*oddities(config, families, self._cluster.node), *asked):
             _log.warning("The configuration may be incomplete or wrong", problem=problem)
+
+    def _troubles(self) -> dict[str, str]:
+        """A line for each family whose last round failed; what a program answered may name objects."""
+        return {f"Sync {family} failed": lane.trouble for family, lane in self._lanes.items() if lane.trouble}
 
     def _hear(self, event: Event) -> None:
         """Of a worker: without any, the kernel must serve."""

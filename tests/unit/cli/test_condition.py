@@ -159,6 +159,7 @@ def test_what_is_wrong_without_being_ill() -> None:
         "Relay": "1 of 2 workers serve",
         "API server": "no news, heard 70 s ago: https://api: refused",
         "Quarantined": "IPv4 default/web:http (TCP)",
+        "Sync IPv6 failed": "/run/xtables.lock was held by another program",
         **show_problems(odd),
     }
     pages = of_metrics(facts, waits=61.0)
@@ -169,7 +170,7 @@ def test_what_is_wrong_without_being_ill() -> None:
     assert found.healthy
     assert found.warnings == (
         "IPv4: a change waits for 61 s to be in the kernel; see the log",
-        "IPv6: a change waits for 61 s to be in the kernel; see the log",
+        "IPv6: the last sync failed, it is tried again: /run/xtables.lock was held by another program",
         "the kernel refuses IPv4 default/web:http (TCP)",
         "API server: no news, heard 70 s ago: https://api: refused",
         "relay: 1 of 2 workers serve",

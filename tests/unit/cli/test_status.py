@@ -149,3 +149,13 @@ def test_who_is_silent_is_not_waited_for(
     with answering(say=say) as at:
         assert run(at, at) == 1
     assert f"{at} did not answer within 0.2 s." in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_proxy_that_hangs_is_called_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "DEADLINE", 0.2)
+    monkeypatch.setattr(status, "find_proxies", lambda: [(4711, "kproxy")])
+    with answering(say=b"") as at:
+        assert run(at, at) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "kproxy (process 4711) runs and does not answer: it hangs" in out
+    assert "give --metrics-bind-address" not in out

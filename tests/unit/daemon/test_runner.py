@@ -98,12 +98,18 @@ def test_healing_begins_within_two_seconds(jump: Jump) -> None:
 def test_a_failure_is_retried_and_said_once(jump: Jump, caplog: pytest.LogCaptureFixture) -> None:
     work = Rounds(KernelError("no"), KernelError("no"), None)
 
+    troubles: list[str] = []
+
     async def script(runner: Runner) -> None:
         runner.request()
+        for _ in range(2):
+            await asyncio.sleep(5)
+            troubles.append(runner.trouble)
 
     with caplog.at_level("INFO", logger="kproxy"):
         jump(play(work, script, 100))
     assert work.began == [(0.0, True), (3.0, True), (8.0, True)]
+    assert troubles == ["no", ""]
     assert [record.message for record in caplog.records] == [
         "Sync failed, trying again; rules in the kernel stay",
         "Sync works again",
