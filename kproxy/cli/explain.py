@@ -220,6 +220,7 @@ def _ask(command: Command, surveys: Sequence[Survey], facts: HostFacts, objects:
     from msgspec.structs import replace
 
     from kproxy.explain.packets.packet import answer, read_question
+    from kproxy.explain.packets.question import resolve
     from kproxy.explain.read.flows import read_flows
 
     question = read_question(
@@ -232,7 +233,8 @@ def _ask(command: Command, surveys: Sequence[Survey], facts: HostFacts, objects:
         if question.source:
             facts = replace(facts, remembered=live.remembered(question.source, [each.dump for each in surveys]))
         if not command.conntrack:
-            flows = live.flows(question, facts.addresses)
+            # A Service's name says neither the address nor the protocol by which the kernel is asked
+            flows = live.flows(resolve(surveys, question), facts.addresses)
     return answer(surveys, question, facts, flows, objects)
 
 
