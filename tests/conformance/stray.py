@@ -20,7 +20,7 @@ from kproxy.sandbox.host import Host
 
 _PATIENCE = 1.0  # seconds in which the client must have seen it
 _MARK = b"kproxy stray segment"
-_ACK_PUSH = 0x18
+ACK_PUSH, SYN_ACK = 0x18, 0x12
 _FAR = 1 << 29  # more than any window is wide, less than half of all numbers
 
 
@@ -73,9 +73,11 @@ class Watch:
         return await asyncio.get_running_loop().sock_recv(self._seeing, 65536)
 
 
-def build(source: tuple[str, int], destination: tuple[str, int], number: int, acknowledged: int) -> bytes:
+def build(
+    source: tuple[str, int], destination: tuple[str, int], number: int, acknowledged: int, *, flags: int = ACK_PUSH
+) -> bytes:
     """A TCP segment of IPv4."""
-    head = struct.pack("!HHIIBBHHH", source[1], destination[1], number, acknowledged, 5 << 4, _ACK_PUSH, 512, 0, 0)
+    head = struct.pack("!HHIIBBHHH", source[1], destination[1], number, acknowledged, 5 << 4, flags, 512, 0, 0)
     addresses = socket.inet_aton(source[0]) + socket.inet_aton(destination[0])
     pseudo = addresses + struct.pack("!BBH", 0, socket.IPPROTO_TCP, len(head) + len(_MARK))
     return head[:16] + struct.pack("!H", _checksum(pseudo + head + _MARK)) + head[18:] + _MARK

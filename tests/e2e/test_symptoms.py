@@ -1,0 +1,105 @@
+"""deploy/TROUBLESHOOTING.md: each symptom is brought about, and its command is typed and prints what the page shows.
+
+The page is the expectation, situations.py the way there: what the page leaves out is `…`, and what differs from run to
+run counts for nothing (``_VARIES``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.e2e.patients import CHECKOUT, WIDTH, Ward, ward
+from tests.e2e.situations import CONFIG, SITUATIONS, During, Situation, populate
+
+pytestmark = pytest.mark.root
+PAGE = CHECKOUT / "deploy" / "TROUBLESHOOTING.md"
+_VARIES = (
+    r"\blines? \d+(?:(?:, | and )\d+)*",
+    r"\d+ (?:s|min|h)\b",
+    r"process \d+",
+    r"pid \d+",
+    r"since .* UTC",
+    r"\d+ packets?\b",
+    r"(?<=[:/])\d{5}\b(?!\.)",  # ports that the kernel or a workload chose
+)
+
+
+def blocks() -> list[tuple[str, str, str]]:
+    """(section, command, what it prints) of the page."""
+    found = []
+    for section, body in re.findall(r"(?ms)^## (.*?)$(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8")):
+        for block in re.findall(r"(?ms)^```console\n(.*?)^```$", body):
+            parts = re.split(r"(?m)^[$#] (.*)\n", block)[1:]
+            found += [(section, *pair) for pair in zip(parts[::2], parts[1::2], strict=True)]
+    return found
+
+
+def differs(shown: str, printed: str) -> str:
+    """The first part of ``shown`` that ``printed`` lacks in this order; empty: none. Lines may break elsewhere."""
+    for pattern in _VARIES:
+        shown, printed = (re.sub(pattern, "*", text) for text in (shown, printed))
+    rest, parts = " ".join(printed.split()), [" ".join(part.split()) for part in shown.split("…")]
+    for number, part in enumerate(parts):
+        place = rest.find(part)
+        # What stands before the first dots begins the answer, and what stands behind the last ones ends it.
+        if place < 0 or (number == 0 and place > 0) or (number == len(parts) - 1 and not rest.endswith(part)):
+            return part
+        rest = rest[place + len(part) :]
+    return ""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def patients(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ward]:
+    async with ward(tmp_path_factory.mktemp("ward"), populate) as made:
+        yield made
+
+
+def test_the_page_shows_what_is_typed_here() -> None:
+    typed = [(each.section, command) for each in SITUATIONS for command in each.commands]
+    assert sorted((section, command) for section, command, _ in blocks()) == sorted(typed)
+
+
+def test_each_symptom_of_the_table_has_a_section() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(#([a-z0-9-]+)\)", text))
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", each.lower()).replace(" ", "-") for each in re.findall(r"(?m)^## (.*)$", text)
+    }
+    assert linked <= headings
+    assert {str(each) for each in headings} - linked <= {"the-first-three-commands", "not-tried"}
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("patient", SITUATIONS, ids=str)
+async def test_it_prints_what_the_page_shows(patient: Situation, patients: Ward) -> None:
+    shown = {(section, command): printed for section, command, printed in blocks()}
+    story = patient.story(patients)
+    during = await anext(story)
+    try:
+        for command in patient.commands:
+            printed = await type_(patients, command, patient.host, during)
+            expected = shown.get((patient.section, command), "(the page does not have it)")
+            assert not differs(expected, printed), f"{command}\n{printed}"
+    finally:
+        async for _ in story:
+            pass
+
+
+async def type_(patients: Ward, command: str, host: str, during: During | None) -> str:
+    text = command.replace(CONFIG, str(patients.settings(host)))
+    if text.startswith("kproxy explain") and "|" not in text:
+        text += f" --width {WIDTH}"
+    typing = asyncio.create_task(patients.type(text, host))
+    if during:
+        await patients.until(lambda: is_tracing(patients, host))
+        await during()
+    return await typing
+
+
+async def is_tracing(patients: Ward, host: str) -> bool:
+    return "kproxy-trace" in await patients.type("nft list tables", host)
