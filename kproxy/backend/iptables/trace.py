@@ -16,7 +16,7 @@ row do not make 2^100 ways. What is still too much is left out and counted (``Wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -27,7 +27,7 @@ from kproxy.backend.iptables.parse import SavedTables
 from kproxy.backend.iptables.rewrite import UNTRACKED, change, steer, translate, translations, words
 from kproxy.backend.iptables.rules import Rule, Verdict
 from kproxy.backend.iptables.state import Host, State, Tracked
-from kproxy.backend.iptables.ways import Condition, Met, Way, join, split
+from kproxy.backend.iptables.ways import Condition, Met, Way, given, join, split
 from kproxy.model.packet import Packet
 
 __all__ = [
@@ -39,7 +39,8 @@ __all__ = [
 Tables = Mapping[tuple[str, str], Sequence[Rule]]  # (table, chain) → rules; built-in chains included
 Policies = Mapping[tuple[str, str], str]  # (table, built-in chain) → ACCEPT or DROP; missing: ACCEPT
 
-POLICY = -1  # the position of a Met that is a built-in chain's policy and not a rule
+MISSING = "chain "  # how a condition begins that is about one of these
+POLICY = -1  # position of a Met that is a built-in chain's policy
 MOST_WAYS = 10_000  # that are followed at once; more than the endpoints of any Service
 MOST_STEPS = 5_000_000  # rules asked in all: some ten seconds
 _ENTERED = 30  # steps that a chain costs besides its rules: two jumps in each of forty chains are 2^40 ways
@@ -146,9 +147,11 @@ def trace(
     return walk(tables, packet, host, policies).outcomes
 
 
-def walk(tables: Tables, packet: Packet, host: Host | None = None, policies: Policies | None = None) -> Walk:
-    """The same, and whether all of them were followed. Raises BrokenTables."""
-    walker = _Walker(tables, host or Host(), policies or {})
+def walk(
+    tables: Tables, packet: Packet, host: Host | None = None, policies: Policies | None = None, *, cut: bool = False
+) -> Walk:
+    """The same, and whether all were followed. ``cut``: what meets a missing chain goes on, and depends on that."""
+    walker = _Walker(tables, host or Host(), policies or {}, cut=cut)
     walker.walk(packet)
     outcomes = sorted(walker.outcomes(), key=lambda outcome: -outcome.probability)
     return Walk(tuple(outcomes), walker.left_out)
@@ -178,10 +181,11 @@ class _Ends(NamedTuple):
 
 
 class _Walker:
-    def __init__(self, tables: Tables, host: Host, policies: Policies) -> None:
+    def __init__(self, tables: Tables, host: Host, policies: Policies, *, cut: bool) -> None:
         self.tables = tables
         self.host = host
         self.policies = policies
+        self.cut = cut
         self.left_out = 0
         self._steps = 0
         self._found: dict[Fate, list[Way]] = {}
@@ -298,14 +302,9 @@ class _Walker:
 
     def _chain(self, table: str, chain: str, ways: list[Way], above: tuple[str, ...]) -> _Ends:
         """``above``: the chains that led here."""
-        rules = self.tables.get((table, chain))
-        if rules is None:
-            raise DanglingJump(f"{table} has no chain {chain}")
-        if chain in above:
-            raise EndlessJump(f"{table} chain {chain} leads back to itself: {' > '.join((*above, chain)[-6:])}")
-        if len(above) > MOST_DEEP:
-            raise EndlessJump(f"{table} chains are nested more than {MOST_DEEP} deep, down to {chain}")
         self._steps += _ENTERED
+        if (rules := self._rules(table, chain, above)) is None:
+            return _Ends(given(ways, f"{MISSING}{chain} of {table}, which this dump lacks, lets it go on"), [])
         ends = _Ends([], [])
         most = _MANY
         for position, rule in enumerate(rules):
@@ -328,6 +327,17 @@ class _Walker:
             if not ways:
                 break
         return _Ends(join([*ends.returned, *ways]), join(ends.accepted))
+
+    def _rules(self, table: str, chain: str, above: tuple[str, ...]) -> Sequence[Rule] | None:
+        """None: it is missing, and that may be. Raises BrokenTables."""
+        rules = self.tables.get((table, chain))
+        if rules is None and not self.cut:
+            raise DanglingJump(f"{table} has no chain {chain}")
+        if chain in above:
+            raise EndlessJump(f"{table} chain {chain} leads back to itself: {' > '.join((*above, chain)[-6:])}")
+        if len(above) > MOST_DEEP:
+            raise EndlessJump(f"{table} chains are nested more than {MOST_DEEP} deep, down to {chain}")
+        return rules
 
     def _target(self, table: str, rule: Rule, ways: list[Way], above: tuple[str, ...], ends: _Ends) -> list[Way]:
         """Those that go on to the next rule; the others are added to ``ends``, or have ended."""
@@ -356,11 +366,11 @@ class _Walker:
         """Those that a program of the node accepts."""
         said = words(target)
         if isinstance(target, r.Queue):
-            self._end(Dropped(), _given(ways, f"{said} drops it"))
-            return _given(ways, f"{said} accepts it")
-        self._end(Dropped(), _given(ways, f"no socket listens for {said}"))
+            self._end(Dropped(), given(ways, f"{said} drops it"))
+            return given(ways, f"{said} accepts it")
+        self._end(Dropped(), given(ways, f"no socket listens for {said}"))
         found = [replace(way, state=steer(target, way.state)) for way in ways]
-        return _given(found, f"a socket listens for {said}")
+        return given(found, f"a socket listens for {said}")
 
     def _change(self, target: r.Target | None, ways: list[Way], ends: _Ends) -> list[Way]:
         if target is None:
@@ -369,9 +379,9 @@ class _Walker:
             ends.accepted.extend(translated)
             return []
         if isinstance(target, r.UnknownTarget):
-            self._end(Dropped(), _given(ways, f"{target.text} drops it"))
-            ends.accepted.extend(_given(ways, f"{target.text} accepts it"))
-            return _given(ways, f"{target.text} lets it go on")
+            self._end(Dropped(), given(ways, f"{target.text} drops it"))
+            ends.accepted.extend(given(ways, f"{target.text} accepts it"))
+            return given(ways, f"{target.text} lets it go on")
         return [replace(way, state=change(target, way.state)) for way in ways]
 
     def _translate(self, target: r.Target, ways: list[Way]) -> list[Way] | None:
@@ -385,7 +395,3 @@ class _Walker:
                 after = replace(way, state=state)
                 found.append(after.given(Condition((condition,), holds=True)) if condition else after)
         return found
-
-
-def _given(ways: Iterable[Way], text: str) -> list[Way]:
-    return [way.given(Condition((text,), holds=True)) for way in ways]

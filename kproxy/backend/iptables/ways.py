@@ -192,6 +192,10 @@ def _in_short(conditions: Sequence[Condition]) -> tuple[str, ...]:
     return (" and ".join([*texts, *(["others"] if len(told) > _SHOWN else [])]),)
 
 
+def given(ways: Iterable[Way], text: str) -> list[Way]:
+    return [way.given(Condition((text,), holds=True)) for way in ways]
+
+
 def split(rule: Rule, way: Way, host: Host, taken: list[Way], missed: list[Way]) -> None:
     """Add the way to those that the rule takes or to those that it misses; to both where chance or else decides."""
     chance = 1.0

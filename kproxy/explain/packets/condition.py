@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from kproxy.backend.iptables.trace import MISSING
 from kproxy.explain.answer import Fate, Question, Way
 from kproxy.explain.packets.clauses import NOT_ALL
 
@@ -115,7 +116,7 @@ def _either(names: Sequence[str]) -> str:
 
 
 def _in_words(text: str) -> str:
-    if text.startswith((NOT_ALL, "any of ", "none of ")):
+    if text.startswith((NOT_ALL, MISSING, "any of ", "none of ")):
         return text
     holds = not text.startswith("not ")
     bare = text.removeprefix("not ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ from kproxy.model.packet import Packet
 
 if TYPE_CHECKING:  # what reads objects is large, and most questions come without
     from kproxy.explain.read.objects import Objects
+
+# Without the chains of a Service nobody knows where its packets go; any other may be thought to do nothing
+_LOST = re.compile(rf"({t.MISSING}KUBE-(?:EXT|FW|SEP|SVC|SVL|XLB)-\S+ of nat)")
 
 
 class Inquiry(Struct, frozen=True):
@@ -62,15 +66,18 @@ class Inquiry(Struct, frozen=True):
         flow = tracked.tracked(self.flow) if self.flow else None
         host = t.Host(addresses=self.addresses, remembered=self.facts.remembered or frozenset(), flow=flow)
         try:
-            walk = t.walk(self.tables, self.packet, host, self.policies)
+            walk = t.walk(self.tables, self.packet, host, self.policies, cut=True)
         except t.BrokenTables as broken:
-            raise InvalidConfig(
-                f"the dump is broken: {broken}; give the whole output of iptables-save, of all tables"
-            ) from broken
+            raise _broken(broken) from broken
         service, frontend = self._find(walk.outcomes)
         reader = Reader(self.survey, self.packet, self.tables, service, frontend, known=self.flow is not None)
-        given = self._given(service, walk.left_out)
         possible = merge(outcome for outcome in map(self._possible, walk.outcomes) if outcome is not None)
+        missing = {outcome: found[1] for outcome in possible if (found := _LOST.search("; ".join(outcome.depends)))}
+        if len(missing) == len(possible):
+            raise _broken(f"{missing[possible[0]]}, which decides about this packet, is missing")
+        lost = dict.fromkeys(f"it does not come to {chain}, which this dump lacks" for chain in missing.values())
+        given = (*self._given(service, walk.left_out), *lost)
+        possible = [outcome for outcome in possible if outcome not in missing]
         ways = (replace(way, depends=self._depends(way, given)) for way in map(reader.way, possible))
         return tuple(joined(ways)), service, frontend
 
@@ -170,3 +177,7 @@ class Inquiry(Struct, frozen=True):
                 f"the kernel sends nothing from {self.packet.source} to another host while route_localnet is 0",
                 "set net.ipv4.conf.all.route_localnet to 1, or dial another address of the node",
             )
+
+
+def _broken(why: object) -> InvalidConfig:
+    return InvalidConfig(f"the dump is broken: {why}; give the whole output of iptables-save, of all tables")

@@ -1,6 +1,7 @@
 """One packet through rules that kube-proxy wrote: fate, odds, source, and the reasons for them.
 
-That answers are right for any plan is test_meaning.py's, sentences about what nobody takes are test_nearest.py's.
+That answers are right for any plan is test_meaning.py's, sentences about what nobody takes are test_nearest.py's, what
+other programs' rules do is test_packet_strangers.py's.
 """
 
 from __future__ import annotations
@@ -11,33 +12,19 @@ import pytest
 from msgspec.structs import replace
 
 from kproxy.errors import InvalidConfig
-from kproxy.explain.answer import Fate, FrontendKind, PacketAnswer, Severity
-from kproxy.explain.packets.packet import answer, read_question
+from kproxy.explain.answer import Fate, FrontendKind
 from kproxy.explain.read.dump import dumps_of
 from kproxy.explain.read.facts import HostFacts
 from kproxy.explain.services.survey import Survey, survey
 from tests.unit.explain.dumps import FILTER, NAT, WEB, survey_of, table
+from tests.unit.explain.questions import NODE, OPEN, RECORDED, SERVICES, TO_WEB, ask, recorded, web
 
-RECORDED = Path(__file__).parents[1] / "backend" / "iptables" / "recorded"
-NODE = "192.168.100.11"
 IN_RANGE = "the source is within the pod range 10.244.0.0/16"
 STRANGER = "the source is outside of the pod range 10.244.0.0/16"
 OUTSIDE = "it comes to an external address of traffic policy Cluster"
 OUT_OF_ETL = "the node itself sends it to an external address of traffic policy Local"
 HAIRPIN = "the endpoint is the sender itself (hairpin)"
 LOCAL = "external traffic policy Local keeps it"
-
-
-def recorded(name: str) -> list[Survey]:
-    parts = (RECORDED / f"{name}.iptables-{part}.txt" for part in ("nat", "filter"))
-    return [survey(dump) for dump in dumps_of(b"".join(part.read_bytes() for part in parts))]
-
-
-def ask(
-    surveys: list[Survey], source: str, to: str, *, interface: str = "", mark: str = "", facts: HostFacts | None = None
-) -> PacketAnswer:
-    facts = facts or HostFacts(addresses=frozenset({NODE}))
-    return answer(surveys, read_question(source, to, interface, mark, facts.addresses), facts)
 
 
 @pytest.mark.parametrize(
@@ -217,150 +204,6 @@ def test_old_rules_mark_what_is_to_be_dropped_and_may_not_drop_it() -> None:
     assert "kubernetes firewall for dropping marked packets" in dropped.ways[0].why
 
 
-# --- other people's rules -------------------------------------------------------------------------------------
-
-SERVICES = (
-    "-A PREROUTING -j KUBE-SERVICES",
-    "-A OUTPUT -j KUBE-SERVICES",
-    "-A POSTROUTING -j KUBE-POSTROUTING",
-    "-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN",
-    "-A KUBE-POSTROUTING -j MASQUERADE",
-    "-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000",
-    '-A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment "a/web cluster IP" -m tcp --dport 80 -j KUBE-SVC-W',
-    "-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS",
-    '-A KUBE-NODEPORTS -p tcp -m comment --comment "a/web" -m tcp --dport 30080 -j KUBE-SVC-W',
-    '-A KUBE-SVC-W -m comment --comment "a/web -> 10.244.1.1:8080" -j KUBE-SEP-1',
-    "-A KUBE-SEP-1 -s 10.244.1.1/32 -j KUBE-MARK-MASQ",
-    "-A KUBE-SEP-1 -p tcp -m tcp -j DNAT --to-destination 10.244.1.1:8080",
-)
-OPEN = table("filter", "-A FORWARD -j ACCEPT")
-TO_WEB = "10.96.0.1:80"
-
-
-def web(*more: str, filtering: str = OPEN) -> list[Survey]:
-    return [survey_of(table("nat", *more, *SERVICES) + filtering)]
-
-
-def test_a_stranger_that_masquerades_is_named() -> None:
-    said = ask(web("-A POSTROUTING -s 10.244.0.0/16 -j MASQUERADE"), "10.244.1.7", TO_WEB)
-    (way,) = said.ways
-    assert (way.masquerade.wanted, way.masquerade.why) == (True, "a rule of nat POSTROUTING asks for it")
-    assert "-s 10.244.0.0/16" in next(each.text for each in way.path if each.number == way.masquerade.line)
-    snat = ask(web("-A POSTROUTING -o eth7 -j SNAT --to-source 192.0.2.1"), "10.244.1.7", TO_WEB)
-    assert {(way.masquerade.wanted, way.depends) for way in snat.ways} == {
-        (True, ("it leaves by interface eth7",)),
-        (False, ("it does not leave by interface eth7",)),
-    }
-    assert [each.probability for each in snat.endpoints] == [1.0]
-
-
-@pytest.mark.parametrize(
-    ("rule", "ends", "depends"),
-    [
-        ("-j DNAT --to-destination 10.9.9.9:99", {("10.9.9.9", 99)}, set()),
-        ("-j DNAT --to-destination 10.9.9.9", {("10.9.9.9", 80)}, set()),
-        ("-p tcp -j DNAT --to-destination 10.9.9.9:80-90", {("10.9.9.9", 0)}, set()),
-        ("-p tcp -j REDIRECT --to-ports 99", {("0.0.0.0", 99)}, set()),
-        (
-            "-j DNAT --to-destination 10.9.9.8-10.9.9.9",
-            {("10.9.9.8", 80), ("10.9.9.9", 80)},
-            {f"`-j DNAT --to-destination 10.9.9.8-10.9.9.9` chooses 10.9.9.{n}" for n in (8, 9)},
-        ),
-    ],
-)
-def test_a_stranger_that_rewrites_is_named(rule: str, ends: set[tuple[str, int]], depends: set[str]) -> None:
-    said = ask(web(f"-A PREROUTING -d 10.96.0.1/32 {rule}"), "10.244.1.7", TO_WEB)
-    assert (said.fate, said.service) == (Fate.DELIVERED, "")
-    assert {(each.ip, each.port) for each in said.endpoints} == ends
-    assert {each for way in said.ways for each in way.depends} == depends
-    assert said.nearest is not None
-    assert said.nearest.message.endswith(
-        "in nat PREROUTING, rewrites the packet before it comes to KUBE-SERVICES, where a/web is answered"
-    )
-    elsewhere = ask(
-        web("-A PREROUTING -d 10.7.7.7/32 -j DNAT --to-destination 10.9.9.9:99"), "10.244.1.7", "10.7.7.7:8"
-    )
-    assert elsewhere.nearest is not None
-    assert elsewhere.nearest.message.endswith("to where it leads, and belongs to no Service that is known here")
-
-
-def test_a_program_of_the_node_may_decide() -> None:
-    said = ask(web("-A PREROUTING -j NFQUEUE --queue-num 1"), "10.244.1.7", TO_WEB)
-    assert {(way.fate, way.depends) for way in said.ways} == {
-        (Fate.DROPPED, ("`-j NFQUEUE --queue-num 1` drops it",)),
-        (Fate.UNTOUCHED, ("`-j NFQUEUE --queue-num 1` accepts it",)),
-    }
-
-
-def test_a_mark_may_come_with_the_packet() -> None:
-    said = ask(web(), "10.244.1.7", TO_WEB, mark="0x4000")
-    assert said.ways[0].masquerade.why == "it came with mark 0x4000"
-    assert ask(web(), "10.244.1.7", TO_WEB).ways[0].masquerade.why == "no rule asks to replace it"
-
-
-def test_a_mark_may_be_of_no_use() -> None:
-    here = HostFacts(addresses=frozenset({"10.244.1.1"}))
-    (way,) = ask(web(), "10.244.1.1", TO_WEB, interface="cni0", facts=here).ways
-    assert not way.masquerade.wanted
-    assert way.masquerade.why == "it is marked, but an address of this node is reached without nat POSTROUTING"
-    gone = [survey_of(table("nat", *(rule for rule in SERVICES if "-j MASQ" not in rule)) + OPEN)]
-    (way,) = ask(gone, "10.244.1.1", TO_WEB).ways
-    assert way.masquerade.why == "it is marked, but no rule of nat POSTROUTING masquerades it"
-
-
-@pytest.mark.parametrize(
-    ("rules", "fate", "why"),
-    [
-        (
-            (":FORWARD DROP [0:0]",), Fate.DROPPED,
-            "no rule of filter FORWARD accepts it, and the chain's policy is DROP",
-        ),
-        (
-            ('-A FORWARD -m comment --comment "nobody comes in" -j REJECT --reject-with icmp-port-unreachable',),
-            Fate.REFUSED, "in filter FORWARD, refuses it: nobody comes in",
-        ),
-        (("-A FORWARD -d 10.244.1.1/32 -j DROP",), Fate.DROPPED, "in filter FORWARD, drops it"),
-    ],
-)  # fmt: skip
-def test_who_else_turns_it_away_is_named(rules: tuple[str, ...], fate: Fate, why: str) -> None:
-    said = ask(web(filtering=table("filter", *rules)), "10.244.1.7", TO_WEB)
-    assert (said.fate, said.service) == (fate, "a/web")
-    assert why in said.ways[0].why
-    assert said.ways[0].path[-1].number > 0
-
-
-def test_what_rules_cannot_show_is_said_and_the_worst_is_the_fate() -> None:
-    said = ask(web(filtering=table("filter", "-A FORWARD -m set --match-set bad src -j DROP")), "10.244.1.7", TO_WEB)
-    assert said.fate is Fate.DROPPED
-    assert {(way.fate, way.depends) for way in said.ways} == {
-        (Fate.DROPPED, ("its source is in ipset bad",)),
-        (Fate.DELIVERED, ("its source is not in ipset bad",)),
-    }
-    assert [each.probability for each in said.endpoints] == [1.0]
-
-
-def test_a_table_that_was_not_given_is_said() -> None:
-    assert ask(web(filtering=""), "10.244.1.7", TO_WEB).ways[0].depends == (
-        "the filter table, which is not in this dump, lets it pass",
-    )
-
-
-@pytest.mark.parametrize(
-    ("known", "depends", "warned"),
-    [
-        (None, ("net.ipv4.conf.all.route_localnet is 1 on this node",), []),
-        (frozenset({"all"}), (), []),
-        (frozenset(), (), [("route-localnet-off", Severity.ERROR)]),
-    ],
-)
-def test_node_ports_on_loopback_need_a_setting(
-    known: frozenset[str] | None, depends: tuple[str, ...], warned: list[tuple[str, Severity]]
-) -> None:
-    said = ask(web(), "host", "127.0.0.1:30080", facts=HostFacts(route_localnet=known))
-    assert said.ways[0].depends == depends
-    assert [(each.code, each.severity) for each in said.warnings] == warned
-
-
 # --- which rules ----------------------------------------------------------------------------------------------
 
 
@@ -369,14 +212,46 @@ def test_rules_of_another_family_are_told_apart() -> None:
         ask(web(), "host", "[fd00::1]:80")
 
 
-def test_rules_that_no_kernel_holds_are_told() -> None:
-    broken = [survey_of(table("nat", *(rule for rule in SERVICES if not rule.startswith("-A KUBE-MARK"))) + OPEN)]
-    with pytest.raises(InvalidConfig, match="the dump is broken: nat has no chain"):
-        ask([survey_of(_without_chain(broken[0], "KUBE-MARK-MASQ"))], "10.244.1.1", TO_WEB)
+def without(survey: Survey, chain: str) -> list[Survey]:
+    """As by hand: a chain is cut out, and what leads to it is left."""
+    return [
+        survey_of("\n".join(line for line in survey.dump.lines if not line.startswith((f":{chain} ", f"-A {chain} "))))
+    ]
 
 
-def _without_chain(given: Survey, chain: str) -> str:
-    return "\n".join(line for line in given.dump.lines if not line.startswith(f":{chain} "))
+def test_a_chain_that_is_missing_matters_to_those_whose_service_it_is() -> None:
+    (whole,) = recorded("etp-local-with-endpoints")
+    pool = next(each for each in whole.services if each.service == "default/etl").frontends[0].chain
+    cut_out = without(whole, pool)
+    with pytest.raises(InvalidConfig, match=f"chain {pool} of nat, which decides about this packet, is missing"):
+        ask(cut_out, "10.244.1.7", "10.96.3.1:80")
+    said = ask(cut_out, "10.244.1.7", "10.96.0.1:443")
+    assert (said.fate, said.ways[0].endpoint, said.ways[0].depends) == (Fate.DELIVERED, "192.168.100.5:6443", ())
+
+
+def test_where_one_endpoints_chain_is_missing_the_others_are_told() -> None:
+    (whole,) = recorded("etp-local-with-endpoints")
+    said = ask(without(whole, "KUBE-SEP-JMINAOAMINB4SGIX"), "10.244.1.7", "10.96.3.1:80")
+    (way,) = said.ways
+    assert (way.fate, way.endpoint, way.probability) == (Fate.DELIVERED, "10.244.2.10:8080", 0.5)
+    assert way.depends == ("it does not come to chain KUBE-SEP-JMINAOAMINB4SGIX of nat, which this dump lacks",)
+
+
+@pytest.mark.parametrize("chain", ["KUBE-NODEPORTS", "KUBE-MARK-MASQ", "KUBE-POSTROUTING", "KUBE-FORWARD"])
+def test_a_chain_that_all_packets_meet_leaves_their_answer_provided_it_does_nothing(chain: str) -> None:
+    (whole,) = recorded("etp-local-with-endpoints")
+    said = ask(without(whole, chain), "192.0.2.9", "10.96.3.1:80")
+    assert {way.fate for way in said.ways} == {Fate.DELIVERED}
+    lacking = {text for way in said.ways for text in way.depends}
+    where = "filter" if chain == "KUBE-FORWARD" else "nat"
+    met = chain != "KUBE-NODEPORTS"  # which stands last, behind what takes the packet
+    assert lacking == ({f"chain {chain} of {where}, which this dump lacks, lets it go on"} if met else set())
+
+
+def test_chains_that_lead_in_a_circle_are_told() -> None:
+    circle = survey_of(table("nat", "-A PREROUTING -j KUBE-A", "-A KUBE-A -j KUBE-B", "-A KUBE-B -j KUBE-A"))
+    with pytest.raises(InvalidConfig, match="the dump is broken: nat chain KUBE-A leads back to itself"):
+        ask([circle], "10.244.1.1", TO_WEB)
 
 
 def test_the_other_variant_is_asked_too() -> None:
@@ -473,19 +348,6 @@ def test_only_a_services_own_rule_is_masquerade_all() -> None:
     }
 
 
-def test_what_a_stranger_rewrites_is_not_explained_by_the_service() -> None:
-    strange = (
-        "-A OUTPUT -m owner ! --uid-owner 1337 -j REDIRECT --to-ports 15001",
-        *(line for line in NAT if not line.startswith("-A OUTPUT")),
-        "-A OUTPUT -j KUBE-SERVICES",
-        *WEB,
-    )
-    said = ask([survey_of(table("nat", *strange))], "host", "10.96.0.1:80")
-    (redirected,) = (way for way in said.ways if way.endpoint.endswith(":15001"))
-    assert redirected.masquerade.why == ""
-    assert said.service == "default/web"
-
-
 def test_whether_another_program_serves_the_node_is_not_guessed() -> None:
     host_port = (
         "-A PREROUTING -p tcp -m addrtype --dst-type LOCAL -m tcp --dport 8080 -j DNAT --to-destination 10.9.9.9:80"
@@ -496,15 +358,3 @@ def test_whether_another_program_serves_the_node_is_not_guessed() -> None:
         (Fate.DELIVERED, "10.9.9.9:80", (f"{NODE} is an address of this node",)),
         (Fate.UNTOUCHED, "", (f"{NODE} is no address of this node",)),
     }
-
-
-@pytest.mark.parametrize("target", ["NOTRACK", "CT --notrack"])
-def test_what_is_not_tracked_comes_to_no_service_for_that_reason(target: str) -> None:
-    raw = table("raw", f"-A PREROUTING -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j {target}")
-    said = ask([survey_of(raw + table("nat", *NAT, *WEB))], "10.244.1.7", "10.96.0.1:80")
-    assert said.fate is Fate.UNTOUCHED
-    assert said.nearest is not None
-    assert said.nearest.message.endswith(
-        "in raw PREROUTING, keeps the packet from connection tracking, "
-        "and what is not tracked does not come to KUBE-SERVICES, where default/web is answered"
-    )
