@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 from collections.abc import AsyncIterator
 
@@ -291,6 +292,24 @@ async def test_the_urls_that_everybody_asks(cluster: Cluster) -> None:
         for address in ("127.0.0.1", "::1", node.ip()):
             assert await status_line(node, address, 10256, "/healthz") == "HTTP/1.1 200 OK"
         assert (await probe.http(node, "127.0.0.1", 10249, path="/proxyMode")).status == 200
+
+
+async def test_a_client_that_asked_while_the_rules_were_gone_is_served_when_they_are_back(cluster: Cluster) -> None:
+    """Networking: should recreate its iptables rules if they are deleted, for UDP, which never asks anew."""
+    node, proxy = cluster.world.node("node-1"), cluster.proxies["node-1"]
+    served = await Served.create(cluster, "flushed")
+    await served.put("b1")
+    await answered(probe.udp, node, served.ips[4], 80, "b1")
+    proxy.send_signal(signal.SIGSTOP)
+    try:
+        (await node.run(["iptables-nft", "-t", "nat", "-F"])).check()
+        callers = [Caller(cluster.world.host("c1"), served.ips[4], 80, 12345)]
+        async with calling(callers):
+            await callers[0].hears("")
+            proxy.send_signal(signal.SIGCONT)
+            await callers[0].hears("b1")
+    finally:
+        proxy.send_signal(signal.SIGCONT)
 
 
 async def test_host_ports_are_served_beside_node_ports(cluster: Cluster) -> None:
