@@ -17,6 +17,7 @@ from aiohttp import web
 from kproxy.daemon.log import Log
 from kproxy.daemon.server import Server, listen, respond
 from kproxy.daemon.status import Answer, Health, Instant
+from kproxy.kernel.files import within_half
 from kproxy.model.enums import IPFamily
 from kproxy.plan.plan import HealthCheck, NodePorts
 from kproxy.plan.viewpoint import LOOPBACK
@@ -77,7 +78,7 @@ class HealthCheckPorts:
             self._runner = web.ServerRunner(Server(self._answer))
             await self._runner.setup()
         try:
-            site = web.SockSite(self._runner, listen(address, port, one_family=True))
+            site = web.SockSite(self._runner, within_half(listen(address, port, one_family=True)))
             await site.start()
         except OSError as error:
             if (address, port) in self._failed:

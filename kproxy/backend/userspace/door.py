@@ -15,6 +15,7 @@ import socket
 
 from kproxy.backend.userspace.balance import Balancer
 from kproxy.backend.userspace.rules import Listener, Rule
+from kproxy.kernel.files import within_half
 from kproxy.model.enums import Protocol
 
 _LOOPBACK_DEVICE = b"lo\0"
@@ -35,7 +36,7 @@ class Door:
 
 def open_on_loopback(listener: Listener) -> socket.socket:
     """Raises OSError."""
-    sock = unbound(listener)
+    sock = within_half(unbound(listener))
     try:
         with contextlib.suppress(PermissionError):  # kernels before 5.7 want CAP_NET_RAW for it
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _LOOPBACK_DEVICE)

@@ -80,3 +80,13 @@ async def test_where_node_ports_listen_on_loopback_so_do_health_checks(ports: He
     port = free_port()
     assert await ports.reconcile([check(port)], NodePorts(addresses=(), listeners=True)) == []
     assert (await ask(port))[0] == 200
+
+
+async def test_ports_leave_files_for_programs(ports: HealthCheckPorts, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setattr("kproxy.kernel.files.resource.getrlimit", lambda _: (8, 8))
+    (failure,) = await ports.reconcile([check(port)], LOOPBACK)
+    assert failure.why == "Too many open files"
+    monkeypatch.undo()
+    assert await ports.reconcile([check(port)], LOOPBACK) == []
+    assert (await ask(port))[0] == 200
