@@ -6,16 +6,19 @@ import asyncio
 import json
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from msgspec.structs import replace
 
 from kproxy.config import Config
 from kproxy.source.client import Client
 from kproxy.source.credentials import Credentials
+from tests.unit.source.watching import Watching
 
 
 @dataclass
@@ -183,3 +186,15 @@ class Api:
     @staticmethod
     def encode(value: object) -> bytes:
         return json.dumps(value).encode()
+
+
+@pytest.fixture
+def paging(config: Config) -> Config:
+    return replace(config, list_page=2)
+
+
+@pytest.fixture
+async def watching(client: Client, paging: Config, api: Any) -> AsyncIterator[Watching]:
+    made = Watching(client, paging, api.Clock())
+    async with aclosing(made.changes):
+        yield made

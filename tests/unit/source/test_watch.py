@@ -1,13 +1,12 @@
-"""The reflector against a scripted server: where it resumes, what it asks for, how long it stays away.
+"""The reflector against a scripted server: where it resumes and what it asks for.
 
-Connections and credentials are test_client.py's; a real list/watch server is test_apiserver.py's.
+How long it stays away is test_watch_failures.py's, connections and credentials are test_client.py's; a real list/watch
+server is test_apiserver.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -15,80 +14,12 @@ import pytest
 from msgspec.structs import replace
 
 from kproxy.config import Config
-from kproxy.errors import ApiError, ApiRefused, ApiUnreachable, BadCredentials, KproxyError, ResourceExpired
-from kproxy.model.change import Change, Listed, Put, Rejected, Removed
+from kproxy.errors import ApiError, ApiUnreachable, ResourceExpired
+from kproxy.model.change import Listed
 from kproxy.model.cluster import Cluster
-from kproxy.model.enums import Kind
 from kproxy.source.client import Client
-from kproxy.source.credentials import Credentials
-from kproxy.source.watch import Backoff, Selection, resources, watch
-
-SERVICES = Selection(Kind.SERVICE, "/services", labels="!l", fields="f!=None")
-CIDRS = Selection(Kind.SERVICE_CIDR, "/cidrs", optional=True)
-
-
-class Watching:
-    """One watch under test: its changes, and what it reported and waited in between. Waiting moves the clock."""
-
-    def __init__(self, client: Client, config: Config, clock: Any, selection: Selection = SERVICES) -> None:
-        self.waits: list[float] = []
-        self.reports: list[KproxyError | None] = []
-        self._news = asyncio.Event()
-        self.clock = clock
-        chance = random.Random(1)
-        self.changes = watch(
-            client, selection, config, sleep=self._sleep, chance=chance, clock=clock, report=self._report
-        )
-
-    async def _sleep(self, seconds: float) -> None:
-        self.waits.append(seconds)
-        self.clock.now += seconds
-        await asyncio.sleep(0)
-
-    def _report(self, kind: Kind, problem: KproxyError | None) -> None:
-        assert kind in Kind
-        self.reports.append(problem)
-        self._news.set()
-
-    async def heard_after(self, failure: type[KproxyError]) -> None:
-        """Until contact (None) was reported after such a failure."""
-        while not (len(self.reports) > 1 and self.reports[-1] is None and isinstance(self.reports[-2], failure)):
-            self._news.clear()
-            await self._news.wait()
-
-    @property
-    def problems(self) -> list[KproxyError]:
-        return [problem for problem in self.reports if problem is not None]
-
-    async def next(self) -> Change:
-        async with asyncio.timeout(10):
-            return await anext(self.changes)
-
-    async def names(self) -> list[str]:
-        """The names in the next change."""
-        change = await self.next()
-        match change:
-            case Listed():
-                return [each.key.name for each in change.objects]
-            case Put():
-                return [f"+{change.object.key.name}"]
-            case Removed():
-                return [f"-{change.key.name}"]
-            case Rejected():
-                return [f"!{change.rejection.key.name}"]
-
-
-@pytest.fixture
-def paging(config: Config) -> Config:
-    return replace(config, list_page=2)
-
-
-@pytest.fixture
-async def watching(client: Client, paging: Config, api: Any) -> AsyncIterator[Watching]:
-    made = Watching(client, paging, api.Clock())
-    async with aclosing(made.changes):
-        yield made
-
+from kproxy.source.watch import resources
+from tests.unit.source.watching import Watching, start
 
 # --- the streamed initial list ----------------------------------------------------------------------------------------
 
@@ -224,12 +155,6 @@ async def test_a_page_that_is_no_list_is_asked_for_again(watching: Watching, ser
 # --- following --------------------------------------------------------------------------------------------------------
 
 
-async def start(watching: Watching, server: Any, api: Any, version: str = "5") -> None:
-    """Past the initial list, whose stream then ends."""
-    server.on("/services", api.events(api.bookmark(version, end=True)))
-    assert await watching.names() == []
-
-
 async def test_events_become_changes(watching: Watching, server: Any, api: Any) -> None:
     await start(watching, server, api)
     taken = api.service("web", "8")
@@ -324,78 +249,6 @@ async def test_a_stream_that_opens_is_contact_though_nothing_has_happened(
     assert not quiet.done()
     quiet.cancel()
     await asyncio.gather(quiet, return_exceptions=True)
-
-
-# --- staying away -----------------------------------------------------------------------------------------------------
-
-
-async def test_failures_wait_longer_and_longer_and_are_reported(watching: Watching, server: Any, api: Any) -> None:
-    server.on("/services", *[api.status(500)] * 8, api.events(api.bookmark("9", end=True), hold=True))
-    await watching.next()
-    assert len(watching.problems) == 8
-    ceilings = [0.8 * 2**failure for failure in range(6)] + [30.0, 30.0]
-    assert all(0 <= wait <= ceiling for wait, ceiling in zip(watching.waits, ceilings, strict=True))
-    assert watching.reports[-1] is None
-
-
-async def test_retry_after_is_respected(watching: Watching, server: Any, api: Any) -> None:
-    server.on("/services", api.status(429, **{"Retry-After": "17"}), api.events(api.bookmark("9", end=True), hold=True))
-    await watching.next()
-    assert watching.waits == [17.0]
-
-
-async def test_a_server_that_hangs_up_at_once_is_not_asked_again_at_once(
-    watching: Watching, server: Any, api: Any
-) -> None:
-    await start(watching, server, api)
-    server.on("/services", *[api.events()] * 5, api.events(("ADDED", api.service("a", "6")), hold=True))
-    await watching.names()
-    assert len(watching.waits) == 6
-    assert watching.problems == []
-
-
-async def test_a_watch_that_lasted_is_resumed_at_once(watching: Watching, server: Any, api: Any) -> None:
-    server.on("/services", api.events(api.bookmark("5", end=True), ("ADDED", api.service("a", "6"))))
-    server.on("/services", api.events(("ADDED", api.service("b", "7")), hold=True))
-    await watching.next()
-    await watching.next()
-    watching.clock.now += 300
-    assert await watching.names() == ["+b"]
-    assert watching.waits == []
-
-
-async def test_failing_credentials_are_retried_too(server: Any, paging: Config, api: Any) -> None:
-    good = Credentials(server=server.url, source="a test")
-    clock = api.Clock()
-    server.on("/services", api.status(401), api.events(api.bookmark("9", end=True), hold=True))
-    async with Client(paging, resolve=api.Resolver(good, BadCredentials("no login")), clock=clock) as client:
-        clock.now += 60
-        watching = Watching(client, paging, clock)
-        async with aclosing(watching.changes):
-            assert await watching.names() == []
-    assert [str(problem) for problem in watching.problems] == ["no login"]
-
-
-async def test_a_resource_that_an_old_cluster_lacks_is_empty_and_asked_for_rarely(
-    client: Client, paging: Config, server: Any, api: Any
-) -> None:
-    watching = Watching(client, paging, api.Clock(), CIDRS)
-    server.on("/cidrs", api.status(404), api.status(403), api.events(api.bookmark("9", end=True), hold=True))
-    async with aclosing(watching.changes):
-        assert await watching.next() == Listed(Kind.SERVICE_CIDR, ())
-        assert await watching.next() == Listed(Kind.SERVICE_CIDR, ())
-    assert all(300 <= wait <= 900 for wait in watching.waits)
-    assert [type(problem) for problem in watching.problems] == [ApiRefused]  # 404 is how an old cluster is
-
-
-def test_backoff_starts_again_after_a_healthy_while(api: Any) -> None:
-    clock = api.Clock()
-    backoff = Backoff((1.0, 8.0), random.Random(2), clock)
-    first = [backoff.next() for _ in range(50)]
-    assert max(first) > 4.0
-    assert max(first) <= 8.0
-    clock.now += sum(first) + 17
-    assert backoff.next() <= 1.0
 
 
 async def test_the_store_is_complete_after_both_lists(client: Client, paging: Config, server: Any, api: Any) -> None:
