@@ -1,12 +1,12 @@
 """EndpointSlices, and legacy Endpoints in the same shape (spec: model.md 3).
 
-A large cluster has 100,000 endpoints on a few thousand nodes: names of nodes and zones are interned and equal sets of
-hints are one object, which makes an endpoint 150 bytes instead of 400.
+A large cluster has 100,000 endpoints on a few thousand nodes: equal names of nodes, ports and zones are one object, as
+are equal sets of hints, which makes an endpoint 150 bytes instead of 400. Rejected: ``sys.intern``, which on Python
+3.12 never forgets a name, so that whoever invents new ones takes the node's memory.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -19,11 +19,14 @@ from kproxy.source.review import Review, Unusable, is_label, port_name, port_num
 
 _FAMILIES = {family.value: family for family in IPFamily}
 _SHARED = 4096  # distinct sets of hints; the names in them are foreign, so the memory of them is bounded
+_NAMES = 65536  # distinct names
+_LONGEST_NAME = 253  # characters, which the API allows
+_LONGEST_SET = 1024  # characters of a set of hints
 _ALWAYS = wire.Conditions()
 
 
 class EndpointsConverter:
-    """Converts slices and Endpoints; remembers the sets of hints, which repeat from endpoint to endpoint.
+    """Converts slices and Endpoints; remembers names and sets of hints, which repeat from endpoint to endpoint.
 
     ``api_defaults``: the objects have not been through an API server, so what it fills in is filled in here.
     """
@@ -31,6 +34,7 @@ class EndpointsConverter:
     def __init__(self, *, api_defaults: bool = False) -> None:
         self._unnamed = "" if api_defaults else None  # what a port without a name is called; None: it is no port
         self._sets: dict[tuple[str, ...], frozenset[str]] = {}
+        self._names: dict[str, str] = {}
 
     def convert_slice(
         self, key: ObjectKey, metadata: wire.Metadata, given: wire.EndpointSlice, review: Review
@@ -55,7 +59,7 @@ class EndpointsConverter:
             key=key,
             service=ObjectKey(key.namespace, labels.service_name),
             family=family,
-            ports=_ports(given.ports or [], self._unnamed, "ports", review),
+            ports=self._ports(given.ports or [], self._unnamed, "ports", review),
             endpoints=tuple(self._endpoints(given.endpoints or [], family, review)),
             triggered=_seconds(metadata.annotations.triggered) if metadata.annotations else 0.0,
         )
@@ -70,10 +74,12 @@ class EndpointsConverter:
         slices: list[EndpointSlice] = []
         for index, subset in enumerate(given.subsets or []):
             where = f"subsets[{index}]"
-            ports = _ports(subset.ports or [], "", f"{where}.ports", review)  # Endpoints leave empty names out
+            ports = self._ports(subset.ports or [], "", f"{where}.ports", review)  # Endpoints leave empty names out
             found = [
-                *_subset_endpoints(subset.addresses or [], f"{where}.addresses", review, ready=True),
-                *_subset_endpoints(subset.not_ready_addresses or [], f"{where}.notReadyAddresses", review, ready=False),
+                *self._subset_endpoints(subset.addresses or [], f"{where}.addresses", review, ready=True),
+                *self._subset_endpoints(
+                    subset.not_ready_addresses or [], f"{where}.notReadyAddresses", review, ready=False
+                ),
             ]
             for family in IPFamily:
                 endpoints = tuple(each for each in found if family_of(each.ip) is family)
@@ -100,7 +106,7 @@ class EndpointsConverter:
             conditions, hints = each.conditions or _ALWAYS, each.hints
             yield Endpoint(
                 ip,
-                sys.intern(each.node_name) if each.node_name else None,
+                self._name(each.node_name) if each.node_name else None,
                 conditions.ready is not False,
                 conditions.serving is not False,
                 conditions.terminating is True,
@@ -114,43 +120,55 @@ class EndpointsConverter:
             return None
         shared = self._sets.get(names)
         if shared is None:
+            if sum(map(len, names)) > _LONGEST_SET:
+                return frozenset(names)
             if len(self._sets) >= _SHARED:
                 self._sets.clear()
-            shared = self._sets[names] = frozenset(map(sys.intern, names))
+            shared = self._sets[names] = frozenset(map(self._name, names))
         return shared
 
+    def _name(self, text: str) -> str:
+        """The same text, and as far as is known the same object."""
+        if len(text) > _LONGEST_NAME:
+            return text
+        if len(self._names) >= _NAMES:
+            self._names.clear()
+        return self._names.setdefault(text, text)
 
-def _ports(given: list[wire.EndpointPort], unnamed: str | None, where: str, review: Review) -> tuple[SlicePort, ...]:
-    """A port without a name or a number matches no Service's port, and is left out as upstream does."""
-    ports: list[SlicePort] = []
-    for index, each in enumerate(given):
-        field = f"{where}[{index}]"
-        name = unnamed if each.name is None else each.name
-        if name is None or not each.port:
-            lacking = "name" if name is None else "port"
-            why = (
-                "is missing, and the port is left out" if name is None else "is missing or 0, and the port is left out"
+    def _ports(
+        self, given: list[wire.EndpointPort], unnamed: str | None, where: str, review: Review
+    ) -> tuple[SlicePort, ...]:
+        """A port without a name or a number matches no Service's port, and is left out as upstream does."""
+        ports: list[SlicePort] = []
+        for index, each in enumerate(given):
+            field = f"{where}[{index}]"
+            name = unnamed if each.name is None else each.name
+            if name is None or not each.port:
+                lacking = "name" if name is None else "port"
+                why = (
+                    "is missing, and the port is left out"
+                    if name is None
+                    else "is missing or 0, and the port is left out"
+                )
+                review.note(f"{field}.{lacking}", why, "give it what the Service's port has")
+                continue
+            ports.append(
+                SlicePort(
+                    self._name(port_name(name, f"{field}.name")),
+                    protocol(each.protocol, f"{field}.protocol"),
+                    port_number(each.port, f"{field}.port"),
+                )
             )
-            review.note(f"{field}.{lacking}", why, "give it what the Service's port has")
-            continue
-        ports.append(
-            SlicePort(
-                sys.intern(port_name(name, f"{field}.name")),
-                protocol(each.protocol, f"{field}.protocol"),
-                port_number(each.port, f"{field}.port"),
-            )
-        )
-    return tuple(ports)
+        return tuple(ports)
 
-
-def _subset_endpoints(
-    given: list[wire.EndpointAddress], where: str, review: Review, *, ready: bool
-) -> Iterable[Endpoint]:
-    for index, each in enumerate(given):
-        ip = _endpoint_ip(each.ip or "", f"{where}[{index}].ip", review)
-        if ip is not None:
-            node = sys.intern(each.node_name) if each.node_name else None
-            yield Endpoint(ip, node, ready=ready, serving=ready)
+    def _subset_endpoints(
+        self, given: list[wire.EndpointAddress], where: str, review: Review, *, ready: bool
+    ) -> Iterable[Endpoint]:
+        for index, each in enumerate(given):
+            ip = _endpoint_ip(each.ip or "", f"{where}[{index}].ip", review)
+            if ip is not None:
+                node = self._name(each.node_name) if each.node_name else None
+                yield Endpoint(ip, node, ready=ready, serving=ready)
 
 
 def _endpoint_ip(text: str, field: str, review: Review) -> str | None:

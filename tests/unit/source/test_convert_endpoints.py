@@ -144,17 +144,39 @@ def test_equal_hints_are_one_object() -> None:
     assert first.zone_hints == frozenset({"a"})
 
 
-def test_sets_of_hints_do_not_pile_up() -> None:
+def test_equal_names_are_one_object() -> None:
+    converter = Converter()
+    first, second = (_hinted(converter, f"10.0.0.{each}", "zone-1", "node-1") for each in (1, 2))
+    assert first.node is second.node
+    assert first.node == "node-1"
+
+
+def test_names_and_sets_of_hints_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kproxy.source.convert_endpoints._NAMES", 100)
     converter = Converter()
     for number in range(5000):
-        hints = {"forZones": [{"name": f"z{number}"}]}
-        given = {
-            "metadata": {"name": "s", "namespace": "default", "labels": LABELS},
-            "addressType": "IPv4",
-            "endpoints": [{"addresses": ["10.0.0.1"], "hints": hints}],
-        }
-        converter.convert(Kind.ENDPOINT_SLICE, json.dumps(given).encode())
+        _hinted(converter, "10.0.0.1", f"z{number}", f"n{number}")
     assert len(converter._endpoints._sets) <= 4096
+    assert len(converter._endpoints._names) <= 100
+
+
+def test_long_names_are_not_remembered() -> None:
+    converter = Converter()
+    found = _hinted(converter, "10.0.0.1", "z" * 2000, "n" * 300)
+    assert (found.node, found.zone_hints) == ("n" * 300, frozenset({"z" * 2000}))
+    assert (converter._endpoints._names, converter._endpoints._sets) == ({}, {})
+
+
+def _hinted(converter: Converter, ip: str, zone: str, node: str) -> Endpoint:
+    given = {
+        "metadata": {"name": "s", "namespace": "default", "labels": LABELS},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [ip], "nodeName": node, "hints": {"forZones": [{"name": zone}]}}],
+    }
+    outcome = converter.convert(Kind.ENDPOINT_SLICE, json.dumps(given).encode())
+    assert isinstance(outcome, Usable)
+    assert isinstance(outcome.object, EndpointSlice)
+    return outcome.object.endpoints[0]
 
 
 def test_endpoints_become_a_slice_for_each_subset_and_family() -> None:
