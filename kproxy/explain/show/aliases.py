@@ -13,15 +13,17 @@ The secret is made anew for every answer, so nothing can be looked up with this 
 
 from __future__ import annotations
 
-from base64 import b32encode
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" * 8  # of base 32, for every byte
+_TAIL = 8  # bits; neighbours have all others in common
+_MOST_MET = 3000  # addresses; above, no secret avoids all of them
 _TRIES = 64  # of secrets, until no alias is an address that stands in the answer
 _KEPT: tuple[Network, ...] = tuple(
     map(ip_network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/127", "ff00::/8"))
@@ -58,15 +60,21 @@ class Aliases:
 
     def hash(self, text: str) -> str:
         """Of as many letters, among those that a hash is made of."""
-        return b32encode(blake2b(text.encode(), key=self._secret).digest()).decode()[: len(text)]
+        digest = blake2b(text.encode(), key=self._secret, digest_size=min(len(text), blake2b.MAX_DIGEST_SIZE)).digest()
+        return digest.translate(_LETTERS).decode()
 
     def digits(self, text: str) -> str:
         """As many hexadecimal digits."""
         return blake2b(text.encode(), key=self._secret).hexdigest().upper()[: len(text)]
 
     def meet(self, addresses: Iterable[Address]) -> None:
-        """All addresses that will be asked for; their aliases shall be none of them."""
+        """All addresses that will be asked for; their aliases shall be none of them, as long as they are few.
+
+        Of ten thousand addresses of 10.0.0.0/8 some hit one another whatever the secret is.
+        """
         known = set(addresses)
+        if len(known) > _MOST_MET:
+            return
         for nth in range(_TRIES):
             self._numbers = Numbers(self._secret + bytes([nth]))
             if not any(self._numbers.alias(each) in known for each in known if not is_kept(each)):
@@ -88,17 +96,26 @@ class Numbers:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._turns: dict[tuple[int, int, int], int] = {}
+        self._beginnings: dict[tuple[int, int], int] = {}  # (length of addresses, all but the last byte) → their alias
         self._aliases: dict[Address, Address] = {}
 
     def alias(self, address: Address) -> Address:
         if (known := self._aliases.get(address)) is None:
-            size, number, other = address.max_prefixlen, int(address), 0
-            for depth in range(size):
-                before = number >> (size - depth)
-                bit = number >> (size - depth - 1) & 1
-                other = other << 1 | bit ^ self._turn(size, depth, before)
-            known = self._aliases[address] = type(address)(other)
+            size, number = address.max_prefixlen, int(address)
+            beginning = number >> _TAIL
+            if (other := self._beginnings.get((size, beginning))) is None:
+                other = self._beginnings[size, beginning] = self._turned(size, number, 0, range(size - _TAIL))
+            turned = self._turned(size, number, other, range(size - _TAIL, size))
+            known = self._aliases[address] = type(address)(turned)
         return known
+
+    def _turned(self, size: int, number: int, other: int, depths: range) -> int:
+        """``other``: the alias of the bits before these."""
+        for depth in depths:
+            before = number >> (size - depth)
+            bit = number >> (size - depth - 1) & 1
+            other = other << 1 | bit ^ self._turn(size, depth, before)
+        return other
 
     def _turn(self, size: int, depth: int, before: int) -> int:
         """Whether the bit behind the ``depth`` bits ``before`` is the other one."""
@@ -128,6 +145,7 @@ def is_kept(address: Address) -> bool:
     return any(address.version == each.version and address in each for each in _KEPT)
 
 
+@lru_cache(maxsize=1 << 17)
 def read_address(text: str) -> Address | None:
     try:
         return ip_address(text)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from enum import Enum
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -65,6 +64,7 @@ class _Redaction:
     def __init__(self, answer: Answer, aliases: Aliases) -> None:
         self.aliases = aliases
         self._done: dict[str, str] = {}  # sentences; most texts of a large answer stand in it many times
+        self._shaped: dict[str, str | None] = {}
         met: set[Address] = set()
         for holder, field, text in dict.fromkeys(_texts(answer)):
             self._learn(holder, field, text)
@@ -73,24 +73,18 @@ class _Redaction:
 
     def of(self, value: _Shape) -> _Shape:
         """A struct with all its texts replaced."""
-        names = value.__struct_fields__
-        return type(value)(**{name: self._redacted(getattr(value, name), value, name) for name in names})
+        held = ((name, getattr(value, name)) for name in value.__struct_fields__)
+        return type(value)(**{name: each and self._redacted(each, type(value), name) for name, each in held})
 
-    def _redacted(self, value: Any, holder: Struct, name: str) -> Any:
-        match value:
-            case Enum():
+    def _redacted(self, value: Any, holder: type[Struct], name: str) -> Any:
+        """Numbers and our own words, which are enumerations, stay."""
+        if type(value) is str:
+            if (holder, name) in _PLAIN:
                 return value
-            case str():
-                if (type(holder), name) in _PLAIN:
-                    return value
-                is_rule = isinstance(holder, Line) or name == "predicate"
-                return self.rule(value) if is_rule else self.sentence(value)
-            case tuple():
-                return tuple(self._redacted(each, holder, name) for each in value)
-            case Struct():
-                return self.of(value)
-            case _:
-                return value
+            return self.rule(value) if holder is Line or name == "predicate" else self.sentence(value)
+        if type(value) is tuple:
+            return tuple(self._redacted(each, holder, name) for each in value)
+        return self.of(value) if isinstance(value, Struct) else value
 
     # --- learning -------------------------------------------------------------------------------------------------
 
@@ -150,7 +144,10 @@ class _Redaction:
         """(whether it is still to be read, piece)"""
         at = 0
         for found in _SHAPE.finditer(text):
-            if (other := self._shape(found[0])) is None:
+            shape = found[0]
+            if shape not in self._shaped:
+                self._shaped[shape] = self._shape(shape)
+            if (other := self._shaped[shape]) is None:
                 continue
             yield True, text[at : found.start()]
             yield False, other
@@ -249,18 +246,14 @@ def _addresses(text: str) -> Iterator[Address]:
                 yield address
 
 
-def _texts(value: Any, holder: type[Struct] | None = None, name: str = "") -> Iterator[tuple[type[Struct], str, str]]:
-    """(struct, field, text) of everything in an answer that says something."""
-    match value:
-        case Enum():
-            return
-        case "":
-            return
-        case str() if holder is not None:
-            yield holder, name, value
-        case tuple():
-            for each in value:
-                yield from _texts(each, holder, name)
-        case Struct():
-            for field in value.__struct_fields__:
-                yield from _texts(getattr(value, field), type(value), field)
+def _texts(value: Any) -> Iterator[tuple[type[Struct], str, str]]:
+    """(struct, field, text) of everything that says something; numbers and our own words are passed over."""
+    holder = type(value)
+    for field in value.__struct_fields__:
+        held = getattr(value, field)
+        for each in held if type(held) is tuple else (held,):
+            if type(each) is str:
+                if each:
+                    yield holder, field, each
+            elif isinstance(each, Struct):
+                yield from _texts(each)
