@@ -28,6 +28,7 @@ from kproxy.explain.answer import (
     Endpoint,
     Fate,
     Frontend,
+    FrontendKind,
     PacketAnswer,
     Question,
     ServicePort,
@@ -126,11 +127,16 @@ def _inquiries(
 
 
 def _may_be_here(survey: Survey, question: Question, facts: HostFacts) -> bool:
-    """Whether the destination may be the node's: nobody told, and no Service has that address."""
+    """Whether the destination may be the node's: nobody told, and no Service has it as its cluster IP.
+
+    A load balancer's address may: what a kube-proxy before 1.24 marks to be dropped is dropped by INPUT alone.
+    """
     if facts.addresses or ip_address(question.destination).is_loopback:
         return False
     return not any(
-        frontend.address == question.destination for service in survey.services for frontend in service.frontends
+        frontend.address == question.destination and frontend.kind is FrontendKind.CLUSTER_IP
+        for service in survey.services
+        for frontend in service.frontends
     )
 
 

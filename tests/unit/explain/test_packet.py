@@ -204,6 +204,19 @@ def test_old_rules_mark_what_is_to_be_dropped_and_may_not_drop_it() -> None:
     assert "kubernetes firewall for dropping marked packets" in dropped.ways[0].why
 
 
+@pytest.mark.parametrize("to", ["203.0.113.7:80", "203.0.113.8:81"])
+def test_old_rules_drop_only_at_the_node_which_is_said_as_the_summary_says_dropped(to: str) -> None:
+    surveys = [survey(dump) for dump in dumps_of(OLD.read_bytes())]
+    said = ask(surveys, "10.0.0.9", to, facts=HostFacts())
+    address = to.partition(":")[0]
+    assert [(way.fate, way.depends) for way in said.ways] == [
+        (Fate.DROPPED, (f"{address} is an address of this node",)),
+        (Fate.UNTOUCHED, (f"{address} is no address of this node",)),
+    ]
+    assert said.frontend is not None
+    assert said.frontend.kind is FrontendKind.LOAD_BALANCER_IP
+
+
 # --- which rules ----------------------------------------------------------------------------------------------
 
 
