@@ -17,6 +17,7 @@ from kproxy.explain import answer as said
 from kproxy.explain.answer import Question, ServicePort, Severity
 from kproxy.explain.packets.journey import join_address
 from kproxy.explain.read.flows import Flow
+from kproxy.model.enums import Protocol
 from kproxy.model.packet import Packet
 
 _MOST = 8  # flows that are named
@@ -73,7 +74,10 @@ def tracked(flow: Flow) -> Tracked:
 
 
 def stale(flows: Sequence[Flow], service: ServicePort | None) -> Iterator[said.Warning]:
-    """Flows that go on to what no longer serves, or that began before the Service was there."""
+    """Flows that go on to what no longer serves, or that began before the Service was there.
+
+    A TCP connection that outlives its endpoint's turn is what a graceful end looks like, and is told as a note.
+    """
     if service is None or not service.endpoints:
         return
     serving = {(each.ip, each.port) for each in service.endpoints}
@@ -86,12 +90,18 @@ def stale(flows: Sequence[Flow], service: ServicePort | None) -> Iterator[said.W
             if answering == dialled
             else f"goes on to {answering}, which is no endpoint of {service.name} any more"
         )
+        lasts = flow.protocol is Protocol.TCP and answering != dialled
+        delete = (
+            f"`conntrack -D -p {flow.protocol.lower} -s {flow.source} -d {flow.destination} "
+            f"--sport {flow.source_port} --dport {flow.port}`"
+        )
         yield said.Warning(
             "stale-flow",
-            Severity.ERROR,
+            Severity.NOTE if lasts else Severity.ERROR,
             f"the flow from {join_address(flow.source, flow.source_port)} {why}",
-            f"`conntrack -D -p {flow.protocol.lower} -s {flow.source} -d {flow.destination} "
-            f"--sport {flow.source_port} --dport {flow.port}` makes the next packet begin anew",
+            f"it lasts until client or server end it; {delete} cuts it"
+            if lasts
+            else f"{delete} makes the next packet begin anew",
             service=service.name,
         )
 

@@ -73,29 +73,35 @@ def test_a_flow_meets_the_rules_of_filter_as_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "line", "end", "why"),
+    ("source", "line", "end", "why", "lasts"),
     [
         (
             "10.244.1.7:41234", entry(end="10.244.2.9:8080"), ["10.244.2.9"],
-            "goes on to 10.244.2.9:8080, which is no endpoint of a/web any more",
+            "goes on to 10.244.2.9:8080, which is no endpoint of a/web any more", True,
         ),
         (
             "10.244.1.7:41234", entry(end=WEB), [],
-            "began before a/web was answered there and goes to 10.96.0.1:80 itself",
+            "began before a/web was answered there and goes to 10.96.0.1:80 itself", False,
         ),
         (
             "10.244.1.7", entry(end="10.244.2.9:8080"), ["10.244.1.1"],
-            "goes on to 10.244.2.9:8080, which is no endpoint of a/web any more",
+            "goes on to 10.244.2.9:8080, which is no endpoint of a/web any more", True,
         ),
     ],
 )  # fmt: skip
-def test_a_flow_to_what_no_longer_serves_is_stale(source: str, line: str, end: list[str], why: str) -> None:
+def test_a_flow_to_what_no_longer_serves_is_stale(
+    source: str, line: str, end: list[str], why: str, lasts: bool
+) -> None:
     said = ask(source, line)
     (warning,) = said.warnings
-    assert (warning.code, warning.severity, warning.service) == ("stale-flow", Severity.ERROR, "a/web")
+    severity = Severity.NOTE if lasts else Severity.ERROR
+    assert (warning.code, warning.severity, warning.service) == ("stale-flow", severity, "a/web")
     assert warning.message == f"the flow from 10.244.1.7:41234 {why}"
+    delete = "`conntrack -D -p tcp -s 10.244.1.7 -d 10.96.0.1 --sport 41234 --dport 80`"
     assert warning.remedy == (
-        "`conntrack -D -p tcp -s 10.244.1.7 -d 10.96.0.1 --sport 41234 --dport 80` makes the next packet begin anew"
+        f"it lasts until client or server end it; {delete} cuts it"
+        if lasts
+        else f"{delete} makes the next packet begin anew"
     )
     assert [each.ip for each in said.endpoints] == end
     assert said.fate is (Fate.DELIVERED if end else Fate.UNTOUCHED)
