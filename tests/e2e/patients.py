@@ -39,7 +39,12 @@ clusterCIDR: 10.244.0.0/16
 nodePortAddresses: [primary]
 iptables: {{localhostNodePorts: false, syncPeriod: {period}}}
 conntrack: {{maxPerCore: 0}}
-kproxy: {{iptablesBackend: {variant}, iptablesMinSyncPeriod: 100ms, relayWorkers: 1, xtablesWait: 1}}
+kproxy:
+  iptablesBackend: {variant}
+  iptablesMinSyncPeriod: 100ms
+  relayWorkers: 1
+  relayShutdown: 100ms
+  xtablesWait: 1
 """
 # What a kubelet would do; all else is asked of the API server.
 _KUBECTL = """\

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.conformance.stray import SYN_ACK, build
-from tests.e2e.patients import Ward
+from tests.e2e.patients import DEADLINE, Ward
 
 CONFIG = "/var/lib/kube-proxy/config.conf"  # of the DaemonSet's pod
 W1, W2, NOBODY = "node-1=10.244.1.2", "node-2=10.244.2.2", "node-2=10.244.2.99"
@@ -118,6 +118,15 @@ async def dropped_at_the_pod(patients: Ward) -> AsyncIterator[During]:
 async def no_port_of_it(patients: Ward) -> AsyncIterator[None]:
     assert (await patients.ask("shell", "10.244.1.2", 8080)).outcome == "ok"
     assert (await patients.ask("shell", "10.96.1.1", 8080, silence=True)).outcome != "ok"
+    with patients.world.host("shell").inside():
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    with raw:
+        raw.setblocking(False)
+        raw.sendto(b"\x08\0\xf7\xff\0\0\0\0", ("10.96.1.1", 0))  # an echo request
+        async with asyncio.timeout(5):
+            while (answer := await asyncio.get_running_loop().sock_recv(raw, 999))[20] == 8:
+                pass
+        assert answer[20] != 0  # no echo reply
     yield
 
 
@@ -136,7 +145,7 @@ async def not_on_loopback(patients: Ward) -> AsyncIterator[None]:
 
 
 @situation(
-    "External traffic policy Local",
+    "Works from some nodes only",
     f"kproxy explain live --from {CLIENT} --to 203.0.113.10:80",
     f"curl -s http://{NODE}:32000/",
     "curl -s http://127.0.0.1:10249/metrics | grep no_local_endpoints_total.*IPv4",
@@ -170,20 +179,6 @@ async def lacks(patients: Ward, text: str) -> bool:
     return not await patients.has("node-1", text)
 
 
-@situation("Ping does not answer", f"kproxy explain live --from {SHELL} --to 10.96.1.1:80")
-async def ping(patients: Ward) -> AsyncIterator[None]:
-    with patients.world.host("shell").inside():
-        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-    with raw:
-        raw.setblocking(False)
-        raw.sendto(b"\x08\0\xf7\xff\0\0\0\0", ("10.96.1.1", 0))  # an echo request
-        async with asyncio.timeout(5):
-            while (answer := await asyncio.get_running_loop().sock_recv(raw, 999))[20] == 8:
-                pass
-        assert answer[20] != 0  # no echo reply
-    yield
-
-
 @situation("Sticky sessions do not stick", f"kproxy explain live --from {SHELL} --to shop/sticky:80")
 async def sticky(patients: Ward) -> AsyncIterator[None]:
     assert len({(await patients.ask("shell", "10.96.1.10", 80)).name for _ in range(4)}) == 1
@@ -197,10 +192,18 @@ async def shares(patients: Ward) -> AsyncIterator[None]:
     yield
 
 
-@situation("A pod cannot reach itself", "kproxy explain live --from 10.244.1.2 --to shop/web:80")
+@situation(
+    "A pod cannot reach itself",
+    "kproxy explain live --from 10.244.1.2 --to shop/web:80",
+    'bridge -d link show dev veth2 | grep -o "hairpin [a-z]*"',
+)
 async def hairpin(patients: Ward) -> AsyncIterator[None]:
-    assert {(await patients.ask("web-1", "10.96.1.1", 80)).name for _ in range(20)} == {"web-1", "web-2"}
+    port = f"link set {patients.world.pod('web-1').link} type bridge_slave hairpin"
+    assert (await patients.ask("web-1", "10.96.1.12", 80)).name == "web-1"
+    await patients.world.node("node-1").configure([f"{port} off"])
+    assert (await patients.ask("web-1", "10.96.1.12", 80, silence=True)).outcome == "timeout"
     yield
+    await patients.world.node("node-1").configure([f"{port} on"])
 
 
 @situation("A relayed Service fails", "curl -s http://127.0.0.1:10249/metrics | grep userspace_refused")
@@ -214,7 +217,7 @@ async def relayed(patients: Ward) -> AsyncIterator[None]:
 
 
 @situation(
-    "UDP or DNS goes nowhere after a pod was replaced",
+    "UDP goes nowhere after a pod was replaced",
     f"kproxy explain live --from {SHELL}:40053 --to shop/dns:53/udp",
 )
 async def stale_udp(patients: Ward) -> AsyncIterator[None]:
@@ -280,7 +283,7 @@ async def quarantined(patients: Ward, number: int) -> bool:
     return f'kproxy_quarantined_services{{ip_family="IPv4"}} {number}' in printed
 
 
-@situation("Rules vanish", 'kubectl -n kube-system logs POD | grep -E "Another program|repaired"')
+@situation("Other programs change rules", 'kubectl -n kube-system logs POD | grep -E "Another program|repaired"')
 async def flushed(patients: Ward) -> AsyncIterator[None]:
     before = patients.log("node-1").count("repaired")
     await patients.type("iptables-nft -t nat -F KUBE-SERVICES")
@@ -289,16 +292,25 @@ async def flushed(patients: Ward) -> AsyncIterator[None]:
     yield
 
 
-@situation("Rules in both variants", "kproxy explain live | grep variants")
+@situation("Other programs change rules", "kproxy explain live | grep variants")
 async def both(patients: Ward) -> AsyncIterator[None]:
     old = "-A KUBE-SERVICES -d 10.96.1.1/32 -p tcp --dport 80 -j DNAT --to-destination 10.244.9.9:80"
     lines = ("*nat", ":KUBE-SERVICES - [0:0]", "-A PREROUTING -j KUBE-SERVICES", old, "COMMIT")
     legacy = ("iptables-legacy-restore", "--noflush")
     (await patients.world.host("node-1").run(legacy, stdin="\n".join(lines) + "\n")).check()
     yield
-    await patients.stop("node-1")
-    await patients.start("node-1")
-    await patients.until(lambda: "Removed what another service proxy" in patients.log("node-1"))
+    with patients.world.host("shell").inside():
+        client = socket.socket()
+    with client:
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("10.96.1.4", 80))
+        await patients.stop("node-1")
+        await patients.start("node-1")
+        await patients.until(lambda: "Removed what another service proxy" in patients.log("node-1"))
+        await loop.sock_sendall(client, b"are you there?\n")
+        async with asyncio.timeout(DEADLINE):
+            assert await loop.sock_recv(client, 99)
     assert "KUBE" not in await patients.type("iptables-legacy-save")
 
 

@@ -71,7 +71,21 @@ def test_each_symptom_of_the_table_has_a_section() -> None:
         re.sub(r"[^a-z0-9 -]", "", each.lower()).replace(" ", "-") for each in re.findall(r"(?m)^## (.*)$", text)
     }
     assert linked <= headings
-    assert {str(each) for each in headings} - linked <= {"the-first-three-commands", "not-tried"}
+    assert {str(each) for each in headings} - linked <= {"the-first-three-commands", "not-brought-about"}
+
+
+def test_alerts_words_of_the_log_and_events_exist() -> None:
+    """Metrics, settings and links are looked up for all documents by tests/docs."""
+    spans = set(re.findall(r"`([^`\n]+)`", re.sub(r"(?ms)^```.*?^```$", "", PAGE.read_text(encoding="utf-8"))))
+    alerts = (CHECKOUT / "deploy" / "monitoring" / "alerts.yaml").read_text(encoding="utf-8")
+    named = {each for each in spans if each.startswith("Kproxy")}
+    assert len(named) > 5
+    assert named <= set(re.findall(r"alert: (\w+)", alerts))
+    source = "".join(path.read_text(encoding="utf-8") for path in sorted((CHECKOUT / "kproxy").rglob("*.py")))
+    for words in ("Another proxy writes the same chains", "Deleted stale flows", "Stale flows not cleaned",
+                  "Quarantined", "InvalidObject", "AddressClash"):  # fmt: skip
+        assert words in spans
+        assert f'"{words}' in source
 
 
 @pytest.mark.asyncio(loop_scope="module")
