@@ -8,7 +8,7 @@
 #   NET_ADMIN  rules, conntrack, addresses, transparent sockets
 #   NET_RAW    iptables-legacy opens a raw socket; nodes that are certainly of the nft variant can do without
 # The kernel loads the modules that rules ask for by itself. Only ip_tables, on a node of the legacy variant where nobody
-# has loaded it yet, is left to modprobe; that takes SYS_MODULE and the node's /lib/modules, and is worth neither.
+# has loaded it yet, is left to modprobe; that takes SYS_MODULE and the node's /lib/modules.
 # Another user was tried, too. Kubernetes gives no ambient capabilities, so iptables answers "Permission denied (you must
 # be root)". Capabilities of files do work, even under allowPrivilegeEscalation: false, for the runtime has permitted them
 # before. But Python would have to carry them, so that any script in here had them and not even `kproxy version` would

@@ -133,6 +133,8 @@ def test_settings_are_read_as_they_are_meant(name: str, server: str, mode: Proxy
     assert (config.master, config.proxy_mode, config.oom_score_adj) == (server, mode, -997)
     assert config.cluster_cidr == {"kind": ("10.244.0.0/16",), "k3s": ("10.42.0.0/16",)}.get(name, ())
     assert not config.iptables_localhost_nodeports
+    loopback = ("localhost",) if name == "kind" else ()  # which kind's kube-proxy answers, too
+    assert config.nodeport_addresses == ("primary", *loopback)
     # In kind the table's size is the machine's, timeouts are each node's
     assert (config.conntrack_max_per_core == 0) == (name == "kind")
     assert (config.conntrack_tcp_timeout_established, config.conntrack_tcp_timeout_close_wait) == (86400, 3600)

@@ -47,7 +47,11 @@ def test_it_says_what_the_daemonset_has() -> None:
     assert "privileged" not in security
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not {"hostPID", "hostIPC"} & pod.keys()
-    assert [each["hostPath"]["path"] for each in pod["volumes"] if "hostPath" in each] == ["/run/xtables.lock"]
+    paths = {each["name"]: each["hostPath"]["path"] for each in pod["volumes"] if "hostPath" in each}
+    assert set(paths.values()) == {"/run/xtables.lock", "/lib/modules"}
+    assert {
+        paths[each["name"]] for each in container["volumeMounts"] if each["name"] in paths and "readOnly" not in each
+    } == {"/run/xtables.lock"}
     writes = {(*rule["resources"], *rule["verbs"]) for rule in role if set(rule["verbs"]) - {"list", "watch"}}
     assert writes == {("events", "create", "patch")}
     assert {each for rule in role for each in rule["resources"]} == {
