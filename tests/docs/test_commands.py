@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs import commands
+from tests.docs.answers import differs
 from tests.docs.claims import CLAIMS, Claim, Way, claims_on
 from tests.docs.commands import Command, blocks, documents, is_command, read, shown
 
@@ -76,3 +77,19 @@ def test_it_is_claimed_once(command: Command) -> None:
 def test_a_claim_has_a_command(claim: Claim) -> None:
     assert any(map(claim.fits, shown())), "no document shows it any more"
     assert claim.why or (claim.way is not Way.NOT_HERE and "--help" not in claim.more), "say why it is not executed"
+
+
+@pytest.mark.parametrize(
+    ("told", "printed", "lacks"),
+    [
+        ("a\nb", "a\nb\n", ""),
+        ("…\nb", "a\nb\n", ""),
+        ("a\n…\nc", "a\nb\nc\n", ""),
+        ("a", "a\nb", "a"),
+        ("b", "a\nb", "b"),
+        ("a\n…\na", "a\nb\n", "\na"),
+        ("…\n2 x\n…", "y\n3 x\nz", ""),
+    ],
+)
+def test_what_a_page_prints_is_there_in_its_order(told: str, printed: str, lacks: str) -> None:
+    assert differs(told, printed, (r"\d+",)) == lacks
