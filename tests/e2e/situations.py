@@ -218,14 +218,14 @@ async def relayed(patients: Ward) -> AsyncIterator[None]:
 
 @situation(
     "UDP goes nowhere after a pod was replaced",
-    f"kproxy explain live --from {SHELL}:40053 --to shop/dns:53/udp",
+    f"kproxy explain live --from {SHELL}:20053 --to shop/dns:53/udp",
 )
 async def stale_udp(patients: Ward) -> AsyncIterator[None]:
-    away = "-r 10.244.1.99 -q 10.244.1.3 --reply-port-src 5353 --reply-port-dst 40053"
-    flow = f"conntrack -I -p udp -s {SHELL} -d 10.96.1.11 --sport 40053 --dport 53 {away} -t 60"
+    away = "-r 10.244.1.99 -q 10.244.1.3 --reply-port-src 5353 --reply-port-dst 20053"
+    flow = f"conntrack -I -p udp -s {SHELL} -d 10.96.1.11 --sport 20053 --dport 53 {away} -t 60"
     assert "1 flow entries have been created" in await patients.type(flow)
     with patients.world.host("shell").inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.bind((SHELL, 40053))
+        client.bind((SHELL, 20053))
         client.settimeout(0.3)
         client.sendto(b"?", ("10.96.1.11", 53))
         with pytest.raises(TimeoutError):
@@ -233,14 +233,11 @@ async def stale_udp(patients: Ward) -> AsyncIterator[None]:
     yield
 
 
-@situation("Old pods keep their connections", "kproxy explain live --from 10.244.1.3:40080 --to shop/tls:80")
+@situation("Old pods keep their connections", "kproxy explain live --from 10.244.1.3:20080 --to shop/tls:80")
 async def draining(patients: Ward) -> AsyncIterator[None]:
     with patients.world.host("shell").inside():
-        client = socket.create_server((SHELL, 40080))
-        client.close()
         client = socket.socket()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        client.bind((SHELL, 40080))
+        client.bind((SHELL, 20080))
     with client:
         client.setblocking(False)
         await asyncio.get_running_loop().sock_connect(client, ("10.96.1.7", 80))
