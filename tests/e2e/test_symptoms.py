@@ -85,6 +85,7 @@ def test_alerts_words_of_the_log_and_events_exist() -> None:
     assert len(named) > 5
     assert named <= set(re.findall(r"alert: (\w+)", alerts))
     source = "".join(path.read_text(encoding="utf-8") for path in sorted((CHECKOUT / "kproxy").rglob("*.py")))
+    assert "outside of the pod range" in spans & set(re.findall(r"outside of the pod range", source))
     for words in ("Another proxy writes the same chains", "Deleted stale flows", "Stale flows not cleaned",
                   "Quarantined", "InvalidObject", "AddressClash"):  # fmt: skip
         assert words in spans
