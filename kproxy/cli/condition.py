@@ -32,10 +32,12 @@ _SAMPLE = re.compile(r'^(\w+)(?:\{((?:[^"}\n]|"(?:[^"\\\n]|\\.)*")*)\})? (\S+)',
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _COUNT = re.compile(r"(IPv[46]) (\d{1,12})\b")
 _WORKERS = re.compile(r"(\d{1,6}) of (\d{1,6}) workers serve")
+_FLOWS = re.compile(r"(\d{1,12}) of (\d{1,12}) flows")
 _ADDRESS = re.compile(r"[\w.:\[\]%-]*:\d{1,5}|", re.ASCII)
 _SETTING = re.compile(r"; (?=\w+ (?:stays |\d))")  # a reason may have semicolons of its own
 _LONGEST = 300  # characters of a sentence
 _MODES = {"iptables", "userspace", "nftables", "ipvs", "kernelspace"}
+_FULL = 0.9  # of the conntrack table
 _OLD = 60.0  # seconds; a change that waits so long was not simply unlucky
 _BUILT = "+kproxy-"
 OK, UNAVAILABLE = 200, 503
@@ -86,6 +88,8 @@ class Condition(Struct, frozen=True, rename="camel"):
     api_server: str = ""
     relay: str = ""
     kernel_settings: str = ""
+    flows: int | None = None  # in the conntrack table
+    flows_limit: int | None = None
     health: Mapping[str, int] = {}  # status by page; 0: no answer; empty: switched off
     families: tuple[FamilyCondition, ...] = ()
     quarantined: str = ""
@@ -147,6 +151,8 @@ def understand(pages: Pages, health: Pages, config: Config) -> Condition:
     )
     reasons = tuple(_reasons(program, health, families, configuration))
     process = facts.get("Process", "")
+    counted = _FLOWS.fullmatch(facts.get("Conntrack", ""))
+    flows, flows_limit = map(int, counted.groups()) if counted else (None, None)
     condition = Condition(
         healthy=bool(program) and not reasons,
         program=program,
@@ -160,6 +166,8 @@ def understand(pages: Pages, health: Pages, config: Config) -> Condition:
         api_server=facts.get("API server", ""),
         relay=facts.get("Relay", ""),
         kernel_settings=facts.get("Kernel settings", ""),
+        flows=flows,
+        flows_limit=flows_limit,
         health={page: health[page].status for page in OF_HEALTH if page in health},
         families=families,
         quarantined=facts.get("Quarantined", ""),
@@ -276,11 +284,18 @@ def _warnings(condition: Condition, pages: Pages, health: Pages) -> Iterator[str
         yield f"relay: {condition.relay}"
     if health.get("/livez", _SILENCE).status == OK and health.get("/healthz", _SILENCE).status == UNAVAILABLE:
         yield "load balancers are told to leave this node out (/healthz 503): it is being removed, or has no Node"
-    yield from (f"kernel setting {each}" for each in kernel_settings(condition.kernel_settings)[1])
+    yield from _of_the_kernel(condition)
     yield from condition.problems
     more = condition.problems_total - len(condition.problems)
     if more > 0:
         yield f"and {more} more objects with problems; the log and `kubectl get events -A` name them"
+
+
+def _of_the_kernel(condition: Condition) -> Iterator[str]:
+    yield from (f"kernel setting {each}" for each in kernel_settings(condition.kernel_settings)[1])
+    if condition.flows_limit and (condition.flows or 0) >= _FULL * condition.flows_limit:
+        held = f"conntrack holds {condition.flows:,} of {condition.flows_limit:,} flows"
+        yield f"{held}; a full table drops new connections; raise nf_conntrack_max"
 
 
 def _missing(program: str, pages: Pages) -> Iterator[str]:

@@ -50,7 +50,7 @@ def _head(condition: Condition, now: datetime, width: int) -> Iterator[Line]:
         ("API server", condition.api_server.partition(": ")[0]),
         ("health", _health(condition)),
         ("relay", condition.relay),
-        ("kernel", _kernel(condition.kernel_settings)),
+        ("kernel", _kernel(condition)),
     ):
         if value:
             yield from _row(label, value, width)
@@ -62,9 +62,13 @@ def _health(condition: Condition) -> str:
     return ", ".join(f"{page} {status or 'silent'}" for page, status in condition.health.items())
 
 
-def _kernel(settings: str) -> str:
-    every, troubles = kernel_settings(settings)
-    return f"{len(every) - len(troubles)} of {len(every)} settings as wanted" if every else settings
+def _kernel(condition: Condition) -> str:
+    every, troubles = kernel_settings(condition.kernel_settings)
+    wanted = f"{len(every) - len(troubles)} of {len(every)} settings as wanted"
+    settings = wanted if every else condition.kernel_settings
+    if condition.flows is None or condition.flows_limit is None:
+        return settings
+    return f"{settings}; {condition.flows:,} of {condition.flows_limit:,} flows"
 
 
 def _table(families: tuple[FamilyCondition, ...], now: datetime) -> Iterator[Line]:

@@ -25,7 +25,7 @@ from kproxy.daemon.front import Front
 from kproxy.daemon.log import Log, configure
 from kproxy.daemon.oddities import refuse
 from kproxy.daemon.reload import ConfigFile, watch
-from kproxy.daemon.setup import allow_many_files, become_unlikely_victim, prepare
+from kproxy.daemon.setup import allow_many_files, become_unlikely_victim, prepare, show_flows
 from kproxy.daemon.wiring import Daemon
 from kproxy.errors import KproxyError
 from kproxy.kernel.address import Addresses
@@ -102,6 +102,7 @@ async def _work(config: Config, front: Front) -> None:
     become_unlikely_victim(config.oom_score_adj)
     allow_many_files()
     front.facts["Kernel settings"] = prepare(config, Sysctl(), Timeouts())
+    front.more.append(lambda: show_flows(Sysctl()))
     verdict = await choose_variant(config)
     front.facts["Iptables variant"] = f"{verdict.variant.value}, {verdict.why}"
     found = await find_families(config, verdict.variant)

@@ -1,4 +1,4 @@
-"""What the node is told once at start: sysctls, and how little the kernel should like to kill us.
+"""What the node is told once at start: sysctls, and how little the kernel should like to kill us; and how full it is.
 
 Everything here is best effort. In a container some of /proc/sys belongs to the host and cannot be written; kube-proxy
 dies of that, and so does every cluster in containers that was not told to leave conntrack alone (kubernetes/
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 
 from kproxy.config import Config
 from kproxy.daemon.localhost import warn_of_route_localnet
 from kproxy.daemon.log import Log
 from kproxy.kernel.doors import SysctlDoor, SysctlOutcome, TimeoutDoor
-from kproxy.kernel.sysctl import ROUTE_LOCALNET, tune_conntrack
+from kproxy.kernel.sysctl import CONNTRACK_COUNT, CONNTRACK_MAX, ROUTE_LOCALNET, tune_conntrack
 from kproxy.model.enums import IPFamily
 from kproxy.plan.node_ports import node_ports
 
@@ -39,6 +40,12 @@ def prepare(config: Config, sysctl: SysctlDoor, timeouts: TimeoutDoor) -> str:
     elif said:
         _log.info("Kernel settings", **said)
     return "; ".join(f"{name} {became}" for name, became in said.items()) or "none asked for"
+
+
+def show_flows(sysctl: SysctlDoor) -> Mapping[str, str]:
+    """How full the conntrack table is, for ``/statusz``: a full one drops new connections, and nobody is told why."""
+    count, limit = sysctl.read(CONNTRACK_COUNT), sysctl.read(CONNTRACK_MAX)
+    return {} if count is None or limit is None else {"Conntrack": f"{count} of {limit} flows"}
 
 
 def _say(outcome: SysctlOutcome) -> str:

@@ -22,6 +22,7 @@ from kproxy.kernel.doors import SysctlDoor, SysctlOutcome, TimeoutDoor
 from kproxy.kernel.timeouts import TCP_CLOSE_WAIT, TCP_ESTABLISHED, UDP, UDP_STREAM
 
 CONNTRACK_MAX = "net/netfilter/nf_conntrack_max"
+CONNTRACK_COUNT = "net/netfilter/nf_conntrack_count"
 CONNTRACK_BUCKETS = "/sys/module/nf_conntrack/parameters/hashsize"
 ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
 TCP_BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal"

@@ -51,6 +51,7 @@ FACTS = {
     "Endpoints": "IPv4 9, IPv6 2",
     "Relayed service ports": "IPv4 1, IPv6 0",
     "API server": "answers, heard 4 s ago",
+    "Conntrack": "899 of 1000 flows",
 }
 WAITS = 0.0
 
@@ -159,6 +160,7 @@ def test_what_is_wrong_without_being_ill() -> None:
         "Relay": "1 of 2 workers serve",
         "API server": "no news, heard 70 s ago: https://api: refused",
         "Quarantined": "IPv4 default/web:http (TCP)",
+        "Conntrack": "900 of 1000 flows",
         "Sync IPv6 failed": "/run/xtables.lock was held by another program",
         **show_problems(odd),
     }
@@ -175,6 +177,7 @@ def test_what_is_wrong_without_being_ill() -> None:
         "API server: no news, heard 70 s ago: https://api: refused",
         "relay: 1 of 2 workers serve",
         "load balancers are told to leave this node out (/healthz 503): it is being removed, or has no Node",
+        "conntrack holds 900 of 1,000 flows; a full table drops new connections; raise nf_conntrack_max",
         *(f"Service a/{nth:02}: spec is odd; fix it" for nth in range(10)),
         "and 2 more objects with problems; the log and `kubectl get events -A` name them",
     )

@@ -36,6 +36,8 @@ WELL = Condition(
     api_server="answers, heard 4 s ago",
     relay="2 of 2 workers serve",
     kernel_settings="nf_conntrack_max 131072, was 65536; route_localnet 1 already",
+    flows=250_000,
+    flows_limit=262_144,
     health={"/livez": 200, "/readyz": 200, "/healthz": 0},
     families=(V4, replace(V4, family="IPv6", last_sync=None, pending_seconds=75.4, services=None, refused=2)),
 )
@@ -55,7 +57,7 @@ def test_the_screen() -> None:
         "  API server    answers, heard 4 s ago",
         "  health        /livez 200, /readyz 200, /healthz silent",
         "  relay         2 of 2 workers serve",
-        "  kernel        2 of 2 settings as wanted",
+        "  kernel        2 of 2 settings as wanted; 250,000 of 262,144 flows",
         "",
         "                          IPv4          IPv6",
         "  last sync            4 s ago         never",

@@ -9,9 +9,10 @@ import pytest
 
 from kproxy.cli.condition import kernel_settings
 from kproxy.config import Config
-from kproxy.daemon.setup import allow_many_files, become_unlikely_victim, prepare
+from kproxy.daemon.setup import allow_many_files, become_unlikely_victim, prepare, show_flows
 from kproxy.errors import KernelError
 from kproxy.kernel.fake import FakeSysctl, FakeTimeouts
+from kproxy.kernel.sysctl import CONNTRACK_COUNT, CONNTRACK_MAX
 
 ROUTE = "net/ipv4/conf/all/route_localnet"
 TIMEOUT = "net/netfilter/nf_conntrack_tcp_timeout_established"
@@ -71,6 +72,11 @@ def test_it_says_what_went_by_netlink_and_that_is_as_wanted(caplog: pytest.LogCa
     assert (len(every), troubles) == (3, [])
     (record,) = caplog.records
     assert (record.levelname, record.getMessage()) == ("INFO", "Kernel settings")
+
+
+def test_how_full_the_conntrack_table_is() -> None:
+    assert show_flows(FakeSysctl({CONNTRACK_COUNT: 7, CONNTRACK_MAX: 9})) == {"Conntrack": "7 of 9 flows"}
+    assert show_flows(FakeSysctl({CONNTRACK_COUNT: 7})) == {}
 
 
 def test_the_oom_score_is_best_effort(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
