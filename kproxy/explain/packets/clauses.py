@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from kproxy.backend.iptables.trace import Outcome
 
 NOT_ALL = "not all of: "
-_BETWEEN = "; "
+_BETWEEN, _QUOTE = "; ", '"'
 _MOST = 64  # outcomes of which each is compared with all others
 
 
@@ -30,7 +30,7 @@ class _Atom(NamedTuple):
 
     def part(self) -> str:
         """Within several: of interfaces as iptables-save prints it."""
-        return f"! {self.match}" if not self.holds and self.match[0] == "-" and self.match[1] in "io" else self.text()
+        return f"! {self.match}" if not self.holds and self.match.startswith(("-i ", "-o ")) else self.text()
 
     def opposite(self) -> _Atom:
         return self._replace(holds=not self.holds)
@@ -47,14 +47,19 @@ def _atom(text: str) -> _Atom:
     return _Atom(bare, holds)
 
 
+def parts(text: str) -> list[str]:
+    """The matches of which not all hold; none if the text says something else, or quotes what may look like another."""
+    several = text.removeprefix(NOT_ALL)
+    return [] if several == text or _QUOTE in text else several.split(_BETWEEN)
+
+
 def simplify(depends: Sequence[str]) -> tuple[str, ...] | None:
     """The conditions of one way, in order, without what follows from others; None: they cannot hold together."""
-    if not any(text.startswith(NOT_ALL) for text in depends):
+    if not any(map(parts, depends)):
         return tuple(depends)
-    found: list[_Atom | _Clause] = []
-    for text in depends:
-        several = text.removeprefix(NOT_ALL)
-        found.append(_atom(text) if several == text else frozenset(map(_atom, several.split(_BETWEEN))))
+    found: list[_Atom | _Clause] = [
+        frozenset(map(_atom, several)) if (several := parts(text)) else _atom(text) for text in depends
+    ]
     order = _order(depends)
     while (fewer := _resolve(found)) != found:
         found = fewer
@@ -65,7 +70,7 @@ def simplify(depends: Sequence[str]) -> tuple[str, ...] | None:
 
 def _order(depends: Sequence[str]) -> dict[_Atom, int]:
     """Where each stood."""
-    texts = (part for text in depends for part in text.removeprefix(NOT_ALL).split(_BETWEEN))
+    texts = (part for text in depends for part in parts(text))
     return {atom: nth for nth, atom in reversed([*enumerate(map(_atom, texts))])}
 
 

@@ -11,11 +11,12 @@ one sentence says what follows from all that.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kproxy.backend.iptables.trace import MISSING
 from kproxy.explain.answer import Fate, Question, Way
-from kproxy.explain.packets.clauses import NOT_ALL
+from kproxy.explain.packets.clauses import NOT_ALL, parts
 
 _BY_LO, _NOT_BY_LO = frozenset({"-i lo", "not ! -i lo"}), frozenset({"! -i lo", "not -i lo"})
 _INTERFACE = re.compile(r"(?P<fails>not )?(?P<no>! )?-(?P<way>[io]) (?P<name>\S+)")
@@ -72,8 +73,7 @@ def without_loopback(depends: Sequence[str]) -> tuple[str, ...] | None:
 
 def _fails(text: str) -> bool:
     """Whether one of several conditions is known to fail, which is why not all of them hold."""
-    several = text.removeprefix(NOT_ALL)
-    return several != text and not _BY_LO.isdisjoint(several.split("; "))
+    return not _BY_LO.isdisjoint(parts(text))
 
 
 def in_words(depends: Iterable[str]) -> tuple[str, ...]:
@@ -160,7 +160,7 @@ def asks(ways: Sequence[Way], question: Question) -> Iterator[str]:
     for name, is_source in list(sets)[:_MOST_ASKED]:
         members = [question.source or "ADDRESS"] if is_source else there
         side = "source" if is_source else "destination"
-        yield f"is its {side} in ipset {name}? {_commands(f'ipset test {name}', members)}"
+        yield f"is its {side} in ipset {name}? {_commands(f'ipset test {shlex.quote(name)}', members)}"
 
 
 def _commands(program: str, addresses: Sequence[str]) -> str:

@@ -25,6 +25,8 @@ RULE, OTHER = Met("filter", "FORWARD", 0), Met("filter", "FORWARD", 1)
         (("not all of: -m b; -m a", "not all of: -m c; -m b"), ("not all of: -m b; -m a", "not all of: -m b; -m c")),
         (("not all of: -i a; ! -o b; -m c",), ("not all of: -i a; ! -o b; -m c",)),
         (("-m a", "-m b", "not all of: -m a; -m b"), None),
+        (('not all of: -m string --string "a; not ; b"; -i c', "-i c"),) * 2,  # what is quoted is not taken apart
+        (("not all of: -i a; not -",), ("not all of: -i a; not -",)),
         (("any of 9 conditions, such as: -o a",), ("any of 9 conditions, such as: -o a",)),
     ],
 )

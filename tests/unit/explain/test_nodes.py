@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import pytest
 
-from kproxy.explain.answer import Fate, PacketAnswer
+from kproxy.explain.answer import Fate, PacketAnswer, Question, Way
+from kproxy.explain.packets.condition import asks
 from kproxy.explain.packets.packet import answer, read_question
 from kproxy.explain.read.facts import HostFacts
 from kproxy.explain.show.text import render
+from kproxy.model.enums import Protocol
 from tests.unit.explain import nodes
 from tests.unit.explain.dumps import survey_of
 
@@ -129,3 +131,10 @@ def test_where_all_is_known_nothing_is_asked() -> None:
 def test_what_to_ask_stands_below_the_verdict() -> None:
     text = render(ask("DOCKER", POD, SERVICE), width=100, colour=False)
     assert f"\n  ask      by which interface does it come in? `ip route get {POD}` on the node" in text
+
+
+def test_what_to_type_is_quoted_for_the_shell() -> None:
+    way = Way(1.0, Fate.DELIVERED, depends=("its source is in ipset a$(b)",))
+    assert list(asks([way], Question(POD, 0, "10.96.0.10", 53, Protocol.UDP, "eth0"))) == [
+        f"is its source in ipset a$(b)? `ipset test 'a$(b)' {POD}` on the node"
+    ]
