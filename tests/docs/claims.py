@@ -184,7 +184,8 @@ CLAIMS = (
     Claim("kproxy trace --service NAMESPACE/NAME", Way.TRACE, {"NAMESPACE/NAME": "shop/web"}),
     # Either endpoint may be chosen, from any port
     Claim("kproxy trace --service shop/web *", Way.TRACE,
-          varies=(r"-m statistic --mode random --probability [\d.]+ ", r"KUBE-SEP-\w{16}", r"\d+", r" +")),
+          varies=(r"(?:-m statistic --mode random --probability [\d.]+ )?-j KUBE-SEP-\w{16}", r"KUBE-SEP-\w{16}",
+                  r"\d+", r" +")),
     # A cluster, as far as objects go
     Claim("kubectl get daemonset kube-proxy -n kube-system -o yaml > kube-proxy.yaml", Way.CLUSTER),
     Claim("kubectl get configmap kube*", Way.CLUSTER),
