@@ -5,6 +5,8 @@ packages that are in it. The base image is pulled; where no registry can be reac
 Debian release under the same name, and that is said. No layers are cached: buildah's plain storage copies all of the
 image for each (5 GB, 4 minutes; 2 minutes without). Instead nothing is done when nothing changed that goes in.
 
+``--arch`` builds for another architecture by QEMU (emulation.py); that takes half an hour on a busy machine.
+
 Only the standard library and programs. Rejected: docker (a daemon with root's powers, which many build machines do not
 have), kaniko and img (given up by their makers).
 """
@@ -29,7 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy import sbom, workshop
+from deploy import emulation, sbom, workshop
 from deploy.workshop import DIST, OURS, ROOT, Failed, perform, say
 
 BASE = "docker.io/library/debian:trixie-slim"
@@ -43,10 +45,13 @@ _DOCUMENTATION = ("doc", "info", "lintian", "locale", "man")  # as in the offici
 def main() -> int:
     asked = _parse()
     try:
-        prepare(tests=asked.test)
+        if not emulation.is_inside():
+            prepare(tests=asked.test)
         image = make(asked.arch, again=asked.again)
+        if emulation.is_inside():
+            return 0
         report(image)
-        return check(image) if asked.test else 0
+        return check(image, asked.arch) if asked.test else 0
     except Failed as failed:
         sys.stderr.write(f"run image: {failed}\n")
         return 1
@@ -58,7 +63,10 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run image", description="Build the container image into dist/.")
     parser.add_argument(
-        "--arch", default=workshop.architecture(), help="as Debian calls it; the default is this machine's"
+        "--arch",
+        choices=emulation.MACHINES,
+        default=workshop.architecture(),
+        help="this machine's, unless you say another one; that takes QEMU, Linux 6.7 and patience",
     )
     parser.add_argument("--again", action="store_true", help="build it, even if nothing changed")
     parser.add_argument("--test", action="store_true", help="then run it, with packets, behind the sandbox's walls")
@@ -85,12 +93,11 @@ def make(arch: str, *, again: bool) -> Path:
     if not again and image.exists() and stamp.exists() and stamp.read_text(encoding="ascii") == want:
         say(f"{image.relative_to(ROOT)} is of this very source; --again builds it anew")
         return image
-    if arch != workshop.architecture():
-        raise Failed(
-            f"buildah builds for {arch} only with an emulator for it; "
-            f"use `docker buildx build --platform linux/{arch} .`, or a machine of that kind"
-        )
-    provide_base()
+    if arch != workshop.architecture() and not emulation.is_inside():
+        if emulation.run(arch, (sys.executable, "-m", "deploy.image", "--arch", arch, "--again")):
+            raise Failed(f"there is no image for {arch}")
+        return image
+    provide_base(arch)
     build(version, arch)
     stamp.unlink(missing_ok=True)
     image.unlink(missing_ok=True)
@@ -104,23 +111,27 @@ def make(arch: str, *, again: bool) -> Path:
 # --- building -----------------------------------------------------------------------------------------------------
 
 
-def provide_base() -> None:
+def provide_base(arch: str) -> None:
     """Have the base image in our storage: the official one, or one of the same name made here."""
     if buildah("images", "--quiet", BASE, check=False, quiet=True).strip():
         return
     say(f"pulling {BASE}")
     try:
-        buildah("pull", "--quiet", BASE, deadline=PULL_DEADLINE, quiet=True)
+        buildah("pull", "--quiet", "--arch", arch, BASE, deadline=PULL_DEADLINE, quiet=True)
     except (subprocess.CalledProcessError, Failed):
         say(f"{BASE} cannot be pulled here: making one of that name with debootstrap (a minute)")
-        _make_base()
+        _make_base(arch)
 
 
-def _make_base() -> None:
+def _make_base(arch: str) -> None:
     with tempfile.TemporaryDirectory(dir=OURS, prefix="base-") as directory:
         root = Path(directory, "root")
         keys = "/usr/share/keyrings/debian-archive-keyring.gpg"
-        perform("debootstrap", "--variant=minbase", "--force-check-gpg", f"--keyring={keys}", SUITE, str(root))
+        if emulation.is_inside():
+            (root / "dev").mkdir(parents=True)
+            perform("mount", "--bind", str(emulation.DEVICES), str(root / "dev"))
+        wanted = ("--variant=minbase", f"--arch={arch}", "--force-check-gpg", f"--keyring={keys}")
+        perform("debootstrap", *wanted, SUITE, str(root))
         written = root / "etc/apt/sources.list"  # by debootstrap: the mirror that it takes by itself
         mirror = written.read_text(encoding="ascii").split()[1].rstrip("/")
         written.unlink()
@@ -137,18 +148,20 @@ def _make_base() -> None:
         ):
             shutil.rmtree(root / used, ignore_errors=True)
         archive = Path(directory, "root.tar")
+        if emulation.is_inside():
+            perform("umount", "--recursive", str(root / "dev"))
         perform("tar", "--create", "--file", str(archive), "--directory", str(root), ".")
-        container = buildah("from", "scratch").strip()
+        container = buildah("from", "--arch", arch, "scratch").strip()
         buildah("add", "--quiet", container, str(archive), "/")
         buildah("commit", "--quiet", "--rm", container, BASE)
 
 
 def build(version: str, arch: str) -> None:
     commit, moment = _commit()
-    say(f"building kproxy:{version} for {arch} (two minutes)")
+    say(f"building kproxy:{version} for {arch} (two minutes; half an hour by QEMU)")
     with _secrets() as secrets:
         buildah(
-            *("bud", "--isolation", "chroot", "--pull-never", "--layers=false", "--timestamp", moment),
+            *("bud", "--isolation", "chroot", "--pull-never", "--layers=false", "--timestamp", moment, "--arch", arch),
             *("--build-arg", f"VERSION={version}", "--build-arg", f"REVISION={commit}"),
             *(word for secret in secrets for word in ("--secret", secret)),
             *("--tag", f"kproxy:{version}", str(ROOT)),
@@ -239,11 +252,14 @@ def print_line(layer: str, size: str, packed: str, files: str, mostly: str) -> N
     sys.stdout.write(f"{layer:<12} {size:>12} {packed:>12} {files:>6}  {mostly}\n")
 
 
-def check(image: Path) -> int:
-    """Run the image's test behind the sandbox's walls, as every test that needs root."""
-    command = (sys.executable, "-m", "kproxy.sandbox.isolate", sys.executable, "-m", "pytest", "tests/image", "-v")
+def check(image: Path, arch: str) -> int:
+    """Run the image's test behind the sandbox's walls, as every test that needs root; emulated, it is a short one."""
+    emulated = arch != workshop.architecture()
+    tests = ("tests/image/test_emulated.py",) if emulated else ("tests/image", "--ignore=tests/image/test_emulated.py")
+    command = (sys.executable, "-m", "kproxy.sandbox.isolate", sys.executable, "-m", "pytest", *tests, "-v")
     say(f"testing {image.relative_to(ROOT)}")
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, "KPROXY_IMAGE": str(image)}, check=False).returncode
+    os.environ["KPROXY_IMAGE"] = str(image)
+    return emulation.run(arch, command) if emulated else subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 def sbom_of(image: Path) -> Path:
@@ -266,8 +282,9 @@ def contents_of(image: Path) -> tuple[list[str], list[Mapping[str, str]]]:
 
 def buildah(*words: str, check: bool = True, quiet: bool = False, deadline: float = 1800.0) -> str:
     """With storage of our own, of the kind that works on any file system."""
-    place = ("--root", str(OURS / "storage"), "--runroot", str(OURS / "running"), "--storage-driver", "vfs")
-    return perform("buildah", *place, *words, check=check, quiet=quiet, deadline=deadline)
+    suffix = "-emulated" if emulation.is_inside() else ""
+    place = ("--root", str(OURS / f"storage{suffix}"), "--runroot", str(OURS / f"running{suffix}"))
+    return perform("buildah", *place, "--storage-driver", "vfs", *words, check=check, quiet=quiet, deadline=deadline)
 
 
 if __name__ == "__main__":

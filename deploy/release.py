@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from deploy import image, sbom, workshop
+from deploy import emulation, image, sbom, workshop
 from deploy.workshop import DIST, LOCK, OURS, ROOT, Failed, perform, say
 
 _NAMED = re.compile(r"((?:kproxy[ :-]|\bVERSION=)v?)([0-9]+\.[0-9]+\.[0-9]+)\b")
@@ -62,7 +62,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run")
     tasks = parser.add_subparsers(dest="task", required=True)
     release = tasks.add_parser("release", description="Make a release of this commit, in dist/.")
-    release.add_argument("--arch", action="append", help="of an image, as Debian calls it; may be repeated")
+    release.add_argument("--arch", action="append", choices=emulation.MACHINES, help="of an image; may be repeated")
     release.add_argument("--no-image", action="store_true", help="only what Python needs; it takes no root and seconds")
     release.add_argument(
         "--dry-run", action="store_true", help="also of a tree that is not ready; SHA256SUMS stays away"

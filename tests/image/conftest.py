@@ -21,6 +21,21 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 _numbers = itertools.count()
 
 
+def unpack(image: Path, root: Path) -> None:
+    root.mkdir()
+    with tarfile.open(image) as archive:
+        manifest = archive.extractfile("manifest.json")
+        assert manifest is not None
+        for name in json.load(manifest)[0]["Layers"]:
+            layer = archive.extractfile(name)
+            assert layer is not None
+            unpack = ("tar", "--extract", "--preserve-permissions", "--directory", str(root))
+            with subprocess.Popen(unpack, stdin=subprocess.PIPE) as tar:
+                assert tar.stdin is not None
+                shutil.copyfileobj(layer, tar.stdin)
+            assert tar.returncode == 0
+
+
 @pytest.fixture(scope="session")
 def image() -> Path:
     if not (given := os.environ.get("KPROXY_IMAGE")):
@@ -39,18 +54,7 @@ def image() -> Path:
 def rootfs(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """All layers, one over the other, as a runtime sees them."""
     root = tmp_path_factory.mktemp("image") / "rootfs"
-    root.mkdir()
-    with tarfile.open(image) as archive:
-        manifest = archive.extractfile("manifest.json")
-        assert manifest is not None
-        for name in json.load(manifest)[0]["Layers"]:
-            layer = archive.extractfile(name)
-            assert layer is not None
-            unpack = ("tar", "--extract", "--preserve-permissions", "--directory", str(root))
-            with subprocess.Popen(unpack, stdin=subprocess.PIPE) as tar:
-                assert tar.stdin is not None
-                shutil.copyfileobj(layer, tar.stdin)
-            assert tar.returncode == 0
+    unpack(image, root)
     yield root
     shutil.rmtree(root)
 
