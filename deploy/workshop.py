@@ -41,9 +41,10 @@ def version(root: Path = ROOT) -> str:
 def commit(root: Path = ROOT) -> tuple[str, str]:
     """The commit, and the moment of it; that of the environment comes first, as everywhere (SOURCE_DATE_EPOCH).
 
-    Without git, as in an unpacked sdist: "unknown" and 0.
+    Without git, as in an unpacked sdist, or where git does not trust its owner: "unknown" and 0.
     """
-    said = perform("git", "-C", str(root), "log", "-1", "--format=%H %ct", check=False, quiet=True).split()
+    asked = ("git", "-C", str(root), "log", "-1", "--format=%H %ct")
+    said = perform(*asked, check=False, quiet=True).split() if shutil.which("git") else []
     found, moment = said if len(said) == 2 else ("unknown", "0")
     return found, os.environ.get("SOURCE_DATE_EPOCH", moment)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from deploy import release
+from deploy import release, workshop
 from deploy.workshop import Failed
 from kproxy import __version__
 from tests.release.conftest import ROOT
@@ -23,8 +24,13 @@ _FILES = {
 }
 
 
+needs_git = pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
+    if not shutil.which("git"):
+        pytest.skip("git is not installed")
     for name, text in _FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -96,7 +102,7 @@ def test_a_place_that_names_another_version_is_refused_and_a_command_mends_all(t
 
 def test_the_next_version_gets_everywhere_but_into_history(tree: Path) -> None:
     assert len(list(release.rename(tree, "1.0.0"))) == 3
-    assert release.workshop.version(tree) == "1.0.0"
+    assert workshop.version(tree) == "1.0.0"
     assert {place.version for place in release.places(tree)} == {"1.0.0"}
     assert (tree / "CHANGELOG.md").read_text(encoding="utf-8") == _FILES["CHANGELOG.md"]
     with pytest.raises(Failed, match="three numbers"):
@@ -111,12 +117,20 @@ def test_a_version_that_is_out_already_is_refused(tree: Path) -> None:
     assert re.fullmatch(r"the tag v0\.2\.0 is another commit \([0-9a-f]{12}\): `\./run version X\.Y\.Z` .*", wrong)
 
 
-def test_without_git_nothing_is_released(tmp_path: Path) -> None:
+@needs_git
+def test_outside_of_a_checkout_nothing_is_released(tmp_path: Path) -> None:
     for name, text in _FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     (wrong,) = release.refusals(tmp_path)
     assert wrong == "there is no commit here, and a release is of one: take a git checkout"
+
+
+def test_without_git_the_commit_is_unknown(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.fullmatch("[0-9a-f]{40}", workshop.commit(tree)[0])
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    monkeypatch.setenv("PATH", str(tree))
+    assert workshop.commit(tree) == ("unknown", "0")
 
 
 def test_every_place_here_names_this_version() -> None:
@@ -126,7 +140,7 @@ def test_every_place_here_names_this_version() -> None:
         *("README.md", "deploy/README.md", "deploy/daemonset.yaml", "deploy/base/daemonset.yaml"),
         "deploy/sysctls/kustomization.yaml",
     }
-    assert release.workshop.version() == __version__
+    assert workshop.version() == __version__
 
 
 def test_the_changelog_does_not_know_a_later_version() -> None:
