@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterable
 
 import pytest
+from msgspec.structs import replace
 
 from kproxy.kernel import conntrack, netlink
 from kproxy.kernel.conntrack import Conntrack
@@ -21,8 +22,8 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("inside")]
 NEW = 1 << 8
 
 
-def inject(door: Conntrack, flows: Iterable[Flow]) -> None:
-    """Put flows into the kernel's table as if their packets had been seen."""
+def inject(door: Conntrack, flows: Iterable[Flow], extra: bytes = b"") -> None:
+    """Put flows into the kernel's table as if their packets had been seen; ``extra``: attributes."""
     layout = door._layout
     requests = []
     for flow in flows:
@@ -39,7 +40,7 @@ def inject(door: Conntrack, flows: Iterable[Flow]) -> None:
             netlink.ATTRIBUTE.pack(len(door._original(reply)), conntrack._TUPLE_ORIG | 0x8000),
             netlink.ATTRIBUTE.pack(len(door._original(reply)), conntrack._TUPLE_REPLY | 0x8000),
         )
-        body += netlink.attribute(7, struct.pack(">I", 600))  # CTA_TIMEOUT, seconds
+        body += netlink.attribute(7, struct.pack(">I", 600)) + extra  # CTA_TIMEOUT, seconds
         if flow.protocol is Protocol.TCP:
             body += netlink.nested(4, netlink.nested(1, netlink.attribute(1, b"\x03")))  # established
         requests.append((NEW, netlink.CREATE | netlink.EXCL, int(layout.domain), body))
@@ -118,3 +119,14 @@ async def test_the_other_family_is_not_shown(door: Conntrack) -> None:
     other = Conntrack(IPFamily.IPV6 if door.family is IPFamily.IPV4 else IPFamily.IPV4)
     inject(door, [flow(door.family, 1, 1)])
     assert await other.dump([FlowQuery(Protocol.UDP)]) == []
+
+
+async def test_a_flow_that_serves_is_not_taken_for_its_twin_in_a_zone(door: Conntrack) -> None:
+    """Open vSwitch sees a packet to a Service in a zone of its own before it is rewritten in the one of the host."""
+    serving = flow(door.family, 1, 1)
+    bridged = replace(serving, reply_source=serving.destination, reply_port=serving.port)
+    inject(door, [serving])
+    inject(door, [bridged], netlink.attribute(18, b"\0\5"))
+    keep = frozenset({(serving.reply_source, serving.reply_port)})
+    assert await door.dump([FlowQuery(Protocol.UDP, serving.destination, serving.port, keep=keep)]) == []
+    assert await door.dump([FlowQuery(Protocol.UDP)]) == [serving]
