@@ -13,8 +13,9 @@ protocol: several Services may share an address (load balancers do that on purpo
 they clash with node ports only; where an external IP is also a node's address, the more exact claim comes first in
 every backend. Health-check node ports are node ports for this purpose.
 
-The API servers' own addresses are claimed for ``default/kubernetes``, so no external IP and no VIP can have them. A
-node that a Service had cut off from its API server would never hear that the Service is gone.
+The API servers' own addresses are claimed for ``default/kubernetes`` and come before VIPs and external IPs. A node that
+a Service had cut off from its API server would never hear that the Service is gone. They do not come before cluster
+IPs, or whoever may write a slice in ``default`` could take those from anybody.
 
 One service port may hold an address twice, as its VIP and as its external IP. That is no clash; it counts as what
 stands higher above. So source ranges, which only VIPs have, are obeyed, where kube-proxy's iptables mode would let
@@ -116,7 +117,7 @@ def bids(service: Service, view: Viewpoint) -> list[Bid]:
         wanted.append(Bid(Claim("", health, Protocol.TCP), FrontendKind.NODE_PORT, len(service.ports)))
     if service.key == API_SERVER:  # no port has this ordinal: nothing is written for them
         held = (Claim(ip, port, Protocol.TCP) for ip, port in sorted(view.api_servers))
-        wanted += [Bid(claim, FrontendKind.CLUSTER_IP, len(service.ports) + 1) for claim in held]
+        wanted += [Bid(claim, FrontendKind.LOAD_BALANCER_VIP, len(service.ports) + 1) for claim in held]
     return wanted
 
 
@@ -181,13 +182,20 @@ def _settle(
         (winner, _), *losers = sorted(rivals[claim], key=_precedence)
         for service, bid in losers:
             lost[service.key].add((bid.ordinal, claim))
-            notes.append(_note(service, bid, winner))
+            if not _is_held(service, bid):
+                notes.append(_note(service, bid, winner))
     return {key: frozenset(each) for key, each in lost.items()}, tuple(notes)
 
 
 def _precedence(rival: tuple[Service, Bid]) -> tuple[object, ...]:
     service, bid = rival
-    return (_RANK[bid.kind], not service.created, service.created, service.key, bid.ordinal)
+    by_age = (not service.created, service.created, service.key, bid.ordinal)
+    return (_RANK[bid.kind], not _is_held(service, bid), *by_age)
+
+
+def _is_held(service: Service, bid: Bid) -> bool:
+    """Whether it is an API server's own address."""
+    return bid.ordinal > len(service.ports)
 
 
 def _note(loser: Service, bid: Bid, winner: Service) -> Note:

@@ -164,6 +164,14 @@ def test_nobody_takes_the_api_servers_address_from_a_node() -> None:
     assert rebuilt(plan, kubernetes, moved, thief, usurper).notes == ()
 
 
+def test_a_slice_of_the_api_servers_takes_no_cluster_ip_from_anybody() -> None:
+    kubernetes = service("kubernetes", "172.30.0.1", ports=[port(443, "https")], created="2000-01-01")
+    thief = slice_of("kubernetes", "172.30.0.41", "192.168.0.9", port_name="https", number=80)
+    plan = plan_of(kubernetes, thief, replace(WEB, created="2020-01-01"), WEB_SLICE)
+    assert [each.ip for each in plan.services[WEB_KEY].frontends] == ["172.30.0.41"]
+    assert plan.notes == ()
+
+
 # --- rounds ---------------------------------------------------------------------------------------------------
 
 
