@@ -4,10 +4,11 @@ IPv4 octets and prefix lengths with leading zeros are read as decimal and printe
 addresses become IPv4, and a CIDR loses its host bits (spec: model.md 2.3). A cluster brings 100,000 addresses, so the
 usual spelling is checked by ``inet_pton`` and handed back as it came: 0.3 us where ``ipaddress`` takes 2 us.
 
-Some addresses mean something else on every node, and no Service may have them (``is_reserved``): loopback, link-local
-(a cloud's metadata are at 169.254.169.254), multicast, broadcast, unspecified. The API server refuses most of them in
-endpoints and external IPs, but a load balancer's ingress may hold any, and manifests meet no API server: whoever may
-write one would have what each node says to itself or asks of its cloud. kube-proxy writes such rules.
+Some addresses mean something else on every node, and no VIP, external IP or endpoint may be one (``is_reserved``):
+loopback, link-local (a cloud's metadata are at 169.254.169.254), multicast, broadcast, unspecified. The API server
+refuses most of them in endpoints and external IPs, but a load balancer's ingress may hold any, and manifests meet no
+API server: whoever may write one would have what each node says to itself or asks of its cloud. kube-proxy writes such
+rules. Cluster IPs are not asked: they come out of the ranges that the cluster's administrator chose.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def parse_ip(text: str) -> str | None:
 
 
 def is_reserved(ip: str) -> bool:
-    """Whether a canonical address is one that no Service may claim or lead to."""
+    """Whether a canonical address is none to claim as VIP or external IP, or to lead to."""
     return ip in _RESERVED or ip.startswith(_RESERVED_IPV6 if ":" in ip else _RESERVED_IPV4)
 
 
