@@ -191,6 +191,8 @@ CLAIMS = (
     Claim("kubectl get configmap kube*", Way.CLUSTER),
     Claim("kubectl delete *", Way.CLUSTER),
     Claim("kubectl apply -f *", Way.CLUSTER),
+    Claim("kubectl get pods -n kube-system -o wide -l *", Way.CLUSTER),
+    Claim("kubectl rollout undo *", Way.NOT_HERE, why="the controller of DaemonSets keeps the revisions"),
     Claim("kubectl rollout status *", Way.CLUSTER, more=" --watch=false", why="only kubelets can end it"),
     Claim("kubectl label node worker-1 *", Way.CLUSTER),
     Claim("kubectl patch daemonset kube-proxy *", Way.CLUSTER),
@@ -204,6 +206,8 @@ CLAIMS = (
     Claim("kind *", Way.NOT_HERE, why="needs kind and Docker"),
     Claim("k3s *", Way.NOT_HERE, why="needs k3s"),
     Claim("ctr *", Way.NOT_HERE, why="needs containerd"),
+    Claim("crictl *", Way.NOT_HERE, why="needs containerd"),
+    Claim("skopeo copy *", Way.NOT_HERE, why="needs a registry"),
     Claim("kubeadm *", Way.NOT_HERE, why="needs kubeadm and kubelets"),
     Claim("promtool test rules alerts.test.yaml", Way.NOT_HERE, why="tests/deploy/test_monitoring.py"),
 )  # fmt: skip

@@ -27,12 +27,12 @@ _THEIRS = {
     "--hypothesis-profile": "pytest",
     "--as": "kubectl",
 }
-# Fields of its objects, one of Calico's, and one of CNI plugins'
+# Fields of its objects, one of kustomize's, one of Calico's, and one of CNI plugins'
 _KUBERNETES = """
 allocateLoadBalancerNodePorts clusterIP externalIPs externalTrafficPolicy internalTrafficPolicy ipMode nodeName
 loadBalancerSourceRanges nodeSelector seLinuxOptions securityContext serviceProxyHealthy spec targetPort
 terminationGracePeriodSeconds defaultEndpointToHostAction hairpinMode healthCheckNodePort podCIDR podCIDRs clusterIPs
-nodePort hostNetwork maxUnavailable priorityClassName sessionAffinity timeoutSeconds trafficDistribution
+nodePort hostNetwork maxUnavailable priorityClassName sessionAffinity timeoutSeconds trafficDistribution newTag
 """
 # Files that a reader makes
 _READERS = {
