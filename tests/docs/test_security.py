@@ -30,11 +30,6 @@ def test_each_test_that_it_names_is_there() -> None:
     assert [each for each in named() if not (ROOT / each).exists()] == []
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)[^)]*\)", TEXT))
-def test_each_link_leads_somewhere(link: str) -> None:
-    assert (ROOT / link).exists()
-
-
 def test_it_says_what_the_daemonset_has() -> None:
     documents = list(yaml.safe_load_all((ROOT / "deploy/daemonset.yaml").read_text(encoding="utf-8")))
     (pod,) = (each["spec"]["template"]["spec"] for each in documents if each["kind"] == "DaemonSet")

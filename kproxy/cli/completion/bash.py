@@ -140,9 +140,8 @@ def _flag_cases(flags: Iterable[Flag]) -> Iterator[str]:
 
 
 def _place_cases(command: Command) -> Iterator[str]:
-    for first, operands in sorted(
-        command.operands.items(), reverse=True
-    ):  # the ones with a name come before all others
+    # The ones with a name come before all others
+    for first, operands in sorted(command.operands.items(), reverse=True):
         for place, operand in enumerate(operands):
             if first == ANY or place > 0:
                 yield _place_case(place, first, operand)

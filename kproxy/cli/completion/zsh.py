@@ -75,9 +75,8 @@ def _case(command: Command) -> Iterator[str]:
 
 
 def _places(command: Command) -> Iterator[str]:
-    for first, operands in sorted(
-        command.operands.items(), reverse=True
-    ):  # the ones with a name come before all others
+    # The ones with a name come before all others
+    for first, operands in sorted(command.operands.items(), reverse=True):
         for place, operand in enumerate(operands, start=1):
             if first == ANY or place > 1:
                 yield f"{first or '*'}:{place}) {_operand(operand)} ;;"
