@@ -16,6 +16,7 @@ from ipaddress import collapse_addresses, ip_network
 from types import MappingProxyType
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kproxy.config import Config, ProxyMode
 from kproxy.errors import InvalidObject
@@ -43,7 +44,7 @@ from kproxy.plan.plan import HealthCheck, Memory, Note, Plan, ServicePlan
 from kproxy.plan.relay import API_SERVER, mode_for, relay
 from kproxy.plan.viewpoint import Viewpoint, of_family, viewpoint
 
-_MOST_ENDPOINTS = 1 << 17  # of one Service, over its ports
+_MOST_ENDPOINTS = 1 << 18  # of one Service, over its ports
 
 
 class Part(Struct, frozen=True, gc=False):
@@ -92,8 +93,10 @@ def build_plan(
     before = previous.memory if previous is not None and isinstance(previous.memory, Round) else NO_ROUND
     view = viewpoint(config, snapshot.node, family, _api_servers(snapshot, family))
     gone, changed = difference(before.snapshot.services, snapshot.services)
-    if view != before.view:
+    if before.view is None or replace(before.view, api_servers=view.api_servers) != view:
         changed = list(snapshot.services)
+    elif view != before.view and API_SERVER in snapshot.services and API_SERVER not in changed:
+        changed = [*changed, API_SERVER]  # it alone bids for their addresses
     claims = contest(before.contest, snapshot.services, gone, changed, view)
     stirred = {*changed, *_stirred(before, snapshot, claims)}
     parts = _parts(before, snapshot, claims.lost, view, gone, stirred)

@@ -23,7 +23,7 @@ _LONGEST = 128  # characters; nothing that names an address is longer
 _SLOPPY_IPV4 = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)\.([0-9]+)", re.ASCII)
 _SLOPPY_PREFIX = re.compile(r"[0-9]+", re.ASCII)
 _RESERVED_IPV4 = ("127.", "169.254.", *(f"{first}." for first in range(224, 240)))
-_RESERVED_IPV6 = ("fe8", "fe9", "fea", "feb", "ff")
+_RESERVED_IPV6 = re.compile("(?:fe[89ab][0-9a-f]|ff[0-9a-f]{2}):")
 _RESERVED = frozenset({"0.0.0.0", "255.255.255.255", "::", "::1"})  # noqa: S104 -- refused, not bound
 
 
@@ -40,7 +40,9 @@ def parse_ip(text: str) -> str | None:
 
 def is_reserved(ip: str) -> bool:
     """Whether a canonical address is none to claim as VIP or external IP, or to lead to."""
-    return ip in _RESERVED or ip.startswith(_RESERVED_IPV6 if ":" in ip else _RESERVED_IPV4)
+    if ":" in ip:
+        return ip in _RESERVED or _RESERVED_IPV6.match(ip) is not None
+    return ip in _RESERVED or ip.startswith(_RESERVED_IPV4)
 
 
 def parse_cidr(text: str) -> str | None:

@@ -16,7 +16,7 @@ from kproxy.source.review import Review, Unusable, optional_port, port_name, por
 
 _DEFAULT_AFFINITY_SECONDS = 10800  # what the API server fills in
 _LONGEST_AFFINITY_SECONDS = 86400
-_MOST_ADDRESSES = 1 << 16  # addresses and ports of one Service, each of which is a rule or more
+_MOST_ADDRESSES = 1 << 18  # addresses and ports of one Service, each of which is a rule or more
 _TYPES = {None: ServiceType.CLUSTER_IP, "": ServiceType.CLUSTER_IP} | {each.value: each for each in ServiceType}
 _POLICIES = {None: TrafficPolicy.CLUSTER, "": TrafficPolicy.CLUSTER} | {each.value: each for each in TrafficPolicy}
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)

@@ -118,6 +118,17 @@ async def test_flows_that_went_past_missing_rules_are_forgotten_with_the_repair(
     assert world.conntrack.flows == {flow("10.1.0.1")}
 
 
+async def test_a_repair_that_seemed_to_fail_makes_flows_suspect_all_the_same() -> None:
+    world = World()
+    await world.family.sync(full=True)
+    world.conntrack.flows.add(replace(flow("172.30.0.41"), source_port=4001, reply_port=53))
+    world.door.fail_next(NotPermitted("no answer in time"))  # yet what it wrote is there
+    with pytest.raises(KernelError):
+        await world.family.sync(full=True)
+    await world.family.sync(full=True)
+    assert not world.conntrack.flows
+
+
 async def test_flows_that_cannot_be_cleaned_are_tried_after_the_next_round(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(flow("10.1.0.9"))
 

@@ -130,14 +130,14 @@ def test_whoever_lost_every_frontend_serves_nobody() -> None:
 
 
 def test_ports_and_endpoints_that_multiply_beyond_measure_are_refused_and_nobody_else() -> None:
-    ports = [SlicePort(f"p{number}", Protocol.TCP, number) for number in range(1, 601)]
+    ports = [SlicePort(f"p{number}", Protocol.TCP, number) for number in range(1, 1101)]
     crowd = slice_of("big", *(f"10.1.{at // 250}.{at % 250}" for at in range(250)), ports=ports)
     big = service("big", "172.30.0.9", ports=[port(each.port, each.name) for each in ports], uid="u2")
     plan = plan_of(big, crowd, WEB, WEB_SLICE)
     assert [*plan.services] == [WEB_KEY]
     (note,) = plan.notes
     assert (note.reason, note.uid, note.problem.field) == ("TooManyEndpoints", "u2", "spec.ports")
-    assert "150000 endpoints" in note.problem.why
+    assert "275000 endpoints" in note.problem.why
 
 
 def test_the_relays_address_is_no_endpoint_in_either_family() -> None:

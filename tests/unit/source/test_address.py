@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy.model.enums import IPFamily, family_of
-from kproxy.source.address import parse_cidr, parse_ip
+from kproxy.source.address import is_reserved, parse_cidr, parse_ip
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,15 @@ def test_no_text_raises(text: str) -> None:
 def test_the_family_is_told_by_the_colon() -> None:
     assert family_of("10.0.0.1") is IPFamily.IPV4
     assert family_of("fd00::/64") is IPFamily.IPV6
+
+
+@pytest.mark.parametrize(
+    "ip", ["127.0.0.1", "169.254.169.254", "224.0.0.1", "239.1.2.3", "::1", "fe80::1", "febf::1", "ff02::1"]
+)
+def test_what_means_something_else_on_each_node_is_reserved(ip: str) -> None:
+    assert is_reserved(ip)
+
+
+@pytest.mark.parametrize("ip", ["12.7.0.1", "169.25.4.1", "240.0.0.1", "fe8::1", "ff::1", "fec0::1", "fd00::1", "::2"])
+def test_what_looks_similar_is_not(ip: str) -> None:
+    assert not is_reserved(ip)

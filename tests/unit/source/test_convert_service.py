@@ -178,16 +178,16 @@ def crowd(ports: int, external_ips: int, ranges: int = 0) -> dict[str, Any]:
 
 
 def test_ports_and_addresses_that_multiply_beyond_measure_are_refused() -> None:
-    assert len(usable(crowd(ports=256, external_ips=255)).ports) == 256
-    outcome = convert(crowd(ports=256, external_ips=256))
+    assert len(usable(crowd(ports=1024, external_ips=255)).ports) == 1024
+    outcome = convert(crowd(ports=1024, external_ips=256))
     assert isinstance(outcome, Rejection)
-    assert "256, each at 257 addresses" in outcome.problem.why
+    assert "1024, each at 257 addresses" in outcome.problem.why
 
 
 def test_each_vip_counts_its_source_ranges() -> None:
     vips = {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}, {"ip": "203.0.113.2"}]}}
-    assert usable(crowd(ports=4, external_ips=0, ranges=9000))
-    assert isinstance(convert(crowd(ports=4, external_ips=0, ranges=9000), vips), Rejection)
+    assert usable(crowd(ports=16, external_ips=0, ranges=9000))
+    assert isinstance(convert(crowd(ports=16, external_ips=0, ranges=9000), vips), Rejection)
 
 
 def test_only_ingress_ips_in_vip_mode_are_vips() -> None:
