@@ -141,14 +141,16 @@ def _plan(command: Command, settings: Settings, _file: ConfigFile | None) -> int
 
     _remark(settings.remarks)
     left_out: list[str] = []
+    remarks: list[str] = []
+    families = FAMILIES[command.family]
     try:
-        for line in render_plan(command.files, settings.config, FAMILIES[command.family], warn=left_out.append):
+        for line in render_plan(command.files, settings.config, families, left_out.append, remarks.append):
             print(line)
     except InvalidConfig as invalid:
         _complain(*(f"kproxy plan: {problem}" for problem in invalid.problems))
         return FAILED
     finally:
-        _complain(*dict.fromkeys(left_out))  # both families may say the same
+        _complain(*dict.fromkeys([*remarks, *left_out]))  # both families may say the same
     return FAILED if left_out else DONE
 
 

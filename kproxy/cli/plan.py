@@ -1,7 +1,7 @@
 """``kproxy plan -f DIR``: the rules that a node would get, as iptables-save prints them, without touching anything.
 
-Works for any user on any machine: the manifests are the cluster, the flags are the node, and the kernel is assumed to
-have everything.
+Works for any user on any machine: the manifests are the cluster, the flags are the node, its addresses are those that
+its Node has, and the kernel is assumed to have everything.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from kproxy.backend.iptables.text import render_rule
 from kproxy.config import Config
 from kproxy.model.cluster import Cluster
 from kproxy.model.enums import IPFamily
+from kproxy.model.node import Node
 from kproxy.plan.build import build_plan
+from kproxy.plan.node_ports import EVERYWHERE, NOWHERE
 from kproxy.plan.plan import Plan
 from kproxy.plan.steer import lines, places, steer
+from kproxy.plan.viewpoint import UNSPECIFIED
 from kproxy.source.files import read_manifests
 
 _FIRST_PORT = 32768  # where Linux begins when it chooses one
@@ -32,19 +35,38 @@ FAMILIES: dict[str, tuple[IPFamily, ...]] = {
 }
 
 
-def render_plan(files: str, config: Config, families: Sequence[IPFamily], warn: Callable[[str], None]) -> Iterator[str]:
-    """Lines. ``files``: a directory, a file, or - for standard input. Raises InvalidConfig."""
+def render_plan(
+    files: str,
+    config: Config,
+    families: Sequence[IPFamily],
+    warn: Callable[[str], None],
+    remark: Callable[[str], object] = lambda _: None,
+) -> Iterator[str]:
+    """Lines. ``files``: a directory, a file, or - for standard input. Raises InvalidConfig.
+
+    ``warn`` hears what is left out, ``remark`` what is not but looks like a mistake.
+    """
     cluster = load(files, config, warn)
+    snapshot = cluster.snapshot()
+    addresses = _addresses(config, snapshot.node)
     for family in families:
-        plan = build_plan(cluster.snapshot(), config, family)
+        plan = build_plan(snapshot, config, family, addresses)
         for note in plan.notes:
-            warn(f"{note.reason}: {note.problem}")
+            tell = remark if note.reason in {EVERYWHERE, NOWHERE} else warn
+            tell(f"{note.reason}: {note.problem}")
+        if not addresses and plan.node_ports.addresses == () and not plan.node_ports.listeners:
+            remark(f"Node {config.hostname} is not given, or without status.addresses: node ports are left out; add it")
         if len(families) > 1:
             yield f"# {family.value}"
         plan = _led(plan, config)
         if plan.relay_ip:
             yield f"# Rules lead to the relay at {plan.relay_ip}; a daemon's ports there are other ones"
         yield from render(compile_plan(plan, config, Abilities()))
+
+
+def _addresses(config: Config, node: Node | None) -> tuple[str, ...]:
+    bind = () if config.bind_address in UNSPECIFIED else (config.bind_address,)
+    return (*bind, *node.addresses) if node else ()
 
 
 def _led(plan: Plan, config: Config) -> Plan:

@@ -42,6 +42,7 @@ from kproxy.model.enums import IPFamily, Kind
 from kproxy.model.flow import Destination
 from kproxy.model.keys import ObjectKey
 from kproxy.plan.build import build_plan
+from kproxy.plan.node_ports import EVERYWHERE, NOWHERE
 from kproxy.plan.plan import Plan
 from kproxy.plan.stale import Serving, stale_flows, suspects
 
@@ -207,7 +208,7 @@ class Family(Generic[R]):
             shared.health.synced(self.family, at)
         shared.applied(plan)
         shared.rounds.note(plan, report)
-        shared.complaints.stand(self.family, [*_clashes(plan), *_quarantined(report)])
+        shared.complaints.stand(self.family, [*_notes(plan), *_quarantined(report)])
         shared.affinity.look(led)
         self._say_unread(report)
         if report.rewritten and self._rivalry.found(at.monotonic):
@@ -291,8 +292,12 @@ def _nobody_is_served(plan: Plan, report: SyncReport) -> bool:
     )
 
 
-def _clashes(plan: Plan) -> list[Complaint]:
-    return [Complaint("A part of a Service is not served", note.reason, note.problem, note.uid) for note in plan.notes]
+def _notes(plan: Plan) -> list[Complaint]:
+    said = {EVERYWHERE: "Node ports are not restricted", NOWHERE: "Node ports are not served"}
+    return [
+        Complaint(said.get(note.reason, "A part of a Service is not served"), note.reason, note.problem, note.uid)
+        for note in plan.notes
+    ]
 
 
 def _quarantined(report: SyncReport) -> list[Complaint]:

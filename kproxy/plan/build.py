@@ -39,8 +39,8 @@ from kproxy.plan.frontends import (
 )
 from kproxy.plan.health import health_check
 from kproxy.plan.masquerade import detector
-from kproxy.plan.node_ports import node_ports
-from kproxy.plan.plan import HealthCheck, Memory, Note, Plan, ServicePlan
+from kproxy.plan.node_ports import doubt, node_ports
+from kproxy.plan.plan import FrontendKind, HealthCheck, Memory, Note, Plan, ServicePlan
 from kproxy.plan.relay import API_SERVER, mode_for, relay
 from kproxy.plan.viewpoint import Viewpoint, of_family, viewpoint
 
@@ -103,18 +103,28 @@ def build_plan(
     plans = _plans(before, parts, [*gone, *stirred])
     checks = [part.health for part in parts.values() if part.health is not None]
     refused = [part.note for part in parts.values() if part.note is not None]
+    where = node_ports(config, snapshot.node, family, addresses)
+    doubtful = doubt(config, snapshot.node, family, addresses, where)
     return Plan(
         family=family,
         services=MappingProxyType(plans),
-        node_ports=node_ports(config, snapshot.node, family, addresses),
+        node_ports=where,
         detector=detector(config, snapshot.node, family),
         masquerade_mark=config.masquerade_mark,
         relay_mark=config.relay_mark,
         service_cidrs=_service_cidrs(snapshot, view),
         health_checks=tuple(sorted(checks, key=lambda check: check.service)),
-        notes=claims.notes + tuple(sorted(refused, key=lambda note: note.problem.name)),
+        notes=(
+            *([doubtful] if doubtful and (checks or _has_node_ports(plans.values())) else []),
+            *claims.notes,
+            *sorted(refused, key=lambda note: note.problem.name),
+        ),
         memory=Round(snapshot, view, claims, parts, plans),
     )
+
+
+def _has_node_ports(plans: Iterable[ServicePlan]) -> bool:
+    return any(frontend.kind is FrontendKind.NODE_PORT for each in plans for frontend in each.frontends)
 
 
 def _api_servers(snapshot: Snapshot, family: IPFamily) -> frozenset[tuple[str, int]]:

@@ -15,6 +15,8 @@ else; beside ``primary`` it only adds.
 A CIDR list is answered by addresses that the node has now, which the caller reads from the kernel: an address that
 appears later takes part from the next round on.
 
+What restricts nothing, or leaves no address at all, is obeyed and noted: nobody means it, and nothing else shows it.
+
 Source: spec: runtime.md 5, iptables.md 7.6 and 15; KEP-6032.
 """
 
@@ -24,21 +26,23 @@ from collections.abc import Collection
 from ipaddress import ip_address, ip_network
 
 from kproxy.config import Config
+from kproxy.errors import InvalidObject
 from kproxy.model.enums import IPFamily
 from kproxy.model.node import Node
-from kproxy.plan.plan import NodePorts
-from kproxy.plan.viewpoint import node_ip, of_family
+from kproxy.plan.plan import NodePorts, Note
+from kproxy.plan.viewpoint import UNSPECIFIED, node_ip, of_family
 
 PRIMARY = "primary"
 LOCALHOST = "localhost"
+EVERYWHERE = "NodePortsEverywhere"
+NOWHERE = "NodePortsNowhere"
+_NAMED = 4  # addresses
 
 
 def node_ports(config: Config, node: Node | None, family: IPFamily, addresses: Collection[str]) -> NodePorts:
     """Where they listen; ``addresses``: those of this node's interfaces, canonical text, any family."""
     primary, listeners = PRIMARY in config.nodeport_addresses, LOCALHOST in config.nodeport_addresses
-    cidrs = of_family((each for each in config.nodeport_addresses if each not in {PRIMARY, LOCALHOST}), family)
-    if primary:
-        cidrs += _primary(config, node, family)
+    cidrs = _cidrs(config, node, family)
     everywhere = any(cidr.endswith("/0") for cidr in cidrs) or (not cidrs and (primary or not listeners))
     localhost = (
         family is IPFamily.IPV4
@@ -52,6 +56,68 @@ def node_ports(config: Config, node: Node | None, family: IPFamily, addresses: C
     here = {ip_address(text) for text in of_family(addresses, family)}
     chosen = [ip for ip in here if (localhost or not ip.is_loopback) and any(ip in network for network in networks)]
     return NodePorts(tuple(str(ip) for ip in sorted(chosen, key=int)), localhost, listeners)
+
+
+def doubt(
+    config: Config, node: Node | None, family: IPFamily, addresses: Collection[str], where: NodePorts
+) -> Note | None:
+    """What is probably not meant with ``where``, which is ``node_ports``'; of interest where there are node ports.
+
+    Nothing is said of a family of which this node has no address that others reach; none at all: they are not known.
+    """
+    if where.addresses or not config.nodeport_addresses:
+        return None
+    known = sorted(map(ip_address, of_family(addresses, family)), key=int)
+    here = [str(ip) for ip in known if not (ip.is_loopback or ip.is_link_local)]
+    if addresses and not here:
+        return None
+    cidrs = _cidrs(config, node, family)
+    if where.addresses is None and PRIMARY in config.nodeport_addresses and not cidrs:
+        return _everywhere(config, node, family)
+    if where.addresses == () and cidrs and here:
+        return _nowhere(config, node, family, here)
+    return None
+
+
+def _everywhere(config: Config, node: Node | None, family: IPFamily) -> Note:
+    if node is None:
+        why = "are unknown for want of that Node, so nodePortAddresses primary restricts nothing and node ports answer"
+        why += " on all local addresses"
+        remedy = "add the Node with status.addresses (--hostname-override says its name), or give CIDRs"
+    else:
+        why = (
+            f"hold no {family.value} address that others reach, so nodePortAddresses primary restricts nothing and node"
+        )
+        why += f" ports answer on all local {family.value} addresses"
+        remedy = f"have the kubelet register one (--node-ip), or give CIDRs of {family.value}, too"
+    return _note(EVERYWHERE, config, node, "status.addresses", why, remedy)
+
+
+def _nowhere(config: Config, node: Node | None, family: IPFamily, here: list[str]) -> Note:
+    primary = PRIMARY in config.nodeport_addresses
+    given = ", ".join(config.nodeport_addresses) + (f" ({node_ip(config, node, family)})" if primary else "")
+    has = ", ".join(here[:_NAMED]) + (f" and {len(here) - _NAMED} more" if len(here) > _NAMED else "")
+    served = "on loopback alone" if LOCALHOST in config.nodeport_addresses else "nowhere"
+    why = f"{given} matches none of this node's {family.value} addresses ({has}), so node ports are served {served}"
+    if not primary:
+        remedy = "give CIDRs that hold one of them, or primary; localhost is for loopback"
+    elif config.bind_address in UNSPECIFIED:
+        remedy = "correct the Node's InternalIP (the kubelet's --node-ip), or give CIDRs that hold one of them"
+    else:
+        remedy = "correct --bind-address, or give CIDRs that hold one of them"
+    return _note(NOWHERE, config, node, "nodePortAddresses", why, remedy)
+
+
+def _note(reason: str, config: Config, node: Node | None, field: str, why: str, remedy: str) -> Note:
+    name = config.hostname or (node.name if node else "")
+    return Note(reason, InvalidObject("Node", name, field=field, why=why, remedy=remedy), node.uid if node else "")
+
+
+def _cidrs(config: Config, node: Node | None, family: IPFamily) -> tuple[str, ...]:
+    """Where they are to listen, of this family; empty: nothing was said of it, or nothing that is known."""
+    words = {PRIMARY, LOCALHOST}
+    cidrs = of_family((each for each in config.nodeport_addresses if each not in words), family)
+    return cidrs + (_primary(config, node, family) if PRIMARY in config.nodeport_addresses else ())
 
 
 def _primary(config: Config, node: Node | None, family: IPFamily) -> tuple[str, ...]:

@@ -50,3 +50,37 @@ def test_plan_without_manifests_is_a_sentence(tmp_path: Path, capsys: pytest.Cap
     said = capsys.readouterr().err
     assert said.startswith("kproxy plan: ")
     assert "give a file or a directory" in said
+
+
+NODE = """\
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 192.0.2.9}]}
+"""
+
+
+def test_plan_restricts_node_ports_to_the_nodes_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "web.yaml").write_text(CLUSTER + NODE, encoding="utf-8")
+    arguments = ["plan", "-f", str(tmp_path), "--family=4", "--hostname-override=n1", "--nodeport-addresses"]
+    for given in ("primary", "192.0.2.0/24"):
+        assert cli.main([*arguments, given]) == 0
+        captured = capsys.readouterr()
+        assert '-A KUBE-SERVICES -d 192.0.2.9/32 -m comment --comment "kubernetes service nodeports' in captured.out
+        assert not captured.err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("primary", "NodePortsEverywhere: Node n2: status.addresses are unknown"),
+        ("192.0.2.0/24", "Node n2 is not given, or without status.addresses: node ports are left out; add it"),
+    ],
+)
+def test_plan_says_what_it_does_without_the_node(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str, said: str
+) -> None:
+    (tmp_path / "web.yaml").write_text(CLUSTER + NODE, encoding="utf-8")
+    assert cli.main(["plan", "-f", str(tmp_path), "--hostname-override=n2", "--nodeport-addresses", given]) == 0
+    assert [line[: len(said)] for line in capsys.readouterr().err.splitlines()] == [said]

@@ -26,7 +26,7 @@ from kproxy.model.change import Put
 from kproxy.model.enums import IPFamily, Kind, Protocol
 from kproxy.model.flow import Flow
 from kproxy.model.keys import ServicePortKey
-from tests.builders import cluster, node, service, slice_of, udp
+from tests.builders import cluster, node, port, service, slice_of, udp
 
 V4 = IPFamily.IPV4
 
@@ -227,3 +227,26 @@ async def test_a_rival_is_told_at_its_third_rewriting(caplog: pytest.LogCaptureF
         await world.door.restore(b"*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -j RETURN\nCOMMIT\n")
         await world.family.sync(full=True)
     assert caplog.text.count("Another proxy writes the same chains") == 1
+
+
+async def test_node_ports_that_are_not_restricted_as_configured_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.config = world.shared.config = replace(world.config, nodeport_addresses=("primary",))
+    world.cluster.apply(Put(Kind.SERVICE, service("web", "172.30.0.42", ports=[port(node_port=30080)])))
+    world.cluster.apply(Put(Kind.NODE, node(addresses=())))
+    for _ in range(2):
+        await world.family.sync(full=False)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "Node ports are not restricted"
+    ]
+    assert [problem.field for problem in world.shared.complaints.all] == ["status.addresses"]
+    world.shared.addresses = lambda: ("192.168.0.3",)
+    world.cluster.apply(Put(Kind.NODE, node()))
+    for _ in range(2):
+        await world.family.sync(full=False)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"][1:] == [
+        "Node ports are not served"
+    ]
+    world.shared.addresses = lambda: ("192.168.0.2",)
+    await world.family.sync(full=False)
+    assert not world.shared.complaints.all

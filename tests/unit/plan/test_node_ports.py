@@ -6,9 +6,10 @@ import pytest
 
 from kproxy.config import Config
 from kproxy.model.enums import IPFamily
-from kproxy.plan.node_ports import listens_on, node_ports
+from kproxy.plan.build import build_plan
+from kproxy.plan.node_ports import doubt, listens_on, node_ports
 from kproxy.plan.plan import NodePorts
-from tests.builders import node
+from tests.builders import cluster, node, port, service
 
 HERE = ("192.168.0.77", "192.168.0.2", "127.0.0.1", "fd00::2", "::1", "fd00::1")
 
@@ -93,3 +94,87 @@ def test_primary_restricts_nothing_without_an_address(addresses: tuple[str, ...]
 )
 def test_listens_on(where: NodePorts, ip: str, listens: bool) -> None:
     assert listens_on(where, ip, HERE) is listens
+
+
+# --- what is probably not meant ---------------------------------------------------------------------------------
+
+
+def doubted(
+    *configured: str,
+    registered: tuple[str, ...] | None = ("192.168.0.2",),
+    has: tuple[str, ...] = HERE,
+    family: IPFamily = IPFamily.IPV4,
+    bind: str = "0.0.0.0",
+) -> str:
+    config = Config(hostname="n1", bind_address=bind, nodeport_addresses=configured)
+    known = None if registered is None else node(addresses=registered)
+    note = doubt(config, known, family, has, node_ports(config, known, family, has))
+    return f"{note.reason}: {note.problem}" if note else ""
+
+
+@pytest.mark.parametrize("has", [HERE, ()])
+def test_primary_without_a_node_is_noted_alike_in_both_families(has: tuple[str, ...]) -> None:
+    said = doubted("primary", registered=None, has=has)
+    assert said == (
+        "NodePortsEverywhere: Node n1: status.addresses are unknown for want of that Node, so nodePortAddresses "
+        "primary restricts nothing and node ports answer on all local addresses; add the Node with status.addresses "
+        "(--hostname-override says its name), or give CIDRs"
+    )
+    assert doubted("primary", registered=None, has=has, family=IPFamily.IPV6) == said
+
+
+def test_primary_without_an_address_of_the_family_is_noted() -> None:
+    assert "hold no IPv6 address that others reach" in doubted("primary", family=IPFamily.IPV6)
+    assert "hold no IPv4 address that others reach" in doubted("primary", registered=("127.0.0.1",))
+
+
+@pytest.mark.parametrize(
+    ("configured", "said"),
+    [
+        (("10.0.0.0/8", "10.9.0.0/16"), "nodePortAddresses 10.0.0.0/8, 10.9.0.0/16 matches none of this node's IPv4"),
+        (("10.0.0.0/8",), "addresses (192.168.0.2, 192.168.0.77), so node ports are served nowhere; give CIDRs that"),
+        (("10.0.0.0/8", "localhost"), "so node ports are served on loopback alone; give"),
+    ],
+)
+def test_cidrs_that_match_no_address_are_noted(configured: tuple[str, ...], said: str) -> None:
+    assert doubted(*configured).startswith("NodePortsNowhere: Node n1: ")
+    assert said in doubted(*configured)
+
+
+def test_a_primary_address_that_no_interface_has_is_noted() -> None:
+    said = doubted("primary", registered=("192.0.2.9",))
+    assert "nodePortAddresses primary (192.0.2.9) matches none of this node's IPv4 addresses" in said
+    assert "correct the Node's InternalIP" in said
+    assert "primary (192.0.2.8) matches none" in (said := doubted("primary", bind="192.0.2.8"))
+    assert "correct --bind-address" in said
+
+
+def test_of_many_addresses_the_first_are_named() -> None:
+    many = tuple(f"192.168.0.{each}" for each in range(9, 0, -1))
+    assert "(192.168.0.1, 192.168.0.2, 192.168.0.3, 192.168.0.4 and 5 more)" in doubted("10.0.0.0/8", has=many)
+
+
+@pytest.mark.parametrize(
+    ("configured", "registered", "has"),
+    [
+        (("primary",), ("192.168.0.2",), HERE),
+        (("192.168.0.0/16",), None, HERE),
+        (("localhost",), None, HERE),  # asked for
+        ((), None, HERE),
+        (("0.0.0.0/0",), None, HERE),
+        (("10.0.0.0/8",), None, ()),  # the addresses are not known
+        (("10.0.0.0/8",), None, ("127.0.0.1", "169.254.73.80", "fd00::1")),  # none of IPv4 that others reach
+        (("primary",), ("fd00::1",), ("127.0.0.1", "fd00::1")),
+    ],
+)
+def test_what_is_sound_or_not_known_is_not_noted(
+    configured: tuple[str, ...], registered: tuple[str, ...] | None, has: tuple[str, ...]
+) -> None:
+    assert not doubted(*configured, registered=registered, has=has)
+
+
+def test_where_no_service_has_a_node_port_nothing_is_noted() -> None:
+    config = Config(hostname="n1", nodeport_addresses=("primary",))
+    for ports, noted in (([port()], []), ([port(node_port=30080)], ["NodePortsEverywhere"])):
+        plan = build_plan(cluster(service(ports=ports)).snapshot(), config, IPFamily.IPV4, HERE)
+        assert [note.reason for note in plan.notes] == noted
