@@ -83,7 +83,7 @@ def test_metrics() -> None:
 def test_settings() -> None:
     last = {path.rpartition(".")[2] for path in BY_PATH} | {path.partition(".")[0] for path in BY_PATH}
     for place, span in words():
-        if re.match(r"kproxy\.[a-z]\w+\b(?!/)", span) and not span.startswith("kproxy.io"):
+        if re.match(r"kproxy\.[a-z]\w+\b(?!/)", span) and not span.startswith(("kproxy.io", "kproxy.service")):
             found = re.match(r"[\w.]+", span)
             assert found is not None
             assert any(path.startswith(found[0]) for path in BY_PATH), f"{place}: {span}"
