@@ -31,6 +31,10 @@ from kproxy.errors import CannotListen
 _log = Log(__name__)
 _BACKLOG = 128
 _CONNECTIONS = 64  # at once, for each server; a kubelet, a load balancer and a collector need a handful
+_SETTING = {  # by the server's name
+    "health": "--healthz-bind-address (healthzBindAddress)",
+    "metrics": "--metrics-bind-address (metricsBindAddress)",
+}
 _GOODBYE = 1.0  # seconds that an answer has which is being given when we end
 _FORWARDED = ("Forwarded", "X-Forwarded-For")  # headers by which proxies say for whom they ask
 _PORT = re.compile(r":[0-9]*$", re.ASCII)
@@ -139,9 +143,10 @@ async def serve(
     config: Config,
     bound: Callable[[int], None] = lambda _port: None,
 ) -> Never:
-    """Answer on ``address`` (``ip:port``) for ever. ``bound`` hears the port, which matters where 0 was asked for.
+    """Answer on ``address`` (``ip:port``) for ever, as the server ``health`` or ``metrics``.
 
-    Raises CannotListen where the address cannot be bound and the configuration calls that fatal.
+    ``bound`` hears the port, which matters where 0 was asked for. Raises CannotListen where the address
+    cannot be bound and the configuration calls that fatal.
     """
     runner = web.ServerRunner(Server(handler), shutdown_timeout=_GOODBYE)
     await runner.setup()
@@ -164,7 +169,7 @@ async def _listen_for_ever(name: str, address: str, config: Config) -> socket.so
         except OSError as error:
             problem = (
                 f"{name} server cannot listen on {address}: {os.strerror(error.errno) if error.errno else error}; "
-                "stop whoever holds the address (another kube-proxy?) or choose another one by flag"
+                f"stop whoever holds the address (another kube-proxy?), or give {_SETTING[name]} another one"
             )
             if config.bind_address_hard_fail:
                 raise CannotListen(problem) from error

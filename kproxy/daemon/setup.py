@@ -11,6 +11,7 @@ Source: spec: runtime.md 6, iptables.md 15.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Mapping
@@ -63,7 +64,10 @@ def become_unlikely_victim(adjustment: int, path: Path = Path("/proc/self/oom_sc
     try:
         path.write_text(f"{adjustment}\n", encoding="ascii")
     except OSError as error:
-        _log.warning("The OOM score stays as it is", wanted=adjustment, why=error.strerror)
+        said: dict[str, object] = {"wanted": adjustment, "why": error.strerror}
+        with contextlib.suppress(OSError):
+            said["remedy"] = f"give oomScoreAdj {path.read_text(encoding='ascii').strip()} or more, or CAP_SYS_RESOURCE"
+        _log.warning("The OOM score stays as it is", **said)
 
 
 def allow_many_files() -> None:

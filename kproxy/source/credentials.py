@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,15 @@ _ROOT = Path(__file__).resolve().parents[2]
 # -P and our own root instead of the working directory: the child imports the same kproxy as its parent, from anywhere.
 _CHILD = "import sys; sys.path.insert(0, sys.argv.pop(1)); from kproxy.source.credentials import main; main()"
 _SHOWN = 600  # characters of a plugin's complaint
+# What may name files, by the part of the current context: the field, and the one that holds the same inline and wins
+_FILES = {
+    "cluster": (("certificate-authority", "certificate-authority-data"),),
+    "user": (
+        ("tokenFile", "token"),
+        ("client-certificate", "client-certificate-data"),
+        ("client-key", "client-key-data"),
+    ),
+}
 _POD = "the pod's service account"
 _POD_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 -- its path, by Kubernetes' contract
 
@@ -183,17 +192,23 @@ def from_kubeconfig(path: str) -> Credentials:
     logging.getLogger().addHandler(complaints)
     loaded = Configuration(host="")  # else a cluster without a server is http://localhost
     loaded.proxy = None
+    loader: Any = None
+    merged: Any = None
     try:
         merged = KubeConfigMerger(path).config
         with _private_directory() as directory:
             loader = KubeConfigLoader(merged, config_base_path=None, temp_file_path=directory)
             loader.load_and_set(loaded)
-            user = _user_of(loader, merged)
+            user = _entry_of("user", loader, merged)[0]
             found = _from_configuration(loaded, source, token_file=_token_file(user, path), expiry=loader)
     except BadCredentials:
         raise
     except Exception as error:  # the package lets KeyError, YAMLError, binascii.Error and more through
-        raise BadCredentials(f"{source} cannot be used: {_one_line(error)}; repair it") from error
+        missing = ""
+        with contextlib.suppress(Exception):  # it may be broken in other ways, too
+            missing = ", ".join(_missing(loader, merged))
+        why = f"{missing}; mount what is missing, or correct the path" if missing else f"{_one_line(error)}; repair it"
+        raise BadCredentials(f"{source} cannot be used: {why}") from error
     finally:
         logging.getLogger().removeHandler(complaints)
     if "exec" in user and not found.authorization and not found.certificate:
@@ -252,13 +267,25 @@ def _read(path: str | None, source: str) -> str:
     return content
 
 
-def _user_of(loader: Any, merged: Any) -> dict[str, Any]:
-    """The current context's user entry, as it stands in the file."""
-    name = loader.current_context["context"].get("user")
-    node = merged["users"].get_with_name(name, safe=True) if name and merged.safe_get("users") else None
-    found = node["user"] if node is not None and "user" in node else None
+def _entry_of(part: str, loader: Any, merged: Any) -> tuple[dict[str, Any], str, str]:
+    """The current context's ``user`` or ``cluster``, as it stands in the file; its name; and the file's path."""
+    name = loader.current_context["context"].get(part)
+    node = merged[f"{part}s"].get_with_name(name, safe=True) if name and merged.safe_get(f"{part}s") else None
+    found = node[part] if node is not None and part in node else None
     value = getattr(found, "value", None)  # the package wraps mappings to remember which file they came from
-    return value if isinstance(value, dict) else {}
+    return (value if isinstance(value, dict) else {}), str(name), str(getattr(found, "path", None) or "")
+
+
+def _missing(loader: Any, merged: Any) -> Iterator[str]:
+    """All files of the current context that are not there, by the fields that name them."""
+    for part, fields in _FILES.items():
+        entry, name, path = _entry_of(part, loader, merged)
+        for field, inline in fields:
+            if inline in entry or not isinstance(entry.get(field), str):
+                continue
+            file = Path(path).absolute().parent / entry[field]
+            if not file.exists():
+                yield f"{part}s[{_one_line(name)}].{part}.{field} {_one_line(file)} does not exist"
 
 
 def _token_file(user: dict[str, Any], path: str) -> str:

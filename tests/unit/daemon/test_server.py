@@ -23,7 +23,7 @@ CONFIG = Config(hostname="n1", bind_retry=0.01)
 async def serving(pages: Mapping[str, Page], address: str = "127.0.0.1:0") -> AsyncIterator[str]:
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(serve("test", address, answer_by_path(pages), config=CONFIG, bound=port.set_result))
+        task = group.create_task(serve("health", address, answer_by_path(pages), config=CONFIG, bound=port.set_result))
         yield f"http://127.0.0.1:{await port}"
         task.cancel()
 
@@ -139,11 +139,19 @@ async def test_a_taken_address_is_tried_again_until_it_is_free(caplog: pytest.Lo
     assert [record.message for record in caplog.records] == ["Cannot listen, trying again"]
 
 
-async def test_a_taken_address_is_fatal_on_request() -> None:
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("health", "--healthz-bind-address (healthzBindAddress)"),
+        ("metrics", "--metrics-bind-address (metricsBindAddress)"),
+    ],
+)
+async def test_a_taken_address_is_fatal_on_request(name: str, setting: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         address = f"127.0.0.1:{holder.getsockname()[1]}"
-        with pytest.raises(CannotListen, match="stop whoever holds the address"):
-            await serve("test", address, answer_by_path({}), config=Config(bind_address_hard_fail=True))
+        with pytest.raises(CannotListen, match="stop whoever holds the address") as caught:
+            await serve(name, address, answer_by_path({}), config=Config(bind_address_hard_fail=True))
+    assert str(caught.value).endswith(f"or give {setting} another one")
 
 
 def test_addresses_are_split() -> None:

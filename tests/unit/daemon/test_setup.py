@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from kproxy.cli.condition import kernel_settings
 from kproxy.config import Config
+from kproxy.daemon.log import Formatter
 from kproxy.daemon.setup import allow_many_files, become_unlikely_victim, prepare, show_flows
 from kproxy.errors import KernelError
 from kproxy.kernel.fake import FakeSysctl, FakeTimeouts
@@ -84,6 +86,19 @@ def test_the_oom_score_is_best_effort(tmp_path: Path, caplog: pytest.LogCaptureF
     assert (tmp_path / "score").read_text(encoding="ascii") == "-5\n"
     become_unlikely_victim(-5, tmp_path / "no" / "score")
     assert "The OOM score stays" in caplog.text
+
+
+def test_an_oom_score_that_is_refused_says_what_is_allowed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "score").write_text("-997\n", encoding="ascii")
+    monkeypatch.setattr(Path, "write_text", refuse)
+    become_unlikely_victim(-999, tmp_path / "score")
+    (record,) = caplog.records
+    assert 'remedy="give oomScoreAdj -997 or more, or CAP_SYS_RESOURCE"' in Formatter().format(record)
 
 
 @pytest.mark.parametrize(

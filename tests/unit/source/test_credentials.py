@@ -153,6 +153,18 @@ def test_a_broken_kubeconfig_is_an_error_that_names_it(
     assert path in str(error.value)
 
 
+def test_all_files_that_are_missing_are_named_by_their_fields(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("PEM")
+    user = {"tokenFile": "/nope/token", "client-certificate": "there", "client-key": "key", "client-key-data": "eA=="}
+    path = kubeconfig(tmp_path, user, CLUSTER | {"certificate-authority": "ca.pem"})
+    with pytest.raises(BadCredentials) as caught:
+        from_kubeconfig(path)
+    assert str(caught.value) == (
+        f"kubeconfig {path} cannot be used: clusters[k].cluster.certificate-authority {tmp_path}/ca.pem does not exist"
+        ", users[u].user.tokenFile /nope/token does not exist; mount what is missing, or correct the path"
+    )
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "a: b", "current-context: c\ncontexts: []\n"])
 def test_a_file_that_is_no_kubeconfig(tmp_path: Path, content: str) -> None:
     path = tmp_path / "config"
