@@ -230,8 +230,9 @@ def report(image: Path) -> None:
     sys.stdout.write(
         f"\n{shown}, SBOM {sbom_of(image).relative_to(ROOT)}. To load it ({name}):\n"
         f"  docker load --input {shown}\n"
-        f"  kind load image-archive {shown}\n"
+        f"  kind load image-archive {shown} --name CLUSTER\n"
         f"  ctr --namespace k8s.io images import {shown}\n"
+        f"  skopeo copy docker-archive:{shown} docker://REGISTRY/{name}\n"
         f"For both architectures, where there is Docker:\n"
         f"  docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION={workshop.version()} "
         f"--build-arg REVISION=$(git rev-parse HEAD) --tag REGISTRY/{name} --push .\n"

@@ -52,7 +52,7 @@ case "$*" in
   "-n kube-system exec POD -- "*) shift 5; exec "$@" ;;
   "-n kube-system logs POD") exec cat "$LOG" ;;
 esac
-exec /usr/bin/kubectl "$@"
+echo "no test gives kubectl an answer to this: $*" >&2; exit 1
 """
 _RESTORE = """\
 if [ -e {sick} ]; then

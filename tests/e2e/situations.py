@@ -73,7 +73,7 @@ def populate(made: Ward) -> None:
 @situation(
     "The first three commands",
     "kubectl -n kube-system exec POD -- kproxy status",
-    f"kubectl -n kube-system exec POD -- kproxy check --config={CONFIG} --hostname-override=node-1",
+    "kubectl -n kube-system exec POD -- kproxy check",
     f"kubectl -n kube-system exec POD -- kproxy explain live --from {SHELL} --to shop/web:80",
 )
 async def first(patients: Ward) -> AsyncIterator[None]:
@@ -329,9 +329,11 @@ async def ill(patients: Ward) -> bool:
 @situation("kproxy does not answer", "kproxy status")
 async def hung(patients: Ward) -> AsyncIterator[None]:
     patients.proxies["node-1"].send_signal(signal.SIGSTOP)
-    assert (await patients.ask("shell", "10.96.1.1", 80)).outcome == "ok"
-    yield
-    patients.proxies["node-1"].send_signal(signal.SIGCONT)
+    try:
+        assert (await patients.ask("shell", "10.96.1.1", 80)).outcome == "ok"
+        yield
+    finally:
+        patients.proxies["node-1"].send_signal(signal.SIGCONT)
 
 
 @situation("The API server is silent", "kproxy status")
