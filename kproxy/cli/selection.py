@@ -9,16 +9,15 @@ it with --from.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from difflib import get_close_matches
 
 from kproxy.cli.scope import Scope
 from kproxy.errors import InvalidConfig
 from kproxy.explain.answer import Frontend, FrontendKind, ServicePort
+from kproxy.explain.services.neighbours import near
 from kproxy.kernel.trace_table import Selector
 
 _MOST_SELECTORS = 256  # rules of the scope; each is asked for every new flow
 _MOST_NAMES = 5
-_CANDIDATES = 20_000  # names beyond which no nearest ones are looked for: that costs seconds
 
 
 def check_interface(scope: Scope, interfaces: Collection[str]) -> None:
@@ -62,8 +61,7 @@ def _called(scope: Scope, services: Sequence[ServicePort]) -> list[ServicePort]:
     name = scope.service
     named = [each for each in services if each.service and name in {each.service, each.service.partition("/")[2]}]
     if not named:
-        known = {each.service for each in services if each.service}
-        what = _nearest(name, known if "/" in name else {*known, *(each.partition("/")[2] for each in known)})
+        what = _nearest(name, {each.service for each in services if each.service})
         raise InvalidConfig(f"--service={name}: no rule of this node is for such a Service; {what}")
     if len(called := sorted({each.service for each in named})) > 1:
         raise InvalidConfig(f"--service={name}: which one? there are {', '.join(called[:_MOST_NAMES])}")
@@ -96,11 +94,9 @@ def _chosen(scope: Scope, services: Sequence[ServicePort]) -> Iterator[tuple[Ser
 
 def _nearest(name: str, known: Collection[str]) -> str:
     """What may have been meant, else where to look."""
-    names = sorted(each for each in known if each.isprintable())
-    close = get_close_matches(name, names, n=3) if len(names) <= _CANDIDATES else []
-    inside = [each for each in names if name in each]
-    if nearest := list(dict.fromkeys((*inside, *close)))[:3]:
+    if nearest := near(name, known):
         return f"the nearest that are there: {', '.join(nearest)}"
+    names = sorted(each for each in known if each.isprintable())
     return (
         f"there are {', '.join(names[:_MOST_NAMES])}{', …' if len(names) > _MOST_NAMES else ''}"
         if names

@@ -22,7 +22,7 @@ from kproxy.backend.iptables.state import Host, State
 from kproxy.explain.answer import Frontend, FrontendKind, Line, Nearest, ServicePort
 from kproxy.explain.packets.journey import join_address
 from kproxy.explain.services.graph import next_chain
-from kproxy.explain.services.survey import Survey
+from kproxy.explain.services.survey import Survey, whereabouts
 from kproxy.model.packet import Packet
 
 if TYPE_CHECKING:  # what reads objects is large, and most questions come without
@@ -67,7 +67,7 @@ class _Search(Struct, frozen=True):
         if (taking := self._taking()) and _rewrites(taking):
             return self._rewritten(taking)
         if not self.survey.services:
-            return Nearest("no Service is in this dump")
+            return Nearest(f"no Service is {whereabouts(self.survey)}")
         at_node, at_address = [], []
         for each in self._frontends():
             if each.frontend.kind in _OF_NODES:
@@ -307,7 +307,7 @@ class _Search(Struct, frozen=True):
             for each in self._frontends()
             if each.frontend.kind is FrontendKind.CLUSTER_IP
         ]
-        message = f"{self.packet.destination} is no address of any Service in this dump"
+        message = f"{self.packet.destination} is no address of any Service {whereabouts(self.survey)}"
         if not found:
             return Nearest(message)
         if len(set(found)) == 1:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from ipaddress import ip_address
 
 from msgspec.structs import replace
@@ -19,12 +18,12 @@ from msgspec.structs import replace
 from kproxy.errors import InvalidConfig
 from kproxy.explain.answer import FrontendKind, Question, ServicePort
 from kproxy.explain.read.address import canonical
-from kproxy.explain.services.survey import Survey
+from kproxy.explain.services.neighbours import instead
+from kproxy.explain.services.survey import Survey, is_live, whereabouts
 from kproxy.model.enums import IPFamily, Protocol, family_of
 from kproxy.model.packet import Packet
 
 HOST = "host"
-_CANDIDATES = 20_000  # names beyond which no nearest ones are looked for: that costs seconds
 _MOST_NAMES = 5  # in one sentence
 _MOST_SOURCES = 16  # addresses of the node from which a process may send
 _PORT = r"(?P<port>[0-9]{1,5})"
@@ -166,7 +165,7 @@ def resolve(surveys: Sequence[Survey], question: Question) -> Question:
     named = [each for each in every if name in {each.service, each.service.partition("/")[2]}]
     called = sorted({each.service for each in named})
     if not called:
-        raise InvalidConfig(f"--to={question.service}: no Service {name} is in this dump{_nearest(name, every)}")
+        raise InvalidConfig(f"--to={question.service}: {_nobody(name, surveys)}")
     if len(called) > 1:
         raise InvalidConfig(f"--to={question.service}: which one? there are {', '.join(called[:_MOST_NAMES])}")
     (name,) = called
@@ -182,22 +181,18 @@ def resolve(surveys: Sequence[Survey], question: Question) -> Question:
     if family is None and any(family_of(address) is IPFamily.IPV4 for address, _, _ in ports):
         ports = {choice for choice in ports if family_of(choice[0]) is IPFamily.IPV4}
     if len(ports) != 1:
-        raise InvalidConfig(f"--to={question.service}: {_choices(name, fitting)}")
+        raise InvalidConfig(f"--to={question.service}: {_choices(name, fitting, whereabouts(*surveys))}")
     ((address, number, of_protocol),) = ports
     return replace(question, destination=address, port=number, protocol=of_protocol)
 
 
-def _nearest(name: str, every: Sequence[ServicePort]) -> str:
-    """The names that it may have been."""
-    whole = "/" in name
-    known = {each.service if whole else each.service.partition("/")[2]: each.service for each in every}
-    if len(known) > _CANDIDATES:
-        return ""
-    close = get_close_matches(name, [each for each in known if each.isprintable()], n=3)
-    return f"; the nearest that are there: {', '.join(known[each] for each in close)}" if close else ""
+def _nobody(name: str, surveys: Sequence[Survey]) -> str:
+    """That no Service is called so, and what may have been meant."""
+    known = {each.service for survey in surveys for each in survey.services}
+    return f"no Service {name} is {whereabouts(*surveys)}; {instead('Service', name, known, live=is_live(surveys))}"
 
 
-def _choices(name: str, services: Sequence[ServicePort]) -> str:
+def _choices(name: str, services: Sequence[ServicePort], there: str) -> str:
     if not services:
         return f"{name} has no address of the sender's IP family here"
     known = {
@@ -207,7 +202,7 @@ def _choices(name: str, services: Sequence[ServicePort]) -> str:
         if frontend.kind is FrontendKind.CLUSTER_IP
     }
     if not known:
-        return f"no cluster IP of {name} is in this dump; give an address"
+        return f"no cluster IP of {name} is {there}; give an address"
     return f"give one of its ports, such as {name}:PORT/PROTO; they are {', '.join(sorted(known))}"
 
 

@@ -44,6 +44,7 @@ class Dump(Struct, frozen=True):
     tables: SavedTables
     lines: Sequence[str]  # of the whole input: rule ``saved`` stands at ``lines[saved.line - 1]``
     warnings: tuple[str, ...] = ()  # what iptables-save itself remarked in its comments
+    live: bool = False  # this host's own, read just now
 
     def line(self, table: str, chain: str, saved: SavedRule) -> Line:
         text = self.lines[saved.line - 1].rstrip("\r\n")

@@ -17,6 +17,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from kproxy.backend.iptables.rules import RecentCheck, Table
 from kproxy.config import Config, IptablesVariant
 from kproxy.errors import NotPermitted, ProgramMissing
@@ -86,7 +88,7 @@ async def _read_rules(families: Sequence[IPFamily], deadline: float, save_deadli
         for program in await _programs(family, deadline):
             text = await _save(program, save_deadline)
             if text.strip():
-                dumps += dumps_of(text, program)
+                dumps += (replace(dump, live=True) for dump in dumps_of(text, program))
     return tuple(dumps)
 
 

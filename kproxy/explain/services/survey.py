@@ -38,6 +38,16 @@ def survey(dump: Dump, objects: Objects = NOTHING) -> Survey:
         return _Surveyor(dump, objects).survey()
 
 
+def is_live(surveys: Sequence[Survey]) -> bool:
+    """Whether they are of this host; one may have no rules at all, and a file without any is no dump."""
+    return not surveys or surveys[0].dump.live
+
+
+def whereabouts(*surveys: Survey) -> str:
+    """Where their things are, for a sentence."""
+    return "on this node" if is_live(surveys) else "in this dump"
+
+
 def relay_addresses(dump: Dump) -> frozenset[str]:
     """Where kproxy's relay listens on that node: the address that the rules guard (userspace mode)."""
     chain = dump.tables.get("filter", {}).get(names.PROXY_FIREWALL)

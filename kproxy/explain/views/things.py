@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from ipaddress import ip_address
 
 from kproxy.backend.iptables import rules as r
@@ -17,10 +16,10 @@ from kproxy.errors import InvalidConfig
 from kproxy.explain.answer import ChainAnswer, Endpoint, EndpointAnswer, Line, ServiceAnswer, ServicePort
 from kproxy.explain.services.entrances import read_name
 from kproxy.explain.services.graph import next_chain
-from kproxy.explain.services.survey import Survey
+from kproxy.explain.services.neighbours import instead
+from kproxy.explain.services.survey import Survey, is_live, whereabouts
 from kproxy.explain.views.meaning import meaning, shown
 
-_CANDIDATES = 20_000  # names beyond which no nearest ones are looked for: that costs seconds
 _ENDPOINT = re.compile(r"\[(?P<v6>[^\[\]]+)\](?::(?P<port6>\d{1,5}))?|(?P<v4>[0-9.]+):(?P<port4>\d{1,5})")
 _Test = Callable[[str, str, SavedRule], bool]  # of (table, chain, rule)
 
@@ -35,8 +34,9 @@ def service(surveys: Sequence[Survey], name: str) -> ServiceAnswer:
         if places:
             lines += _lines(survey, _of_services(survey, frozenset(places)))
     if not found:
-        known = (text for survey in surveys for each in survey.services for text in (each.name, each.service))
-        raise _not_found("Service", name, known)
+        port = ":" in name
+        known = (each.name if port else each.service for survey in surveys for each in survey.services)
+        raise _not_found("Service", name, known, surveys)
     return ServiceAnswer(tuple(found), tuple(lines))
 
 
@@ -102,7 +102,7 @@ def chain(surveys: Sequence[Survey], name: str) -> ChainAnswer:
         referrers += leading
     if not tables:
         known = (chain for survey in surveys for chains in survey.dump.tables.values() for chain in chains)
-        raise _not_found("chain", name, known)
+        raise _not_found("chain", name, known, surveys)
     said = next(iter(tables.values()))
     if len(tables) > 1:
         said = "; ".join(f"in {table}: {text}" for table, text in sorted(tables.items()))
@@ -125,7 +125,7 @@ def endpoint(surveys: Sequence[Survey], text: str) -> EndpointAnswer:
             lines += _lines(survey, _of_endpoint(own, ip, port))
     if not found:
         known = (shown(one) for survey in surveys for each in survey.services for one in each.endpoints)
-        raise _not_found("endpoint", text, known)
+        raise _not_found("endpoint", text, known, surveys)
     there = f"[{ip}]" if ":" in ip and port else ip
     return EndpointAnswer(f"{there}:{port}" if port else ip, tuple(found), tuple(lines))
 
@@ -170,13 +170,7 @@ def _lines(survey: Survey, concerns: _Test) -> Iterator[Line]:
     return (survey.dump.line(table, name, saved) for _, table, name, saved in found)
 
 
-def _not_found(what: str, name: str, known: Iterable[str]) -> InvalidConfig:
-    names = sorted({each for each in known if each.isprintable() and each})
-    there = get_close_matches(name, names, n=3, cutoff=0.5) if len(names) <= _CANDIDATES else []
-    inside = [each for each in names if name in each][:3]
-    nearest = list(dict.fromkeys((*inside, *there)))[:3]
-    if nearest:
-        remedy = f"the nearest that are there: {', '.join(nearest)}"
-    else:
-        remedy = "`kproxy explain DUMP` shows what is there" if names else f"the dump holds no {what} at all"
-    return InvalidConfig(f"{what} {name[:80] if name.isprintable() else ascii(name)[:80]} is not in the dump; {remedy}")
+def _not_found(what: str, name: str, known: Iterable[str], surveys: Sequence[Survey]) -> InvalidConfig:
+    shown_name = name[:80] if name.isprintable() else ascii(name)[:80]
+    remedy = instead(what, name, known, live=is_live(surveys))
+    return InvalidConfig(f"{what} {shown_name} is not {whereabouts(*surveys)}; {remedy}")

@@ -138,9 +138,9 @@ def test_one_port_of_a_service_by_its_name_or_number(port: str, found: list[int]
     [
         ("shop/web:81", "the Service has no such port; its ports are 53/udp (dns), 80/tcp (http), 30080/tcp (http)"),
         ("shop/web:53/tcp", "the Service has no such port"),
-        ("shop/wbe", "no rule of this node is for such a Service; the nearest that are there: shop/web"),
-        ("wbe", "no rule of this node is for such a Service; the nearest that are there: web"),
-        ("zzz", "no rule of this node is for such a Service; there are shop/web, store/web, web"),
+        ("shop/wbe", "no rule of this node is for such a Service; the nearest that are there: shop/web, store/web"),
+        ("wbe", "no rule of this node is for such a Service; the nearest that are there: shop/web, store/web"),
+        ("shop/zzz", "no rule of this node is for such a Service; there are shop/web, store/web"),
         ("web", "which one? there are shop/web, store/web"),
         ("store/web --family 6", "it has no address of the IP family that is asked for"),
     ],

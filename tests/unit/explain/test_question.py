@@ -123,7 +123,7 @@ def test_a_service_is_dialled_at_its_cluster_ip(source: str, to: str, expected: 
 @pytest.mark.parametrize(
     ("source", "to", "said"),
     [
-        ("host", "nowhere/none", "no Service nowhere/none is in this dump"),
+        ("host", "nowhere/none", "no Service nowhere/none is in this dump; there is 1, as `kproxy explain DUMP --all`"),
         ("host", "ns/dnss:53", "no Service ns/dnss is in this dump; the nearest that are there: ns/dns"),
         ("host", "dnss:53", "no Service dnss is in this dump; the nearest that are there: ns/dns"),
         ("host", "dns:54", "give one of its ports, such as ns/dns:PORT/PROTO"),
@@ -137,6 +137,16 @@ def test_a_name_that_is_no_place_is_told_what_there_is(source: str, to: str, sai
     with pytest.raises(InvalidConfig, match=f"--to={to}: ") as caught:
         resolve(DNS, read_question(source, to))
     assert said in str(caught.value)
+
+
+def test_of_a_live_host_is_said_what_is_on_this_node() -> None:
+    here = [replace(survey, dump=replace(survey.dump, live=True)) for survey in DNS]
+    with pytest.raises(
+        InvalidConfig, match="no Service x/zzz is on this node; there is 1, as `kproxy explain live --all"
+    ):
+        resolve(here, read_question("host", "x/zzz:80"))
+    with pytest.raises(InvalidConfig, match="no Service x/zzz is on this node; there is no Service at all"):
+        resolve([], read_question("host", "x/zzz:80"))
 
 
 def test_a_name_without_its_namespace_must_be_one_services() -> None:

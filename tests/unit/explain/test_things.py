@@ -70,9 +70,9 @@ def test_a_service_that_is_refused_has_its_refusals() -> None:
 
 
 def test_a_service_that_is_not_there_has_neighbours() -> None:
-    with pytest.raises(InvalidConfig, match=r"Service default/etk is not in the dump; .*default/etl"):
+    with pytest.raises(InvalidConfig, match=r"Service default/etk is not in this dump; .*default/etl"):
         things.service(ETL, "default/etk")
-    with pytest.raises(InvalidConfig, match="holds no Service at all"):
+    with pytest.raises(InvalidConfig, match="there is no Service at all"):
         things.service([surveyed("*nat\n:INPUT ACCEPT [0:0]\nCOMMIT\n")], "x")
     with pytest.raises(InvalidConfig) as caught:
         things.service(ETL, "\x1b[31m")
@@ -212,7 +212,7 @@ def test_what_a_proxy_keeps_for_itself() -> None:
 
 
 def test_a_chain_that_is_not_there_has_neighbours() -> None:
-    with pytest.raises(InvalidConfig, match=r"chain KUBE-SVC-LAHW is not in the dump; .*KUBE-SVC-LAHWZBDITIGHFEYH"):
+    with pytest.raises(InvalidConfig, match=r"chain KUBE-SVC-LAHW is not in this dump; .*KUBE-SVC-LAHWZBDITIGHFEYH"):
         things.chain(ETL, "KUBE-SVC-LAHW")
 
 
@@ -248,7 +248,7 @@ def test_an_endpoint_without_a_chain_of_its_own() -> None:
 
 @pytest.mark.parametrize("text", ["10.244.1.99", "10.244.1.10:9", "[::1]:80"])
 def test_an_endpoint_that_is_not_there(text: str) -> None:
-    with pytest.raises(InvalidConfig, match="is not in the dump"):
+    with pytest.raises(InvalidConfig, match="is not in this dump"):
         things.endpoint(ETL, text)
 
 
