@@ -3,7 +3,8 @@
 Four watches meet the same outage, each with its own words and as often as its back-off allows; an operator wants one
 line when it begins, one when it ends, and one for each kind of object that alone is refused. Losing contact is no
 reason to be unhealthy: the rules in the kernel go on serving, and a restart would not bring the API server back.
-``/statusz`` shows how it is at present; a quiet cluster is heard when a watch begins anew, every five to ten minutes.
+``/statusz`` shows how it is at present. Whatever a watch brings was heard, a bookmark, too, and these come about once a
+minute; but only the answer to a request ends an outage, for one watch may go on while all others are refused.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Contact:
         self._clock = clock
         self._troubles: dict[Kind, str] = {}
         self._said: dict[Kind, str] = {}  # what the last failure of each kind in trouble was
-        self._heard: float | None = None  # when a request was answered last
+        self._heard: float | None = None  # when it said something last
 
     def show(self) -> str:
         """One line for people."""
@@ -35,6 +36,10 @@ class Contact:
             return heard if self._heard is None else f"answers, {heard}"
         said = {trouble: self._said[kind] for kind, trouble in self._troubles.items()}  # one outage, one sentence
         return f"no news, {heard}: {'; '.join(said.values())}"
+
+    def hear(self) -> None:
+        """A watch brought a line. Called for each of them, so nothing more is done."""
+        self._heard = self._clock()
 
     def report(self, kind: Kind, problem: KproxyError | None) -> None:
         """One attempt for one kind: what went wrong, or None."""

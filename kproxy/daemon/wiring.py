@@ -212,7 +212,7 @@ class Daemon:
         contact = Contact()
         self._front.more.append(lambda: {"API server": contact.show()})
         for selection in resources(config):
-            changes = watch(self._client, selection, config, report=contact.report)
+            changes = watch(self._client, selection, config, report=contact.report, hear=contact.hear)
             group.create_task(self._feed.follow(changes))
 
     async def _tidy(self, family: IPFamily, variant: IptablesVariant) -> None:

@@ -39,6 +39,7 @@ _PATIENCE = 2  # request deadlines that a streamed list may take; beyond, pages 
 _BATCH = 500  # objects converted before other tasks get a turn
 
 Report = Callable[[Kind, KproxyError | None], None]
+Hear = Callable[[], None]
 
 
 class Selection(Struct, frozen=True):
@@ -79,7 +80,7 @@ def resources(config: Config) -> tuple[Selection, ...]:
     )
 
 
-def _ignore(_kind: Kind, _problem: KproxyError | None) -> None:
+def _ignore(*_said: object) -> None:
     pass
 
 
@@ -92,11 +93,15 @@ async def watch(
     chance: random.Random | None = None,
     clock: Callable[[], float] = time.monotonic,
     report: Report = _ignore,
+    hear: Hear = _ignore,
 ) -> AsyncGenerator[Change, None]:
-    """The changes of one kind. ``report`` hears of each contact (None) and of each failure that we retry."""
+    """The changes of one kind. ``report`` hears of each contact (None) and of each failure that we retry.
+
+    ``hear`` is called for each line that the server sends.
+    """
     chance = chance or random.Random()  # noqa: S311 -- jitter, no secret
     backoff = Backoff(config.backoff, chance, clock)
-    reflector = _Reflector(client, selection, config, chance, report)
+    reflector = _Reflector(client, selection, config, chance, report, hear)
     absent = False
     while True:
         started, problem = clock(), None
@@ -148,10 +153,10 @@ class _Reflector:
     """Where we stand with one resource."""
 
     def __init__(
-        self, client: Client, selection: Selection, config: Config, chance: random.Random, report: Report
+        self, client: Client, selection: Selection, config: Config, chance: random.Random, report: Report, hear: Hear
     ) -> None:
         self._client, self._selection, self._config = client, selection, config
-        self._chance, self._report = chance, report
+        self._chance, self._report, self._hear = chance, report, hear
         self._converter = Converter(service_proxy_name=config.service_proxy_name)
         self._position: str | None = None  # resourceVersion to resume from; None: list first
         self._listed_before = False
@@ -249,6 +254,7 @@ class _Reflector:
             self._opened = True
             self._report(self._selection.kind, None)  # not at the first line: a quiet cluster sends none for minutes
             async for line in stream:
+                self._hear()
                 event, metadata = self._read(line)
                 if gathered is None:
                     if event.type != "BOOKMARK":

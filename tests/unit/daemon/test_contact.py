@@ -62,3 +62,19 @@ def test_the_present_state_is_one_line() -> None:
     assert contact.show() == "no news, heard 41 s ago: connection refused; grant it"
     contact.report(Kind.SERVICE, None)
     assert contact.show() == "no news, heard 0 s ago: grant it"
+
+
+def test_what_a_watch_brings_was_heard_and_ends_no_outage(caplog: pytest.LogCaptureFixture) -> None:
+    now = [100.0]
+    contact = Contact(lambda: now[0])
+    contact.report(Kind.SERVICE, None)
+    now[0] = 184.0
+    contact.hear()
+    now[0] = 187.0
+    assert contact.show() == "answers, heard 3 s ago"
+    with caplog.at_level("INFO", logger="kproxy"):
+        contact.report(Kind.NODE, ApiRefused("renew", status=401))
+        contact.hear()
+        contact.report(Kind.NODE, ApiRefused("renew", status=401))
+    assert [record.message for record in caplog.records] == [LOST]
+    assert contact.show() == "no news, heard 0 s ago: renew"

@@ -251,6 +251,16 @@ async def test_a_stream_that_opens_is_contact_though_nothing_has_happened(
     await asyncio.gather(quiet, return_exceptions=True)
 
 
+async def test_every_line_of_a_watch_is_heard_an_unreadable_one_too(watching: Watching, server: Any, api: Any) -> None:
+    await start(watching, server, api)
+    assert watching.lines == 1
+    news = [("ADDED", api.service("a", "6")), api.bookmark("7"), ("ADDED", api.service("b", "8")), b"<html>\n"]
+    server.on("/services", api.events(*news))
+    server.on("/services", api.events(api.bookmark("9", end=True), hold=True))
+    assert [await watching.names() for _ in range(3)] == [["+a"], ["+b"], []]
+    assert watching.lines == 6
+
+
 async def test_the_store_is_complete_after_both_lists(client: Client, paging: Config, server: Any, api: Any) -> None:
     cluster = Cluster("n1")
     for selection in resources(paging)[:2]:

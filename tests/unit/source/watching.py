@@ -21,11 +21,19 @@ class Watching:
     def __init__(self, client: Client, config: Config, clock: Any, selection: Selection = SERVICES) -> None:
         self.waits: list[float] = []
         self.reports: list[KproxyError | None] = []
+        self.lines = 0  # that were heard
         self._news = asyncio.Event()
         self.clock = clock
         chance = random.Random(1)
         self.changes = watch(
-            client, selection, config, sleep=self._sleep, chance=chance, clock=clock, report=self._report
+            client,
+            selection,
+            config,
+            sleep=self._sleep,
+            chance=chance,
+            clock=clock,
+            report=self._report,
+            hear=self._hear,
         )
 
     async def _sleep(self, seconds: float) -> None:
@@ -37,6 +45,9 @@ class Watching:
         assert kind in Kind
         self.reports.append(problem)
         self._news.set()
+
+    def _hear(self) -> None:
+        self.lines += 1
 
     async def heard_after(self, failure: type[KproxyError]) -> None:
         """Until contact (None) was reported after such a failure."""
