@@ -21,7 +21,7 @@ from kproxy.cli import parser
 from kproxy.cli.help import Usage
 from kproxy.cli.parser import Command
 from kproxy.config import KUBERNETES, RELEASE
-from kproxy.errors import InvalidConfig, KproxyError
+from kproxy.errors import BadCredentials, InvalidConfig, KproxyError
 from kproxy.settings.document import LARGEST, read_document
 from kproxy.settings.kinds import BOOLEAN
 from kproxy.settings.resolve import Remark, Settings, resolve
@@ -68,6 +68,8 @@ def _dispatch(command: Command, problems: Sequence[str]) -> int:
     if command.command == "cleanup":  # must work whatever a file says
         settings = resolve(parser.settings_of(command), host=socket.gethostname(), problems=problems)
         return _cleanup(settings)
+    if command.command == "check":
+        problems = [*problems, *_take_flags(command)]
     with _read_settings(command, problems) as (settings, file):
         return _WITH_SETTINGS[command.command](command, settings, file)
 
@@ -154,14 +156,24 @@ def _plan(command: Command, settings: Settings, _file: ConfigFile | None) -> int
     return FAILED if left_out else DONE
 
 
-def _check(_command: Command, settings: Settings, _file: ConfigFile | None) -> int:
+def _take_flags(command: Command) -> list[str]:
+    """The daemon's, for ``check``."""
+    from kproxy.cli.twin import take_flags
+
+    return take_flags(command, _complain)
+
+
+def _check(command: Command, settings: Settings, _file: ConfigFile | None) -> int:
     from kproxy.cli.check import check
+    from kproxy.cli.twin import knows_the_cluster, other_way
 
     _remark(settings.remarks)
     try:
         differences, summary = check(settings.config, warn=_complain)
     except KproxyError as error:
         _complain(f"kproxy: {error}")
+        if isinstance(error, BadCredentials) and not knows_the_cluster(command):
+            _complain(other_way())
         return MISUNDERSTOOD
     for line in (*differences, summary):
         print(line)

@@ -23,13 +23,15 @@ from kproxy.backend.iptables.text import render_rule
 from kproxy.cli.plan import load
 from kproxy.config import Config, IptablesVariant
 from kproxy.daemon.addresses import LocalAddresses
-from kproxy.daemon.choose import choose_variant, make_door
+from kproxy.daemon.choose import make_door
 from kproxy.daemon.log import configure
 from kproxy.errors import ApiUnreachable, KproxyError
+from kproxy.explain.show.wording import count
 from kproxy.kernel.address import Addresses
 from kproxy.kernel.iptables import Iptables
 from kproxy.kernel.libiptc import LegacyTables
 from kproxy.kernel.sysctl import TCP_BE_LIBERAL, Sysctl
+from kproxy.kernel.variant import detect_variant
 from kproxy.model.change import Change
 from kproxy.model.cluster import Cluster
 from kproxy.model.enums import IPFamily, Kind
@@ -50,7 +52,9 @@ def check(config: Config, warn: Callable[[str], None]) -> tuple[list[str], str]:
 
 
 async def _check(config: Config, warn: Callable[[str], None]) -> tuple[list[str], str]:
-    verdict = await choose_variant(config)
+    verdict = await detect_variant(
+        config.iptables_backend, deadline=config.program_deadline, save_deadline=config.restore_deadline
+    )
     doors = [make_door(config, family, verdict.variant) for family in IPFamily]
     present = [door for door in doors if await door.is_present()]
     if not present:
@@ -70,12 +74,17 @@ async def _check(config: Config, warn: Callable[[str], None]) -> tuple[list[str]
         found = [*describe(repair(read_save(lines), wanted)), *(await _second_opinion(door, wanted))]
         found += relay_doubts(led, addresses.known)
         differences += [f"{door.family.value}: {difference}" for difference in found]
-    families = " and ".join(door.family.value for door in present)
-    verdict_text = "agrees"
-    if differences:
-        verdict_text = f"{len(differences)} differ; a daemon with other flags or another file than these differs, too"
-    ports = f"{services} service ports" + (f", {relayed} of them by the relay" if relayed else "")
-    return differences, f"{families}, iptables {verdict.variant.value}, {ports}: {verdict_text}"
+    where = f"{' and '.join(door.family.value for door in present)}, iptables {verdict.variant.value}"
+    return differences, f"{where}, {summary(services, relayed, len(differences))}"
+
+
+def summary(services: int, relayed: int, differences: int) -> str:
+    """How much was compared, and the verdict."""
+    ports = count(services, "service port") + (f", {relayed} of them by the relay" if relayed else "")
+    if not differences:
+        return f"{ports}: agrees"
+    found = count(differences, "difference")
+    return f"{ports}: {found}; a daemon with other flags or another file than these differs, too"
 
 
 def relay_doubts(led: Steered, addresses: Collection[str]) -> Iterator[str]:
@@ -83,7 +92,8 @@ def relay_doubts(led: Steered, addresses: Collection[str]) -> Iterator[str]:
     missing = sorted({line.key for line, _ in relay_lines(led.plan)} - led.origins.keys())
     if missing:
         some = _some([f"{key} ({key.protocol})" for key in missing])
-        yield f"{len(missing)} service ports are the kernel's and should be the relay's: {some}"
+        are = "is" if len(missing) == 1 else "are"
+        yield f"{count(len(missing), 'service port')} {are} the kernel's and should be the relay's: {some}"
     if led.plan.relay_ip and led.plan.relay_ip not in addresses:
         yield f"the relay's address {led.plan.relay_ip} is on no interface"
 
@@ -110,15 +120,18 @@ def describe(delta: Delta) -> Iterator[str]:
     for entry in delta.entries:
         yield f"table {entry.table}: a rule is missing: {render_rule(entry.hook, entry.rule)}"
     for chain in (*delta.fixed, *delta.lists):
-        yield f"table {chain.table}: chain {chain.name} does not hold {_DIFFERS} ({len(chain.rules)} rules)"
+        yield f"table {chain.table}: chain {chain.name} does not hold {_DIFFERS} ({count(len(chain.rules), 'rule')})"
     for table, name in delta.declare:
         yield f"table {table}: chain {name} is missing"
     for patch in delta.patches:
         chains = [chain.name for chain in patch.chains(delta.dialect)]
         if chains:
-            yield f"{patch.key} ({patch.key.protocol}): {len(chains)} chains differ: {_some(chains)}"
+            differ = "differs" if len(chains) == 1 else "differ"
+            yield f"{patch.key} ({patch.key.protocol}): {count(len(chains), 'chain')} {differ}: {_some(chains)}"
     if delta.gone:
-        yield f"{len(delta.gone)} chains belong to no Service: {_some([name for _, name in delta.gone])}"
+        belong = "belongs" if len(delta.gone) == 1 else "belong"
+        names_of = _some([name for _, name in delta.gone])
+        yield f"{count(len(delta.gone), 'chain')} {belong} to no Service: {names_of}"
 
 
 async def _second_opinion(door: Iptables, wanted: Ruleset) -> list[str]:

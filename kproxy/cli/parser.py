@@ -29,6 +29,10 @@ Beside a configuration file kube-proxy's flags are ignored, as kube-proxy ignore
 
 kube-proxy's flags that mean nothing here are accepted: --ipvs-*, --kube-api-*, --config-sync-period and some more.
 """
+_AS_THE_DAEMON = """\
+Without --config, --kubeconfig, --master and --manifests it takes the flags of the kproxy that runs here, unless that is
+another user's, another program or in another container.
+"""
 _INSTALL = (
     ("source <(kproxy completion bash)", "in this shell"),
     ("echo 'source <(kproxy completion bash)' >> ~/.bashrc", "in every new one"),
@@ -220,7 +224,7 @@ def build() -> tuple[Parser, Any]:
     plan.add_argument("-f", "--files", required=True, metavar="PATH", help=_FILES)
     plan.add_argument("--family", choices=("4", "6", "both"), default="both", help="IP family (both)")
 
-    _add(commands, "check", "compare the kernel with what the cluster implies", _OF_A_PLAN)
+    _add(commands, "check", "compare the kernel with what the cluster implies", _OF_A_PLAN, around=_AS_THE_DAEMON)
 
     where = {"where the daemon answers": _ADDRESSES}
     status = _add(commands, "status", "how the daemon on this node is, on one screen; no privileges", where)

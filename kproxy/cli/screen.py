@@ -1,7 +1,8 @@
 """A daemon's condition on one screen: what fits 24 lines of 80 columns, aligned; colour only on a terminal.
 
 What is well is short, what is not is a sentence. Where there is more to warn of than fits, the rest is counted and
-``--json`` has it: a screen that scrolls hides its first line, which is the verdict.
+``--json`` has it: a screen that scrolls hides its first line, which is the verdict. Where there is no screen, for a
+pipe or ``kubectl exec`` without ``-t``, all is said, a line for each thing, so that grep finds whole sentences.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ class Line(NamedTuple):
     style: str = PLAIN  # of rich
 
 
-def show(condition: Condition, *, now: datetime, width: int = COLUMNS) -> list[Line]:
-    """``condition`` of a program that answers."""
+def show(condition: Condition, *, now: datetime, width: int | None = COLUMNS) -> list[Line]:
+    """``condition`` of a program that answers. ``width`` None: there is no screen."""
     lines = list(_head(condition, now, width))
     if condition.families:
         lines += [Line(""), *_table(condition.families, now)]
     return lines + _remarks(condition, width, LINES - len(lines))
 
 
-def _head(condition: Condition, now: datetime, width: int) -> Iterator[Line]:
+def _head(condition: Condition, now: datetime, width: int | None) -> Iterator[Line]:
     verdict = "healthy" if condition.healthy else "NOT HEALTHY"
     name = f"{condition.program} {condition.version}".strip()
     yield Line(f"{name} on {condition.node}: {verdict}", GOOD if condition.healthy else BAD)
@@ -89,22 +90,24 @@ def _table(families: tuple[FamilyCondition, ...], now: datetime) -> Iterator[Lin
             yield Line(f"  {label:<{_LABEL}}" + "".join(f"{each or '-':>{_COLUMN}}" for each in shown))
 
 
-def _remarks(condition: Condition, width: int, room: int) -> list[Line]:
-    """Reasons before warnings, as many as there is room for; the first one in any case, shortened if need be."""
+def _remarks(condition: Condition, width: int | None, room: int) -> list[Line]:
+    """Reasons before warnings; on a screen as many as fit, the first one in any case, shortened if need be."""
     remarks = [(each, BAD) for each in condition.reasons] + [(each, WARN) for each in condition.warnings]
     lines = [Line("")] if remarks else []
     for number, (text, style) in enumerate(remarks):
         left = len(remarks) - number
         most = min(_LONGEST, room - len(lines) - (left > 1))
-        if most < 1 and number:
+        if width and most < 1 and number:
             lines.append(Line(f"! {left} more: see --json", style))
             break
         lines += [Line(each, style) for each in _fold(text, width, first="! ", most=max(1, most))]
     return lines
 
 
-def _fold(text: str, width: int, *, first: str, most: int) -> list[str]:
+def _fold(text: str, width: int | None, *, first: str, most: int) -> list[str]:
     """At most so many lines, the others below the first one's text."""
+    if width is None:
+        return [first + text]
     indent = " " * len(first)
     return textwrap.wrap(
         text,
@@ -117,7 +120,7 @@ def _fold(text: str, width: int, *, first: str, most: int) -> list[str]:
     )
 
 
-def _row(label: str, value: str, width: int) -> Iterator[Line]:
+def _row(label: str, value: str, width: int | None) -> Iterator[Line]:
     for each in _fold(value, width, first=f"  {label:<{_LABEL}}", most=2):
         yield Line(each)
 

@@ -45,7 +45,7 @@ def status(config: Config, *, as_json: bool, write: Callable[[str], object]) -> 
     elif condition.program:
         _write_screen(show(condition, now=datetime.now(UTC), width=_width()), write)
     else:
-        write("\n".join(line for reason in condition.reasons for line in textwrap.wrap(reason, _width())))
+        write("\n".join(line for reason in condition.reasons for line in _fold(reason)))
     return condition.healthy
 
 
@@ -135,8 +135,14 @@ def _nobody(replies: Mapping[Question, Reply]) -> list[str]:
     return said
 
 
-def _width() -> int:
-    return min(shutil.get_terminal_size().columns, 120) if sys.stdout.isatty() else 80
+def _width() -> int | None:
+    """Of the terminal; None where there is none, for nothing is cut there."""
+    return min(shutil.get_terminal_size().columns, 120) if sys.stdout.isatty() else None
+
+
+def _fold(text: str) -> list[str]:
+    width = _width()
+    return textwrap.wrap(text, width) if width else [text]
 
 
 def _write_screen(lines: list[Line], write: Callable[[str], object]) -> None:

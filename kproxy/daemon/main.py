@@ -104,7 +104,7 @@ async def _work(config: Config, front: Front) -> None:
     front.facts["Kernel settings"] = prepare(config, Sysctl(), Timeouts())
     front.more.append(lambda: show_flows(Sysctl()))
     verdict = await choose_variant(config)
-    front.facts["Iptables variant"] = f"{verdict.variant.value}, {verdict.why}"
+    front.facts["Iptables variant"] = f"{verdict.variant.value}: {verdict.why}"
     found = await find_families(config, verdict.variant)
     refuse(config, found)
     async with AsyncExitStack() as stack:

@@ -17,7 +17,7 @@ from kproxy.model.enums import IPFamily
 from kproxy.model.node import Node
 from kproxy.model.service import Service
 from kproxy.plan.node_ports import LOCALHOST, PRIMARY
-from kproxy.plan.viewpoint import UNSPECIFIED, node_ip, of_family
+from kproxy.plan.viewpoint import LOOPBACK, UNSPECIFIED, node_ip, of_family
 
 
 def primary_family(config: Config, node: Node | None) -> IPFamily:
@@ -27,9 +27,10 @@ def primary_family(config: Config, node: Node | None) -> IPFamily:
 
 
 def show_node_ips(config: Config, node: Node | None) -> str:
-    """The primary one first."""
+    """The primary one first; loopback, which stands for an address that nobody knows, is none."""
     first = primary_family(config, node)
-    return ", ".join(node_ip(config, node, family) for family in sorted(IPFamily, key=lambda each: each is not first))
+    found = {family: node_ip(config, node, family) for family in sorted(IPFamily, key=lambda each: each is not first)}
+    return ", ".join(f"none ({family.value})" if ip == LOOPBACK[family] else ip for family, ip in found.items())
 
 
 def refuse(config: Config, families: Collection[IPFamily]) -> None:

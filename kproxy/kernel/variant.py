@@ -60,8 +60,8 @@ def _judge(seen: dict[IptablesVariant, _Seen], plain: IptablesVariant | None) ->
         variant = IptablesVariant.NFT if nft > legacy else IptablesVariant.LEGACY
         return Verdict(variant, f"it holds more rules (nft {nft}, legacy {legacy})")
     if plain is not None:
-        return Verdict(plain, "no rules were there to go by, so what the command `iptables` is")
-    return Verdict(IptablesVariant.NFT, "no rules were there to go by")
+        return Verdict(plain, "what the command `iptables` is, for no rules were there to judge by")
+    return Verdict(IptablesVariant.NFT, "no rules were there to judge by")
 
 
 async def _look(variant: IptablesVariant, deadline: float) -> _Seen:

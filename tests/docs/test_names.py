@@ -156,3 +156,10 @@ def test_the_version_is_this_one() -> None:
 def test_the_log_says_what_is_quoted(said: str) -> None:
     assert said in (CHECKOUT / "deploy" / "README.md").read_text(encoding="utf-8")
     assert said in sources("kproxy")
+
+
+def test_everybody_asks_for_the_same_number_of_clients_to_remember() -> None:
+    """Of session affinity: the log, ``explain``, the alert and the documents."""
+    alerts = CHECKOUT / "deploy" / "monitoring" / "alerts.yaml"
+    text = sources("kproxy") + "".join(path.read_text(encoding="utf-8") for path in (*documents(), alerts))
+    assert set(re.findall(r"ip_list_tot=(\d+)", text)) == {"2000"}

@@ -19,7 +19,6 @@ import pytest
 from tests.conformance.stray import SYN_ACK, build
 from tests.e2e.patients import DEADLINE, Ward
 
-CONFIG = "/var/lib/kube-proxy/config.conf"  # of the DaemonSet's pod
 W1, W2, NOBODY = "node-1=10.244.1.2", "node-2=10.244.2.2", "node-2=10.244.2.99"
 CLIENT, SHELL, NODE = "192.168.100.101", "10.244.1.3", "192.168.100.11"
 During = Callable[[], Awaitable[object]]

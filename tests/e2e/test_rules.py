@@ -80,6 +80,20 @@ async def test_what_others_flush_is_back(api: ApiServer, tmp_path: Path, variant
         assert (code, "agrees" in out) == (0, True), out
 
 
+async def test_check_without_flags_asks_as_the_daemon_runs(api: ApiServer, tmp_path: Path) -> None:
+    del api
+    code, out, err = await kproxy("check")
+    assert (code, out) == (2, "")
+    assert "give --kubeconfig FILE, or --manifests DIR" in err
+    assert "Running here: none." in err
+    async with running(tmp_path, "run", *flags(tmp_path)) as daemon:
+        await daemon.ready()
+        code, out, err = await kproxy("check")
+        assert (code, out) == (0, "IPv4 and IPv6, iptables nft, 1 service ports: agrees\n"), err
+        (line,) = err.splitlines()
+        assert line.startswith(f"As kproxy runs here (process {daemon.process.pid}): run --kubeconfig={tmp_path}")
+
+
 async def test_a_firewall_that_edits_its_own_rules_costs_no_comparison(api: ApiServer, tmp_path: Path) -> None:
     api.create(service("web", "10.96.0.80"))
     async with running(tmp_path, *flags(tmp_path)) as daemon:

@@ -39,7 +39,7 @@ async def test_status_says_how_the_daemon_is(api: ApiServer, tmp_path: Path) -> 
         four = answer["families"][0]
         assert (code, answer["program"], answer["node"], answer["mode"]) == (0, "kproxy", "n1", "iptables")
         assert answer["process"] == daemon.process.pid
-        assert (answer["variant"], answer["nodeAddresses"]) == ("nft, --iptables-backend=nft", "192.0.2.1, ::1")
+        assert (answer["variant"], answer["nodeAddresses"]) == ("nft: --iptables-backend=nft", "192.0.2.1, none (IPv6)")
         assert (four["family"], four["services"], four["servicePorts"], four["relayed"]) == (
             "IPv4",
             4,

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from tests.docs.answers import differs
 from tests.e2e.patients import CHECKOUT, WIDTH, Ward, ward
-from tests.e2e.situations import CONFIG, SITUATIONS, During, Situation, populate
+from tests.e2e.situations import SITUATIONS, During, Situation, populate
 
 pytestmark = pytest.mark.root
 PAGE = CHECKOUT / "deploy" / "TROUBLESHOOTING.md"
@@ -102,10 +102,9 @@ async def test_it_prints_what_the_page_shows(patient: Situation, patients: Ward)
 
 
 async def type_(patients: Ward, command: str, host: str, during: During | None) -> str:
-    text = command.replace(CONFIG, str(patients.settings(host)))
-    if text.startswith("kproxy explain") and "|" not in text:
-        text += f" --width {WIDTH}"
-    typing = asyncio.create_task(patients.type(text, host))
+    if command.startswith("kproxy explain") and "|" not in command:
+        command += f" --width {WIDTH}"
+    typing = asyncio.create_task(patients.type(command, host))
     if during:
         await patients.until(lambda: is_tracing(patients, host))
         while not typing.done():  # the first may come before the trace listens

@@ -148,7 +148,7 @@ def _forgetful(survey: Survey, facts: HostFacts) -> Iterator[answer.Warning]:
                 Severity.NOTE,
                 f"{service.name} ({service.protocol}) has session affinity, and the kernel remembers {most} clients "
                 f"for each endpoint{known}: with more, the longest silent ones may come to another endpoint",
-                "load xt_recent with a larger ip_list_tot (`options xt_recent ip_list_tot=1000` in /etc/modprobe.d)",
+                "load xt_recent with a larger ip_list_tot (`options xt_recent ip_list_tot=2000` in /etc/modprobe.d)",
                 min((each.line for each in service.endpoints), default=0),
                 service.name,
             )

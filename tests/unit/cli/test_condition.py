@@ -43,9 +43,9 @@ FACTS = {
     "Node": "n1",
     "Process": "4711",
     "Kernel settings": "nf_conntrack_max 131072, was 65536; route_localnet stays 0, wanted 1: read-only; mount it",
-    "Iptables variant": "nft, chains of kubelet are there",
+    "Iptables variant": "nft: chains of kubelet are there",
     "Relay": "2 of 2 workers serve",
-    "Node IPs": "192.0.2.1, ::1",
+    "Node IPs": "192.0.2.1, none (IPv6)",
     "Services": "IPv4 5, IPv6 1",
     "Service ports": "IPv4 6, IPv6 1",
     "Endpoints": "IPv4 9, IPv6 2",
@@ -102,8 +102,8 @@ def test_a_daemon_that_is_well() -> None:
     found = look()
     assert found.healthy
     assert (found.program, found.version, found.node, found.process) == ("kproxy", "0.1.0", "n1", 4711)
-    assert (found.mode, found.variant) == ("iptables", "nft, chains of kubelet are there")
-    assert (found.node_addresses, found.api_server) == ("192.0.2.1, ::1", "answers, heard 4 s ago")
+    assert (found.mode, found.variant) == ("iptables", "nft: chains of kubelet are there")
+    assert (found.node_addresses, found.api_server) == ("192.0.2.1, none (IPv6)", "answers, heard 4 s ago")
     assert found.health == {"/livez": 200, "/readyz": 200, "/healthz": 200}
     four, six = found.families
     assert (four.family, four.services, four.service_ports, four.endpoints, four.relayed) == ("IPv4", 5, 6, 9, 1)

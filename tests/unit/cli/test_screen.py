@@ -31,8 +31,8 @@ WELL = Condition(
     process=4711,
     started=datetime(2026, 11, 22, 8, 47, 0, tzinfo=UTC),
     mode="iptables",
-    variant="nft, chains of kubelet are there",
-    node_addresses="192.0.2.1, ::1",
+    variant="nft: chains of kubelet are there",
+    node_addresses="192.0.2.1, none (IPv6)",
     api_server="answers, heard 4 s ago",
     relay="2 of 2 workers serve",
     kernel_settings="nf_conntrack_max 131072, was 65536; route_localnet 1 already",
@@ -43,7 +43,7 @@ WELL = Condition(
 )
 
 
-def text(condition: Condition, width: int = 80) -> list[str]:
+def text(condition: Condition, width: int | None = 80) -> list[str]:
     return [line.text for line in show(condition, now=NOW, width=width)]
 
 
@@ -52,8 +52,8 @@ def test_the_screen() -> None:
         "kproxy 0.1.0 on n1: healthy",
         "  runs          process 4711, for 3 h 13 min, since 2026-11-22 08:47:00 UTC",
         "  mode          iptables",
-        "  iptables      nft, chains of kubelet are there",
-        "  node IPs      192.0.2.1, ::1",
+        "  iptables      nft: chains of kubelet are there",
+        "  node IPs      192.0.2.1, none (IPv6)",
         "  API server    answers, heard 4 s ago",
         "  health        /livez 200, /readyz 200, /healthz silent",
         "  relay         2 of 2 workers serve",
@@ -94,6 +94,15 @@ def test_it_stays_one_screen(count: int, width: int) -> None:
     told = sum(line.startswith("! Service") for line in lines)
     assert told >= 1
     assert told == count or lines[-1] == f"! {count - told} more: see --json"
+
+
+def test_without_a_screen_nothing_is_cut() -> None:
+    warnings = tuple(f"Service default/web-{nth}: " + "is odd " * 38 + "the end" for nth in range(50))
+    variant = "nft, " + "because " * 30 + "of that"
+    lines = text(replace(WELL, variant=variant, warnings=warnings), None)
+    assert f"  iptables      {variant}" in lines
+    assert lines[-51:] == ["", *(f"! {each}" for each in warnings)]
+    assert text(WELL, None) == text(WELL)
 
 
 def test_kube_proxy_is_said_first_and_has_gaps() -> None:

@@ -86,6 +86,23 @@ def test_a_daemon_is_asked_where_the_flags_say(capsys: pytest.CaptureFixture[str
         assert json.loads(capsys.readouterr().out)["program"] == "kproxy"
 
 
+def test_only_a_terminal_is_a_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = "is odd, " * 30 + "correct the annotation"
+    lines = "".join(f"Problem {nth}: Service default/web-{nth} {sentence}\n" for nth in range(40))
+    monkeypatch.setitem(PAGES, "/statusz", lines)
+    with answering() as at:
+        assert run(at, at) == 0
+        piped = capsys.readouterr().out
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        monkeypatch.setenv("COLUMNS", "80")
+        assert run(at, at) == 0
+        seen = capsys.readouterr().out
+    assert piped.count(sentence) == 40
+    assert len(seen.splitlines()) <= 24 - 1
+    assert "more: see --json" in seen
+    assert "more: see --json" not in piped
+
+
 def test_an_address_that_a_file_overrules_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "config.conf"
     head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nipvs: {strictARP: true}\n"
@@ -118,6 +135,7 @@ def test_nobody_is_a_sentence_with_a_remedy_and_status_1(capsys: pytest.CaptureF
         f"No kproxy answers here: nobody listens on {metrics}; nobody listens on {health}. Is it running?"
     )
     assert "--metrics-bind-address" in out
+    assert len(out.splitlines()) == 3  # no terminal: sentences are whole
     assert run(metrics, health, "--json") == 1
     answer = json.loads(capsys.readouterr().out)
     assert (answer["healthy"], answer["program"], len(answer["reasons"])) == (False, "", 3)
