@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -25,7 +26,7 @@ import kproxy
 from kproxy.errors import KproxyError
 from kproxy.sandbox import isolate, tour
 from kproxy.sandbox.client import ApiAnswer
-from kproxy.sandbox.cluster import Cluster, read_manifests, running_cluster
+from kproxy.sandbox.cluster import Cluster, proxy_command, read_manifests, running_cluster
 from kproxy.sandbox.workload import Ports, Workload
 
 CHECKOUT = Path(kproxy.__file__).parents[1]
@@ -247,11 +248,12 @@ async def _started(console: Console, flags: Sequence[str]) -> AsyncIterator[Clus
         yield cluster
 
 
-def _explain_entering(console: Console, cluster: Cluster) -> None:
+def _explain_entering(console: Console, cluster: Cluster, flags: Sequence[str]) -> None:
     """Say how to get in from another terminal; the script spares people the long command."""
     script = cluster.directory / "in"
     programs = Path(sys.executable).parent  # where kproxy is, in the environment that it was installed into
-    script.write_text(_SCRIPT.format(kubeconfig=cluster.kubeconfig, programs=programs), encoding="utf-8")
+    text = SCRIPT.format(kubeconfig=cluster.kubeconfig, programs=programs, names=_NAMES)
+    script.write_text(text, encoding="utf-8")
     script.chmod(0o755)
     outside = os.environ.get(isolate.OUTER_PID, "?")
     own_users = not Path("/proc/self/uid_map").read_text(encoding="ascii").split()[2].startswith("4294967295")
@@ -260,12 +262,16 @@ def _explain_entering(console: Console, cluster: Cluster) -> None:
     console.print()
     console.print(f"[bold]The sandbox stays up until Ctrl-C.[/]  [dim]kubeconfig inside: {cluster.kubeconfig}[/]")
     console.print(f"  hosts: {names}", soft_wrap=True, highlight=False)
-    console.print("  from another terminal:", highlight=False)
+    refused = f"(the first ends with status 1: file {_REFUSED_EXAMPLE} is refused, to show that it is)"
+    console.print(f"  from another terminal: [dim]{refused}[/]", highlight=False)
+    node = cluster.world.nodes[0]
+    daemons = proxy_command(node, cluster.kubeconfig, cluster.world.families, flags)
     for command in (
         f"cp kubectl apply -f {EXAMPLES}",
         "cp kubectl get services -A",
         "node-1 iptables-save -t nat",
         "node-1 kproxy status",
+        f"{node.name} kproxy check {shlex.join(daemons[daemons.index('run') + 1 :])}",
         "node-1 kproxy explain live",
         "node-1 kproxy trace --service default/nginx-service",
         "client curl -s http://192.168.100.11:30123",
@@ -274,10 +280,15 @@ def _explain_entering(console: Console, cluster: Cluster) -> None:
         console.print(f"    {enter} {command}", soft_wrap=True, highlight=False)
 
 
-_SCRIPT = """#!/bin/sh
+SCRIPT = """#!/bin/sh
 # in HOST [COMMAND...]: run a command, or a shell, on a host of the sandbox.
 export KUBECONFIG={kubeconfig} PATH="$PATH:{programs}"
-host=$1
+host=${{1:-}}
+if [ -z "$host" ] || [ ! -e "{names}/$host" ]; then
+    hosts=$(ls --ignore lan {names} | tr '\\n' ' ')
+    printf '%s\\n' "in HOST [COMMAND...]: ${{host:+no host is called $host; }}hosts: ${{hosts% }}" >&2
+    exit 2
+fi
 shift
 [ $# -gt 0 ] || set -- sh
 exec ip netns exec "$host" "$@"
@@ -299,7 +310,7 @@ async def _run(console: Console, *, keep: bool, demo: bool, flags: Sequence[str]
             status = 1 if showing.wrong else 0
         if keep:
             cluster.proxies_may_end = True
-            _explain_entering(console, cluster)
+            _explain_entering(console, cluster, flags)
             await asyncio.Event().wait()
     return status
 

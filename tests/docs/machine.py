@@ -122,9 +122,10 @@ async def answer_of(process: asyncio.subprocess.Process) -> Answer:
 class Sandbox:
     """A running ``./run sandbox``, entered as it tells people to."""
 
-    def __init__(self, checkout: Copy, process: asyncio.subprocess.Process, enter: list[str]) -> None:
+    def __init__(self, checkout: Copy, process: asyncio.subprocess.Process, enter: list[str], said: str) -> None:
         self.checkout = checkout
         self.process = process
+        self.said = said
         self._enter = enter
 
     @classmethod
@@ -144,7 +145,7 @@ class Sandbox:
                 assert line, f"it ended early: {said}"
                 said += line
                 enter = line.strip() if line.strip().startswith("nsenter ") else enter
-        return cls(checkout, process, enter.split()[:-2])
+        return cls(checkout, process, enter.split()[:-2], said)
 
     async def end(self) -> Answer:
         """By Ctrl-C."""

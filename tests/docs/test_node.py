@@ -101,6 +101,12 @@ async def test_they_do_as_they_say(sandbox: Sandbox) -> None:
     assert not (found := await failures(Way.NODE, do)), found
 
 
+async def test_the_check_that_the_sandbox_prints_is_complete(sandbox: Sandbox) -> None:
+    (printed,) = (line for line in sandbox.said.splitlines() if " kproxy check " in line)
+    answer = await sandbox.type("node-1", printed.partition(" node-1 ")[2])
+    assert " service ports" in answer.out, answer
+
+
 @pytest.mark.parametrize("number", range(len(typed(Way.DAEMON))))
 async def test_it_serves_until_it_is_told_to_end(number: int, sandbox: Sandbox) -> None:
     command, claim = typed(Way.DAEMON)[number]
