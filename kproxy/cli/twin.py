@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Callable
 
 from kproxy.cli import parser
-from kproxy.cli.condition import clean
 from kproxy.cli.parser import Command
 from kproxy.daemon.processes import find_proxies, find_twins
 
@@ -25,7 +24,8 @@ def take_flags(command: Command, say: Callable[[str], None]) -> list[str]:
     if knows_the_cluster(command) or len(twins := find_twins()) != 1:
         return []
     ((process, arguments, directory),) = twins
-    say(clean(f"As kproxy runs here (process {process}): {shlex.join(arguments) or 'no flags'}"))
+    words = "".join(each if each.isprintable() else " " for each in shlex.join(arguments))
+    say(f"As kproxy runs here (process {process}): {words or 'no flags'}")
     try:
         os.chdir(directory)
     except OSError as error:

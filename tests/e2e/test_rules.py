@@ -89,7 +89,7 @@ async def test_check_without_flags_asks_as_the_daemon_runs(api: ApiServer, tmp_p
     async with running(tmp_path, "run", *flags(tmp_path)) as daemon:
         await daemon.ready()
         code, out, err = await kproxy("check")
-        assert (code, out) == (0, "IPv4 and IPv6, iptables nft, 1 service ports: agrees\n"), err
+        assert (code, out) == (0, "IPv4 and IPv6, iptables nft, 1 service port: agrees\n"), err
         (line,) = err.splitlines()
         assert line.startswith(f"As kproxy runs here (process {daemon.process.pid}): run --kubeconfig={tmp_path}")
 
