@@ -7,7 +7,6 @@ should not carry what only ``kproxy sandbox`` uses, and ``kproxy version`` shoul
 from __future__ import annotations
 
 import json
-import os
 import platform
 import socket
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 from kproxy import __version__
 from kproxy.cli import parser
 from kproxy.cli.help import Usage
+from kproxy.cli.output import stop_writing, unwritable
 from kproxy.cli.parser import Command
 from kproxy.config import KUBERNETES, RELEASE
 from kproxy.errors import BadCredentials, InvalidConfig, KproxyError
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = "kproxy" if command.command == "run" else f"kproxy {command.command}"
         if file := parser.action(command, "config"):
             means = f"{means} and {file}" if parser.settings_of(command) or problems else file
-        return _dispatch(command, problems)
+        return _perform(name, command, problems)
     except Usage as usage:
         _complain(str(usage))
         return usage.status
@@ -53,11 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KproxyError as error:
         _complain(f"kproxy: {error}")
         return FAILED
-    except BrokenPipeError:  # `kproxy plan | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
     except KeyboardInterrupt:
         return 130
+
+
+def _perform(name: str, command: Command, problems: Sequence[str]) -> int:
+    try:
+        status = _dispatch(command, problems)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `kproxy plan | head`
+        stop_writing()
+        return DONE
+    except OSError as error:
+        if not (problem := unwritable(error)):
+            raise
+        stop_writing()
+        _complain(f"{name}: {problem}")
+        return FAILED
+    return status
 
 
 def _dispatch(command: Command, problems: Sequence[str]) -> int:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from kproxy.cli.output import stop_writing, unwritable
 from kproxy.cli.parser import Command
 from kproxy.cli.questions import DIFF, LIVE, STDIN, THINGS
 from kproxy.errors import InvalidConfig, KproxyError
@@ -62,6 +63,9 @@ def explain(command: Command) -> int:
         _complain("kproxy explain: ", *invalid.problems)
     except KproxyError as error:
         _complain("kproxy explain: ", str(error))
+    except OSError as error:
+        _complain("kproxy explain: ", unwritable(error) or _own_fault(error))
+        stop_writing()
     except MemoryError:
         _complain("kproxy explain: ", "this is too large for the memory here; give the dump of one family or one table")
     except Exception as mistake:  # noqa: BLE001 -- see above: a sentence, whatever happens

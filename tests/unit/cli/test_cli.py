@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,8 @@ from kproxy.daemon.reload import ConfigFile
 from kproxy.errors import KernelError
 from kproxy.settings.resolve import Remark
 from tests.unit.cli.examples import CLUSTER
+
+ROOT = Path(__file__).parents[3]
 
 
 class Run(NamedTuple):
@@ -299,3 +303,11 @@ def test_kube_proxys_flags_that_are_commands_here(before: list[str]) -> None:
     assert parser.parse([*before, "--version"])[0].command == "version"
     assert parser.parse([*before, "--kubeconfig=k", "--cleanup"])[0].command == "cleanup"
     assert parser.parse([*before, "--cleanup=false"])[0].command == "run"
+
+
+@pytest.mark.parametrize("words", ["version", "man", "plan -f tests/scenarios/node-port/cluster.yaml"])
+def test_a_full_disk_is_a_sentence(words: str) -> None:
+    line = f"{sys.executable} -m kproxy {words} > /dev/full"
+    done = subprocess.run(("sh", "-c", line), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    said = "the output cannot be written: No space left on device; make room, or write elsewhere\n"
+    assert (done.returncode, done.stderr) == (1, f"kproxy {words.split(maxsplit=1)[0]}: {said}")

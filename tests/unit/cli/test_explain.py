@@ -120,6 +120,13 @@ def test_a_reader_that_stops_early_is_no_error(dump: str) -> None:
     assert (done.stdout, done.stderr) == ("{", "")
 
 
+def test_a_full_disk_is_a_sentence_and_no_verdict(dump: str) -> None:
+    line = f"{sys.executable} -m kproxy explain {dump} > /dev/full"
+    done = subprocess.run(("sh", "-c", line), capture_output=True, text=True, check=False)
+    said = "kproxy explain: the output cannot be written: No space left on device; make room, or write elsewhere\n"
+    assert (done.returncode, done.stderr) == (3, said)
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
