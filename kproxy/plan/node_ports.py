@@ -81,15 +81,12 @@ def doubt(
 
 def _everywhere(config: Config, node: Node | None, family: IPFamily) -> Note:
     if node is None:
-        why = "are unknown for want of that Node, so nodePortAddresses primary restricts nothing and node ports answer"
-        why += " on all local addresses"
+        why, where = "are unknown for want of that Node", "all local addresses"
         remedy = "add the Node with status.addresses (--hostname-override says its name), or give CIDRs"
     else:
-        why = (
-            f"hold no {family.value} address that others reach, so nodePortAddresses primary restricts nothing and node"
-        )
-        why += f" ports answer on all local {family.value} addresses"
+        why, where = f"hold no {family.value} address that others reach", f"all local {family.value} addresses"
         remedy = f"have the kubelet register one (--node-ip), or give CIDRs of {family.value}, too"
+    why += f", so nodePortAddresses primary restricts nothing and node ports answer on {where}"
     return _note(EVERYWHERE, config, node, "status.addresses", why, remedy)
 
 
