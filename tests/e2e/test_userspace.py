@@ -142,7 +142,7 @@ async def test_a_service_that_asks_for_it_is_relayed_and_its_neighbour_is_not(
         assert (code, ", 1 of them by the relay: agrees" in said) == (0, True), said
         code, said, _ = await kproxy("check", *flags(tmp_path, variant), "--proxy-mode=userspace")
         assert code == 1
-        assert "1 service ports are the kernel's and should be the relay's: default/plain (TCP)" in said
+        assert "1 service port is the kernel's and should be the relay's: default/plain (TCP)" in said
         answers = [await ask() for _ in range(4)]
         assert {me for me, _ in answers} == {"10.244.0.7", "10.244.0.8"}
         assert (await ask("10.96.0.81"))[0] == "10.244.0.7"
