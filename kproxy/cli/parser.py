@@ -66,7 +66,7 @@ _VERBOSITY = (BY_FLAG["v"],)
 _ADDRESSES = (BY_FLAG["metrics-bind-address"], BY_FLAG["healthz-bind-address"])
 
 
-class Collect(argparse.Action):
+class _Collect(argparse.Action):
     """Keep (flag, value) in the order in which they were given."""
 
     def __call__(
@@ -317,7 +317,7 @@ def _add_flag(where: argparse._ActionsContainer, name: str, text: str, *, metava
     where.add_argument(
         *names,
         dest=name,
-        action=Collect,
+        action=_Collect,
         metavar="BOOL" if boolean else metavar,
         default=argparse.SUPPRESS,
         help=text,

@@ -131,8 +131,6 @@ class Family(Generic[R]):
             report = await self._backend.apply(rules, full=full)
         except BaseException as error:
             self._fail(error, began, full=full)
-            if full and self._led is not None:  # what it wrote may be there, and the next round finds nothing to write
-                self._suspects = suspects(self._led, None, self._suspects)
             raise
         self.synced.set()
         await asyncio.sleep(0)  # whoever watches for flushes begins before anybody is told that we are ready
@@ -191,6 +189,8 @@ class Family(Generic[R]):
         shared.metrics.attempted(self.family, time.monotonic() - began, full=full)
         if isinstance(error, RestoreRefused):
             shared.metrics.refused(self.family, full=full)
+        if full and self._led is not None:  # what it wrote may be there, and the next round finds nothing to write
+            self._suspects = suspects(self._led, None, self._suspects)
 
     def _succeed(self, plan: Plan, led: Plan, report: SyncReport, began: float) -> None:
         shared = self._shared

@@ -9,7 +9,7 @@ from kproxy.explain.packets.packet import answer, read_question
 from kproxy.explain.read.dump import dumps_of
 from kproxy.explain.read.facts import HostFacts
 from kproxy.explain.services.survey import Survey, survey
-from tests.unit.explain.dumps import survey_of, table
+from tests.unit.explain.dumps import NAT, survey_of, table
 
 RECORDED = Path(__file__).parents[1] / "backend" / "iptables" / "recorded"
 NODE = "192.168.100.11"
@@ -28,12 +28,7 @@ def ask(
 
 
 SERVICES = (
-    "-A PREROUTING -j KUBE-SERVICES",
-    "-A OUTPUT -j KUBE-SERVICES",
-    "-A POSTROUTING -j KUBE-POSTROUTING",
-    "-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN",
-    "-A KUBE-POSTROUTING -j MASQUERADE",
-    "-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000",
+    *NAT,
     '-A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment "a/web cluster IP" -m tcp --dport 80 -j KUBE-SVC-W',
     "-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS",
     '-A KUBE-NODEPORTS -p tcp -m comment --comment "a/web" -m tcp --dport 30080 -j KUBE-SVC-W',
